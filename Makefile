@@ -1,0 +1,113 @@
+# What there is to do here: `make` lists it. Nothing else is needed beyond Python >= 3.11, a Rust toolchain, a C compiler and what these
+# commands install: the Python packages of requirements-dev.lock into .venv, the Rust core into the source tree, and, as root on Debian and its
+# like, the system packages that a test or benchmark runs against.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11,\
+	$(shell $(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))) python3.11-or-newer)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CORE := $(VENV)/.core
+
+# The profile of tests and clippy: most of the speed of `release` for a fraction of its build time.
+QUICK := --locked --profile quick --workspace
+RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
+EXTENSION := $(wildcard python/vanrouter/_core*.so)
+
+# One interpreter for every cargo command, otherwise each of them would build the bindings anew.
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+
+# Random networks that `make test` simulates: 200 ms each. VAN_SIMULATION_CASES=2000 after a change of routing.
+export VAN_SIMULATION_CASES ?= 400
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(CORE) ## two sites, one token, one exposed service, on this machine
+	$(BIN)/van demo
+
+.PHONY: test test-rust test-python
+test: test-rust test-python ## all tests, Rust and Python; TEST_ARGS for pytest
+	@echo "make test: passed. Not run: tests on Kubernetes clusters (there are none yet), benchmarks (make bench)"
+
+test-rust: $(INSTALLED)
+	cargo test $(QUICK) --no-fail-fast
+
+test-python: $(CORE)
+	@.ci/need ip=iproute2 nft=nftables || echo "make test: tests that need these are skipped"
+	$(BIN)/pytest -n 2 --dist worksteal $(TEST_ARGS)
+
+.PHONY: bench
+bench: $(CORE) ## compare with a direct connection, the baseline and HAProxy; BENCH_ARGS=--help
+	@.ci/need haproxy nginx wrk iperf3 ip=iproute2 || echo "make bench: what needs these is left out"
+	$(BIN)/python -m benches $(BENCH_ARGS)
+ifeq ($(strip $(BENCH_ARGS)),)
+	$(BIN)/pytest benches --benchmark-disable-gc --benchmark-columns=median,iqr,ops,rounds
+endif
+
+.PHONY: lint lint-style lint-types lint-imports lint-rustfmt lint-clippy
+lint: lint-style lint-types lint-imports lint-rustfmt lint-clippy ## ruff, mypy, stubtest, import contracts, rustfmt, clippy
+	@echo "make lint: passed"
+
+lint-style: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	@! grep -nE 'https?://|^ *--[^h]' requirements-dev.lock || { echo "requirements-dev.lock names an index; see make lock"; exit 1; }
+
+lint-types: $(CORE)
+	$(BIN)/mypy
+	$(BIN)/mypy -p benches
+	$(BIN)/stubtest --concise --mypy-config-file pyproject.toml vanrouter._core
+
+lint-imports: $(CORE)
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python .ci/light_imports.py
+
+lint-rustfmt:
+	cargo fmt --all --check
+
+lint-clippy: $(INSTALLED)
+	cargo clippy $(QUICK) --all-targets -- -D warnings
+
+.PHONY: format
+format: $(INSTALLED) ## bring Python and Rust sources into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	cargo fmt --all
+
+.PHONY: setup
+setup: $(CORE) ## only what the others begin with: .venv and the Rust core (release profile)
+
+.PHONY: lock
+lock: $(INSTALLED) ## renew requirements-dev.lock after a change of pyproject.toml; LOCK_ARGS=--upgrade for newer releases
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet uv
+	build/uv/bin/uv pip compile --quiet --group dev pyproject.toml --python-version 3.11 --universal --generate-hashes \
+		--no-header --no-annotate --no-emit-index-url $(LOCK_ARGS) -o requirements-dev.lock
+
+.PHONY: clean
+clean: ## remove what these commands made
+	rm -rf build target $(VENV) python/vanrouter/_core*.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .benchmarks
+
+$(INSTALLED): requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; name it: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || .ci/need --always python3-venv
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	touch $@
+
+# The extension counts as a source too: one that somebody built by hand, perhaps with another profile, is newer than the stamp and built again.
+$(CORE): $(INSTALLED) pyproject.toml $(RUST) $(EXTENSION) $(if $(EXTENSION),,force)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--config-settings=build-args="--profile release --locked" --editable .
+	touch $@
+
+.PHONY: force
+force:

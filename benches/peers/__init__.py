@@ -1,0 +1,25 @@
+"""
+The ways from client to server that are compared, by name.
+
+A peer takes the address of a server and gives the address of a front that leads there, through a near and a far process. `direct` leads
+there by being the same address. Adding one: a module here, an entry in `PEERS`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from benches.peers import direct, haproxy, vanrouter
+from benches.peers.base import Pair, Peer
+
+__all__ = ["PEERS", "Pair", "Peer"]
+
+PEERS: Final[dict[str, Peer]] = {
+    peer.name: peer
+    for peer in (
+        direct.Direct(),
+        vanrouter.Vanrouter("core"),
+        vanrouter.Vanrouter("baseline"),
+        haproxy.HAProxy(),
+    )
+}

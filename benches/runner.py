@@ -1,0 +1,70 @@
+"""Rounds of cells, the peers taking turns."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benches.peers import PEERS, Peer
+from benches.processes import BenchError
+from benches.report import Sample
+from benches.workloads import WORKLOADS, Workload
+
+__all__ = ["run", "usable"]
+
+IDLE_ROUNDS = 3  # memory does not vary as time does
+
+
+def usable(peers: Sequence[str], workloads: Sequence[str]) -> tuple[list[Peer], list[Workload]]:
+    """What can run here, saying what cannot and why."""
+    gone = {name: why for name in peers if (why := PEERS[name].missing())}
+    for name, why in gone.items():
+        print(f"bench: without peer {name}: {why}", file=sys.stderr)
+    lacking = {
+        name: [p for p in WORKLOADS[name].programs if shutil.which(p) is None and shutil.which(f"/usr/sbin/{p}") is None]
+        for name in workloads
+    }
+    for name, programs in lacking.items():
+        if programs:
+            print(f"bench: without workload {name}: {', '.join(programs)} not installed", file=sys.stderr)
+    return [PEERS[name] for name in peers if name not in gone], [WORKLOADS[name] for name in workloads if not lacking[name]]
+
+
+def run(peers: Sequence[Peer], workloads: Sequence[Workload], rounds: int, seconds: int) -> tuple[list[Sample], list[str]]:
+    """All cells; what failed is told, and leaves a gap."""
+    samples: list[Sample] = []
+    failures: list[str] = []
+    for number in range(1, rounds + 1):
+        for workload in workloads:
+            if workload.name == "idle" and number > IDLE_ROUNDS:
+                continue
+            # Each round begins with another peer, so that none always comes after the same one.
+            turn = (number - 1) % len(peers)
+            for peer in [*peers[turn:], *peers[:turn]]:
+                if workload.name == "idle" and not peer.idle_connections:
+                    continue
+                started = time.monotonic()
+                try:
+                    figures = cell(peer, workload, seconds)
+                except (BenchError, OSError, subprocess.SubprocessError) as problem:
+                    failures.append(f"round {number}, {workload.name}, {peer.name}: {problem}")
+                    _say(f"{number}/{rounds} {workload.name:10} {peer.name:9} FAILED: {problem}")
+                    continue
+                samples.append((peer.name, workload.name, figures))
+                shown = "  ".join(f"{metric} {value:.5g}" for metric, value in figures.items())
+                _say(f"{number}/{rounds} {workload.name:10} {peer.name:9} {time.monotonic() - started:4.1f} s  {shown}")
+    return samples, failures
+
+
+def cell(peer: Peer, workload: Workload, seconds: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="vanrouter-bench-") as tmp:
+        return workload.run(peer, seconds, Path(tmp))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,115 @@
+"""What goes into the address table and what comes out of it, as types. Pure data."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vanrouter.conditions import Condition
+from vanrouter.messages import Problem, ServicePort
+from vanrouter.plane import AnyEntry, Ref
+
+__all__ = [
+    "AddressStatus",
+    "Delta",
+    "LocalConnector",
+    "LocalListener",
+    "Offer",
+    "Path",
+    "Reserved",
+    "ServiceStatus",
+    "leads_to",
+    "overlap",
+]
+
+
+class LocalListener(msgspec.Struct, frozen=True, kw_only=True):
+    """A listener wanted at this site. ``host`` is an IP literal."""
+
+    name: str
+    routing_key: str
+    host: str
+    port: int
+
+
+class LocalConnector(msgspec.Struct, frozen=True, kw_only=True):
+    """One target of a routing key at this site; or, embedded, this process itself."""
+
+    name: str
+    routing_key: str
+    host: str = ""
+    port: int = 0
+    embedded: bool = False
+    cost: int = 0
+    service: ServicePort | None = None  # what others get by service sync
+
+
+class Reserved(msgspec.Struct, frozen=True):
+    """A host:port that is this site's own for another reason: no listener may want it, no connector may lead to it."""
+
+    host: str
+    port: int
+    what: str  # "the link access default"
+
+
+class Path(msgspec.Struct, frozen=True):
+    """How to reach another router: the neighbour toward it and the price."""
+
+    next_hop: str
+    cost: int
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """A difference for the data plane: goes into `vanrouter.plane.Changes` as it is."""
+
+    put: list[AnyEntry]
+    drop: list[Ref]
+
+    def __bool__(self) -> bool:
+        return bool(self.put or self.drop)
+
+
+class AddressStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A listener or connector of this site, for status."""
+
+    name: str
+    routing_key: str
+    host: str
+    port: int
+    matched: bool
+    automatic: bool  # made by service sync
+    conditions: list[Condition]
+    service: ServicePort | None = None
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """Some router serves this key as this service."""
+
+    router: str  # RouterId as text; our own too
+    key: str
+    service: ServicePort
+    problem: str = ""  # why it is not used here; empty: it is
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One address of the network as this site knows it."""
+
+    address: str
+    protocol: str
+    ports: list[int]
+    offers: list[Offer]
+    listeners: list[AddressStatus]  # here, automatic
+    skipped: list[Problem]  # ports that have no automatic listener here, and why
+    conflict: str = ""
+
+
+_ANY = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, never bound
+
+
+def overlap(host: str, other: str) -> bool:
+    """Whether listening on the same port of both hosts would be in each other's way."""
+    return host == other or host in _ANY or other in _ANY
+
+
+def leads_to(target: str, listening: str) -> bool:
+    """Whether a connection to ``target`` would arrive at what listens at ``listening``, as far as one can tell from the addresses."""
+    return target == listening or (listening in _ANY and (target.startswith("127.") or target in ("::1", "localhost")))

@@ -1,0 +1,103 @@
+"""Streams that come over a lane: find the target here, connect, and only then answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from vanrouter.baseline.far import LaneFar
+from vanrouter.baseline.frame import Open
+from vanrouter.baseline.lane import Lane
+from vanrouter.baseline.pump import SocketPump
+from vanrouter.baseline.records import StreamRecord
+from vanrouter.baseline.sockets import AppSocket, reset_on_close
+from vanrouter.model import RouterId, SiteId, StreamClass, site_id_to_bytes
+
+if TYPE_CHECKING:
+    from vanrouter.baseline.plane import BaselinePlane
+
+__all__ = ["serve_open"]
+
+
+def serve_open(plane: BaselinePlane, lane: Lane, far: LaneFar, open_: Open) -> None:
+    """Answer at once where that is possible, else in a task of its own."""
+    refusal = _refusal(plane, lane, open_)
+    if refusal is not None:
+        plane.totals.counters.streams_refused += 1
+        far.refuse(*refusal)
+        return
+    record = StreamRecord(plane.totals, plane.mailbox.put, uuid=open_.uuid, key=open_.routing_key)
+    record.reached(router=str(lane.router))
+    connector = plane.choose_connector(open_.routing_key, set())
+    if connector is not None and connector.embedded:
+        source = str(RouterId(lane.router.site, open_.source_boot))
+        stream = plane.offer_incoming(connector, source=source, record=record, counts=True)
+        if stream is None:
+            record.end(StreamClass.REFUSED, f"too many streams wait for {connector.name}")
+            far.refuse(StreamClass.REFUSED, f"too many streams wait for {connector.name}")
+            return
+        far.owner, stream.far = stream, far
+        record.reached(connector=connector.name, router=record.router)
+        record.when_over(plane.began(connector.name))
+        far.accept()
+        plane.hand_over(connector, stream)
+        return
+    pump = plane.new_pump(record, blames=StreamClass.TARGET)
+    far.owner, pump.far = pump, far
+    plane.spawn(_connect, plane, far, pump, open_)
+
+
+def _refusal(plane: BaselinePlane, lane: Lane, open_: Open) -> tuple[StreamClass, str] | None:
+    if plane.is_refusing:
+        return StreamClass.DRAIN, "this router is leaving"
+    if open_.source_site != site_id_to_bytes(SiteId(lane.router.site)):
+        return StreamClass.POLICY, "the source is another site than the link's"
+    trunk = plane.trunk(str(lane.router))
+    if trunk is None or trunk.stream_count > plane.config.max_streams_per_link:
+        return StreamClass.RESOURCE, f"more than {plane.config.max_streams_per_link} streams on this link"
+    ours = (plane.site_bytes, plane.router.boot)
+    if (open_.destination_site, open_.destination_boot) not in (ours, (bytes(32), 0), (plane.site_bytes, 0)):
+        return StreamClass.LINK, "this router forwards no streams"
+    if plane.choose_connector(open_.routing_key, set()) is None:
+        return StreamClass.REFUSED, f"no target of {open_.routing_key!r} is here"
+    return None
+
+
+async def _connect(plane: BaselinePlane, far: LaneFar, pump: SocketPump, open_: Open) -> None:
+    tried: set[str] = set()
+    reason = "no target is here any more"
+    with trio.CancelScope() as scope:
+        pump.abandoned = scope.cancel  # the opener may go while we connect
+        while (connector := plane.choose_connector(open_.routing_key, tried)) is not None:
+            if connector.embedded:
+                tried.add(connector.name)
+                continue
+            done = plane.began(connector.name)
+            try:
+                sock = await plane.connect_to(connector)
+            except OSError as error:
+                done()
+                reason = f"{connector.host}:{connector.port}: {error.strerror or error}"
+                tried.add(connector.name)
+                continue
+            except BaseException:
+                done()
+                raise
+            if pump.is_over:  # reset meanwhile
+                done()
+                reset_on_close(sock)
+                sock.close()
+                return
+            pump.record.reached(connector=connector.name, router=pump.record.router)
+            pump.record.when_over(done)
+            pump.socket = AppSocket(sock, plane.abort_watch)
+            far.accept()
+            pump.flush()
+            pump.resume_end()
+            break
+    if pump.socket is not None:
+        await pump.run()
+    elif not pump.is_over:
+        pump.refused(reason)
+        far.refuse(StreamClass.REFUSED, reason)

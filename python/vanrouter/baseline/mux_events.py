@@ -1,0 +1,84 @@
+"""What a lane's state machine tells its driver."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vanrouter.baseline.frame import GoAwayCode
+from vanrouter.baseline.handshake import Hello
+from vanrouter.baseline.stream import Stream
+from vanrouter.model import StreamClass
+
+__all__ = [
+    "Accepted",
+    "Data",
+    "Event",
+    "Finished",
+    "GoneAway",
+    "HelloReceived",
+    "MessageReceived",
+    "Opened",
+    "Refused",
+    "WasReset",
+    "Writable",
+]
+
+
+class Event(msgspec.Struct, gc=False):
+    pass
+
+
+class HelloReceived(Event, gc=False):
+    hello: Hello
+
+
+class Opened(Event, gc=False):
+    """The peer opened a stream. Answer with ``accept`` or ``refuse``; its early data comes as ``Data``."""
+
+    stream: Stream
+
+
+class Accepted(Event, gc=False):
+    stream: Stream
+
+
+class Refused(Event, gc=False):
+    """OPEN_ERR: the target saw nothing."""
+
+    stream: Stream
+    stream_class: StreamClass
+    reason: str
+
+
+class Data(Event, gc=False):
+    """Stays charged to the budget until ``consumed``."""
+
+    stream: Stream
+    data: memoryview
+
+
+class Finished(Event, gc=False):
+    """The peer's direction ended cleanly; all of its data came before."""
+
+    stream: Stream
+
+
+class WasReset(Event, gc=False):
+    stream: Stream
+    stream_class: StreamClass
+    reason: str
+
+
+class Writable(Event, gc=False):
+    """There is credit again."""
+
+    stream: Stream
+
+
+class MessageReceived(Event, gc=False):
+    data: bytes
+
+
+class GoneAway(Event, gc=False):
+    code: GoAwayCode
+    reason: str

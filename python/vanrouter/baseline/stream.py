@@ -1,0 +1,91 @@
+"""
+One stream of a lane, as the state machine sees it. Only ``mux.py`` and ``outbox.py`` write these fields; owners read them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vanrouter.baseline.credit import ReceiveWindow
+    from vanrouter.baseline.frame import Open
+    from vanrouter.model import StreamClass
+
+__all__ = ["Stream"]
+
+
+class Stream:
+    __slots__ = (
+        "answered",
+        "credit",
+        "due_answer",
+        "due_credit",
+        "due_reset",
+        "due_return",
+        "early_left",
+        "early_received",
+        "early_sent",
+        "early_stored",
+        "fin_received",
+        "fin_sent",
+        "fin_wanted",
+        "got_data",
+        "id",
+        "is_gone",
+        "last_sent",
+        "open",
+        "open_sent",
+        "ours",
+        "owner",
+        "queue",
+        "queued",
+        "received",
+        "scheduled",
+        "sent",
+        "window",
+    )
+
+    def __init__(self, id_: int, open_: Open, window: ReceiveWindow, *, ours: bool, credit: int, owner: Any, now: float) -> None:
+        self.id = id_  # 0: ours, and OPEN is not written yet
+        self.open = open_
+        self.ours = ours
+        self.owner = owner  # whoever drives the mux keeps here what it needs
+        self.answered = False
+        self.open_sent = not ours
+        self.is_gone = False  # nothing more may be done with it
+
+        # Toward the peer.
+        self.queue: deque[memoryview] = deque()
+        self.queued = 0
+        self.credit = credit  # what the peer permits beyond what was sent, early data apart
+        self.early_left = 0  # of the queue: may go before the answer, and is taken from the lane's early credit
+        self.early_sent = 0
+        self.sent = 0  # with early data
+        self.fin_wanted = False
+        self.fin_sent = False
+        self.last_sent = now
+        self.scheduled = False
+
+        # From the peer.
+        self.window = window
+        self.early_stored = 0
+        self.early_received = 0
+        self.got_data = False  # EARLY is not allowed any more
+        self.received = 0  # with early data
+        self.fin_received = False
+
+        # One of each may wait to be written, never a queue.
+        self.due_answer = False
+        self.due_credit = 0
+        self.due_return = 0
+        self.due_reset: tuple[StreamClass, str] | None = None
+
+    @property
+    def uuid(self) -> bytes:
+        return self.open.uuid
+
+    @property
+    def is_finished(self) -> bool:
+        """Both directions ended cleanly, and everything that came was consumed."""
+        return self.fin_sent and self.fin_received and self.window.stored == 0 and self.early_stored == 0

@@ -1,0 +1,89 @@
+"""
+What ``van status`` says: sentences for a person, then every problem with its reason and the next action.
+
+Pure: a status document in, text out. The sentences are stable enough to be read by a script that greps, json is for those that parse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from vanrouter.cli.running import condition, worst
+
+__all__ = ["Trouble", "is_ready", "sentences", "troubles"]
+
+Doc = Mapping[str, Any]
+
+
+class Trouble(NamedTuple):
+    what: str
+    why: str
+    next: str
+
+
+def is_ready(status: Doc) -> bool:
+    return bool(status["site"]["ready"])
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else len(value)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def sentences(status: Doc) -> str:
+    """``Site north is ready. It is linked to 1 other site. It has 1 exposed service.``
+
+    A site that only consumes: ``... It reaches 2 services of another site.``
+    """
+    site = status["site"]
+    linked, exposed = _count(site["linkedSites"]), _count(site["exposedServices"])
+    if is_ready(status):
+        parts = [f"Site {site['name']} is ready."]
+    else:
+        why = condition(site, "Ready")["message"]
+        parts = [f"Site {site['name']} is not ready" + (f": {why.rstrip('.')}." if why else ".")]
+    parts.append(f"It is linked to {_plural(linked, 'other site')}." if linked else "It is not linked to any other site.")
+    reached = _reached(status)
+    if exposed or not reached:
+        parts.append(f"It has {_plural(exposed, 'exposed service')}." if exposed else "It has no exposed services.")
+    else:
+        parts.append(f"It reaches {_plural(reached, 'service')} of {'another site' if linked == 1 else 'other sites'}.")
+    return " ".join(parts)
+
+
+def _reached(status: Doc) -> int:
+    """How many services of other sites have a listener here."""
+    own = status["site"]["id"]
+
+    def elsewhere(elements: Sequence[Doc]) -> bool:
+        return any(x["siteId"] != own for x in elements)
+
+    return sum(elsewhere(s["targets"]) and any(x["siteId"] == own for x in s["listeners"]) for s in status["services"])
+
+
+def troubles(status: Doc) -> list[Trouble]:
+    """Everything that is not as wanted: what, why, what to do. One entry for one cause."""
+    found = [Trouble(p.get("path", ""), p["message"], p.get("hint", "")) for p in status["problems"]]
+    told = {(trouble.what, trouble.why) for trouble in found} | {("", trouble.why) for trouble in found}
+    elements = [("site", status["site"])]
+    elements += [("link", x) for x in status["links"]]
+    elements += [("listener", x) for x in status["listeners"]]
+    elements += [("connector", x) for x in status["connectors"]]
+    for kind, element in elements:
+        reason = worst(element)
+        if reason is None or reason["status"] == "Unknown" or (kind == "site" and reason["type"] == "Ready" and len(found) > 0):
+            continue
+        trouble = Trouble(f"{kind} {element['name']}", reason["message"] or reason["reason"], reason.get("next", ""))
+        if ("", trouble.why) not in told:
+            found.append(trouble)
+    own = status["site"]["id"]
+    for service in status["services"]:
+        what = f"service {service['address']}"
+        whys = [service["conflict"]] if service.get("conflict") else []
+        whys += [f"at site {x['site']}: {x['message']}" for x in service.get("problems", ()) if x["siteId"] != own]
+        found += [Trouble(what, why, "") for why in whys if ("", why) not in told and not any(why.endswith(t.why) for t in found)]
+    return found

@@ -1,0 +1,31 @@
+"""``van listener``: local ports where clients connect, each bound to a routing key."""
+
+from __future__ import annotations
+
+import click
+
+from vanrouter.cli.nouns import Field, Noun, make
+from vanrouter.cli.running import condition
+from vanrouter.cli.values import HOST, KEY, NAME, PORT
+
+__all__ = ["listener"]
+
+NOUN = Noun(
+    kind="Listener",
+    help="Local ports where clients connect.",
+    fields=(
+        Field("port", "--port", PORT, "Where clients connect."),
+        Field("routingKey", "--routing-key", KEY, "What joins it to connectors of the network; default: its name."),
+        Field("host", "--host", HOST, "Address to listen on; default: 127.0.0.1."),
+        Field("type", "--type", click.Choice(["tcp"]), "Protocol."),
+        Field("tlsCredentials", "--tls-credentials", NAME, "Credential to offer TLS to clients with."),
+        Field("observer", "--observer", click.Choice(["auto", "none", "http1", "http2"]), "Which requests to count."),
+        Field("exposePodsByName", "--expose-pods-by-name", bool, "Reach each pod by its name too."),
+        Field("settings", "--setting", dict, "Further settings; may be given several times."),
+    ),
+    wide=("listening", "since"),
+    more=lambda found: [condition(found, "Listening")["reason"], condition(found, "Matched")["since"]],
+    defaults=lambda name, _named: {"routingKey": name, "host": "127.0.0.1"},
+)
+
+listener = make(NOUN)

@@ -1,0 +1,80 @@
+"""
+The two entry points: ``van`` for people, ``vanrouter`` for containers.
+
+The tables below are all that help needs; a command's file is imported when the command is called.
+"""
+
+from __future__ import annotations
+
+import click
+
+from vanrouter.cli.base import Root
+
+__all__ = ["van", "vanrouter"]
+
+EVERYDAY = {
+    "init": ("site", "init", "Create a site and start it."),
+    "status": ("site", "status", "Say how the site is, what is wrong and what to do."),
+    "token": ("token", "token", "Let another site link to this one."),
+    "link": ("link", "link", "Link this site to others."),
+    "expose": ("expose", "expose", "Offer a local service to the network."),
+    "unexpose": ("expose", "unexpose", "Take back what was exposed."),
+    "service": ("service", "service", "See the services of the network."),
+    "network": ("network", "network", "See the sites of the network."),
+    "hosts": ("hosts", "hosts", "Print lines for /etc/hosts, one for each service."),
+    "update": ("site", "update", "Change settings of the site; only those that are named."),
+    "delete": ("site", "delete", "Stop the site and remove everything it kept."),
+    "demo": ("demo", "demo", "Two sites and a service on this machine, in seconds."),
+}
+RESOURCES = {
+    "site": ("site", "site", "The site as a resource."),
+    "listener": ("listener", "listener", "Local ports where clients connect."),
+    "connector": ("connector", "connector", "Local servers that the network may reach."),
+}
+OTHER = {
+    "completion": ("completion", "completion", "Print the completion script of a shell."),
+    "version": ("version", "version", "Print the version."),
+}
+HIDDEN = {
+    "run": ("run", "run", "Run a site in the foreground."),
+}
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+van = Root(
+    "van",
+    sections={"Everyday": EVERYDAY, "Resources": RESOURCES, "Other": OTHER, "": HIDDEN},
+    context_settings=_SETTINGS,
+    help="""Virtual Application Networks: services across clusters, hosts and clouds, as if they were local.
+
+    \b
+    Start:  van -p linux init --site-name north --link-access HOST:7001
+            van -p linux token create north.yaml            (take the file to the other site)
+            van -p linux link create north.yaml             (there)
+            van -p linux expose host 127.0.0.1:8080 --port 9090 --address hello
+    Try it: van demo
+    """,
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 not ready, 4 timed out.",
+)
+
+vanrouter = Root(
+    "vanrouter",
+    sections={"Commands": {**HIDDEN, "version": OTHER["version"]}},
+    context_settings=_SETTINGS,
+    help="The router as a process: what containers and service managers start.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 not ready, 4 timed out.",
+)
+
+
+def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from vanrouter import __version__
+
+        click.echo(__version__)
+        ctx.exit()
+
+
+for _root in (van, vanrouter):
+    _root.params.append(
+        click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version.")
+    )

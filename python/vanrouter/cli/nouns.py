@@ -1,0 +1,259 @@
+"""
+The verbs that every resource noun has: create, update, delete, status, generate. A noun names its fields; this makes the commands.
+
+A field is one flag on ``create``, ``update`` and ``generate``. ``update`` changes only the fields that are named, and ``--unset`` gives
+one its default back. ``generate`` prints what ``create`` would write, and needs no site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import click
+
+from vanrouter.cli.base import ALL_OUTPUTS, Group, Invocation, pass_invocation
+from vanrouter.cli.output import dump, explain, say, table
+from vanrouter.cli.running import Site, condition, worst
+from vanrouter.cli.values import NAME, PORT, timeout_option, wait_option
+from vanrouter.errors import VanrouterError
+
+__all__ = ["Field", "Noun", "make"]
+
+Doc = dict[str, Any]
+
+_PASSING: Final = ("TargetFails",)  # what is wrong with the server and not with the resource: it is in force nevertheless
+
+
+class Field(NamedTuple):
+    """One field of a spec: ``key`` is its path (``expose.port``), ``flag`` its name on the command line."""
+
+    key: str
+    flag: str
+    type: Any
+    help: str
+
+    @property
+    def parameter(self) -> str:
+        return self.flag.lstrip("-").replace("-", "_")
+
+    @property
+    def is_switch(self) -> bool:
+        return self.type is bool
+
+    def option(self) -> Callable[[Any], Any]:
+        if self.is_switch:
+            return click.option(f"{self.flag}/--no-{self.flag.removeprefix('--')}", self.parameter, default=None, help=self.help)
+        if self.type is dict:
+            return click.option(self.flag, self.parameter, metavar="KEY=VALUE", multiple=True, help=self.help)
+        return click.option(self.flag, self.parameter, type=self.type, help=self.help)
+
+
+class Noun(NamedTuple):
+    kind: str
+    help: str
+    fields: Sequence[Field]
+    wide: Sequence[str]
+    more: Callable[[Doc], list[object]]  # the cells of the wide columns
+    defaults: Callable[[str, Doc], Doc]  # fields that create fills in, from the name and what was named
+
+    @property
+    def word(self) -> str:
+        return self.kind.lower()
+
+    @property
+    def plural(self) -> str:
+        return f"{self.word}s"
+
+
+def make(noun: Noun) -> Group:
+    """The group of a noun, with its verbs."""
+    group = Group(noun.word, help=noun.help)
+    for add in (_add_create, _add_update, _add_delete, _add_status, _add_generate):
+        add(group, noun)
+    return group
+
+
+def _with_fields(noun: Noun, *, skip: Sequence[str] = ()) -> Callable[[Any], Any]:
+    def decorate(function: Any) -> Any:
+        for field in reversed(noun.fields):
+            if field.key not in skip:
+                function = field.option()(function)
+        return function
+
+    return decorate
+
+
+def _named(noun: Noun, values: Doc) -> Doc:
+    """The fields that the command line named, by key."""
+    fields: Doc = {}
+    for field in noun.fields:
+        value = values.get(field.parameter)
+        if field.type is dict:
+            value = dict(_pair(field, item) for item in value) if value else None
+        if value is not None:
+            fields[field.key] = value
+    return fields
+
+
+def _complete(noun: Noun, name: str, port: int, values: Doc) -> Doc:
+    named = _named(noun, values)
+    return noun.defaults(name, named) | {"port": port} | named
+
+
+def _pair(field: Field, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise click.UsageError(f"{field.flag}: {text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _names(noun: Noun) -> Any:
+    def complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+        from vanrouter.cli.running import element_names  # only while completing
+
+        return element_names(ctx, noun.plural, incomplete)
+
+    return complete
+
+
+def _in_force(noun: Noun, name: str, spec: Doc) -> Callable[[Doc], str]:
+    """Whether the running site has this spec in force, or says why not."""
+
+    def check(status: Doc) -> str:
+        found = next((x for x in status[noun.plural] if x["name"] == name), None)
+        if found is None:
+            return "the site has not taken it up"
+        if found["spec"] != spec:
+            return "the old settings are still in force"
+        for kind in ("Configured", "Listening"):
+            said = condition(found, kind)
+            if said["status"] == "False" and said["reason"] not in _PASSING:
+                raise VanrouterError(f"{noun.word} {name}: {said['message']}", hint=said["next"])
+        return "its port has not been tried yet" if condition(found, "Listening")["reason"] == "Pending" else ""
+
+    return check
+
+
+def _spec_of(resource: Any) -> Doc:
+    from vanrouter.resources import to_dict
+
+    spec: Doc = to_dict(resource)["spec"]
+    return spec
+
+
+def _add_create(group: Group, noun: Noun) -> None:
+    @group.command("create", outputs=("json", "yaml", "name"), help=f"Create a {noun.word}: its name and its port.")
+    @click.argument("name", type=NAME)
+    @click.argument("port", type=PORT)
+    @_with_fields(noun, skip=("port",))
+    @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
+    @wait_option("it is in force")
+    @timeout_option(30, "How long to wait.")
+    @pass_invocation
+    def create(invocation: Invocation, /, name: str, port: int, dry_run: bool, wait: bool, timeout: float, **values: Any) -> None:
+        from vanrouter.cli import wanted
+
+        site = Site(invocation, timeout)
+        site.require()
+        change = wanted.create(site, noun.kind, name, _complete(noun, name, port, values), dry_run=dry_run)
+        wanted.finish(site, change, wait=wait, check=_in_force(noun, name, _spec_of(change.resource)))
+
+
+def _add_update(group: Group, noun: Noun) -> None:
+    @group.command("update", outputs=("json", "yaml", "name"), help=f"Change what is named of a {noun.word}; all else stays.")
+    @click.argument("name", type=NAME, shell_complete=_names(noun))
+    @_with_fields(noun)
+    @click.option("--unset", multiple=True, metavar="FLAG", help="Give this field its default back: --unset tls-credentials")
+    @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
+    @wait_option("the change is in force")
+    @timeout_option(30, "How long to wait.")
+    @pass_invocation
+    def update(
+        invocation: Invocation, /, name: str, unset: tuple[str, ...], dry_run: bool, wait: bool, timeout: float, **values: Any
+    ) -> None:
+        from vanrouter.cli import wanted
+
+        by_flag = {field.flag.removeprefix("--"): field.key for field in noun.fields}
+        fields = _named(noun, values)
+        for flag in unset:
+            if flag.removeprefix("--") not in by_flag:
+                raise click.UsageError(f"--unset {flag}: not a field; fields are: {', '.join(by_flag)}")
+            fields[by_flag[flag.removeprefix("--")]] = None
+        if not fields:
+            raise click.UsageError(f"nothing to change is named; name it: {', '.join(field.flag for field in noun.fields)}")
+        site = Site(invocation, timeout)
+        change = wanted.update(site, noun.kind, name, fields, dry_run=dry_run)
+        wanted.finish(site, change, wait=wait, check=_in_force(noun, name, _spec_of(change.resource)))
+
+
+def _add_delete(group: Group, noun: Noun) -> None:
+    @group.command("delete", outputs=("name",), help=f"Delete a {noun.word}, or all of them.")
+    @click.argument("name", required=False, shell_complete=_names(noun))
+    @click.option("--all", "everything", is_flag=True, help=f"All {noun.plural} of this site.")
+    @click.option("--dry-run", is_flag=True, help="Say what would be deleted; change nothing.")
+    @wait_option("it is gone")
+    @timeout_option(30, "How long to wait.")
+    @pass_invocation
+    def delete(invocation: Invocation, name: str | None, everything: bool, dry_run: bool, wait: bool, timeout: float) -> None:
+        from vanrouter.cli import wanted
+
+        if (name is None) == (not everything):
+            raise click.UsageError(f"name one {noun.word}, or say --all")
+        site = Site(invocation, timeout)
+        doomed = [r.name for r in wanted.read_all(site, noun.kind)] if name is None else [name]
+        for victim in doomed:
+            change = wanted.delete(site, noun.kind, victim, dry_run=dry_run)
+            wanted.finish(site, change, wait=wait, check=wanted.is_gone(noun.plural, victim))
+        if not doomed:
+            say(f"No {noun.plural}; nothing to delete.")
+
+
+def _add_status(group: Group, noun: Noun) -> None:
+    @group.command("status", outputs=ALL_OUTPUTS, help=f"Show the {noun.plural} of this site, or one of them.")
+    @click.argument("name", required=False, shell_complete=_names(noun))
+    @timeout_option(10)
+    @pass_invocation
+    def status(invocation: Invocation, name: str | None, timeout: float) -> None:
+        elements = sorted(Site(invocation, timeout).status()[noun.plural], key=lambda x: x["name"])
+        if name is not None:
+            known = ", ".join(x["name"] for x in elements) or "none"
+            elements = [x for x in elements if x["name"] == name]
+            if not elements:
+                raise VanrouterError(
+                    f"there is no {noun.word} {name!r}; {noun.plural} of this site: {known}",
+                    hint=f"see them: {invocation.van(f'{noun.word} status')}",
+                )
+        if invocation.output == "name":
+            for found in elements:
+                say(f"{noun.word}/{found['name']}")
+        elif invocation.output in ("json", "yaml"):
+            dump(elements[0] if name is not None else elements, invocation.output)
+        elif not elements:
+            say(f"No {noun.plural}.")
+        else:
+            wide = invocation.output == "wide"
+            columns = ["name", "routing key", "host", "port", "matched", "state"] + (list(noun.wide) if wide else [])
+            table(columns, [_row(noun, found, wide=wide) for found in elements])
+            explain((f"{noun.word} {found['name']}", worst(found)) for found in elements)
+
+
+def _row(noun: Noun, found: Doc, *, wide: bool) -> list[object]:
+    reason = worst(found)
+    row: list[object] = [found["name"], found["routingKey"], found.get("host"), found.get("port"), bool(found["matched"])]
+    row.append(reason["reason"] if reason else "ready")
+    return row + noun.more(found) if wide else row
+
+
+def _add_generate(group: Group, noun: Noun) -> None:
+    @group.command("generate", outputs=("json", "yaml"), help=f"Print a {noun.word} as YAML, for a file or for git; needs no site.")
+    @click.argument("name", type=NAME)
+    @click.argument("port", type=PORT)
+    @_with_fields(noun, skip=("port",))
+    @pass_invocation
+    def generate(invocation: Invocation, /, name: str, port: int, **values: Any) -> None:
+        from vanrouter.cli import wanted
+        from vanrouter.resources import to_dict
+
+        resource = wanted.build(noun.kind, name, _complete(noun, name, port, values))
+        dump(to_dict(resource), invocation.output or "yaml")

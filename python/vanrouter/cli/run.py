@@ -1,0 +1,54 @@
+"""
+``vanrouter run``: a site's router in the foreground, until SIGTERM or Ctrl-C. What containers, service managers and ``van init`` start.
+
+It needs a site directory that exists; it creates none and changes no resource.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from vanrouter.cli.base import Invocation, command, pass_invocation
+from vanrouter.errors import ConfigError, VanrouterError
+
+__all__ = ["run", "run_site_in_foreground"]
+
+
+@command("run", platforms=None)
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.option("--name", help="Instead of a directory: the name of a site of this user; as -n.")
+@click.option(
+    "--plane", type=click.Choice(["core", "baseline"]), envvar="VAN_PLANE", help="Data plane; default: core where it is built in."
+)
+@pass_invocation
+def run(invocation: Invocation, directory: Path | None, name: str | None, plane: Literal["core", "baseline"] | None) -> int:
+    """Run a site in the foreground.
+
+    DIR is a site directory; without it, the one that --name (or -n) names.
+    """
+    from vanrouter import settings
+
+    if directory is not None and (name or invocation.name):
+        raise click.UsageError("name a directory or a site, not both")
+    if directory is None:
+        directory = settings.site_directory(name or invocation.site_name)
+    if not (directory / "resources").is_dir():
+        raise ConfigError(f"{directory} is not a site: it has no resources", hint="create one: van -p linux init --site-name NAME")
+    return run_site_in_foreground(directory.absolute(), plane)
+
+
+def run_site_in_foreground(directory: Path, plane: Literal["core", "baseline"] | None) -> int:
+    """Until a signal ends it. Exit code 0: every connection had ended; 1: some were cut at the deadline."""
+    from vanrouter.sites.process import run_process
+
+    try:
+        return run_process(directory, plane)
+    except BaseExceptionGroup as group:
+        # Of several tasks that ended together, the one that knows why is the one to tell about.
+        first: BaseException = group.subgroup(VanrouterError) or group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None

@@ -1,0 +1,147 @@
+"""
+The site that ``-n`` names, as a command sees it: its directory, what the running site answers, and waiting for an effect.
+
+Everything here has a deadline: the one of the command. A site that does not run is told apart from one that does not exist, and both from
+one that does not answer. Nothing here changes a site.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from vanrouter.cli.base import Invocation
+from vanrouter.cli.values import spell_duration
+from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
+
+__all__ = ["Site", "condition", "element_names", "site_names", "worst"]
+
+_QUIET: Final = 1.5  # seconds that a wait may take before it says on a terminal what it waits for
+_FIRST_POLL: Final = 0.05
+_SLOWEST_POLL: Final = 0.5
+
+Document = Mapping[str, Any]
+
+
+def site_names() -> list[str]:
+    """Names of the sites of this user."""
+    from vanrouter import settings
+
+    try:
+        return sorted(entry.name for entry in settings.home().iterdir() if (entry / "resources").is_dir())
+    except OSError:
+        return []
+
+
+class Site:
+    """One site, for the length of one command."""
+
+    def __init__(self, invocation: Invocation, timeout: float) -> None:
+        from vanrouter import settings
+
+        self.invocation = invocation
+        self.name = invocation.site_name
+        self.directory: Path = settings.site_directory(self.name)
+        self.timeout = timeout
+        self._deadline = time.monotonic() + timeout
+
+    @property
+    def left(self) -> float:
+        """Seconds until the command's deadline, never below a little."""
+        return max(0.05, self._deadline - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        return time.monotonic() >= self._deadline
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "run" / "router.log"
+
+    def exists(self) -> bool:
+        return (self.directory / "resources").is_dir()
+
+    def require(self) -> None:
+        """Raise ConfigError unless there is such a site."""
+        if self.exists():
+            return
+        others = [name for name in site_names() if name != self.name]
+        known = f"; there is: {', '.join(others)}" if others else ""
+        raise ConfigError(
+            f"there is no site {self.name!r} in {self.directory.parent}{known}",
+            hint=f"create it: {self.invocation.van('init --site-name NAME')}" + ("   or name another one with -n" if others else ""),
+        )
+
+    def call(self, method: str, **params: Any) -> Any:
+        """Ask the running site. Raises ConfigError (no such site), NotReady (not running), DeadlineExceeded, or what the site answers."""
+        from vanrouter.admin.client import NotRunning, call
+
+        self.require()
+        try:
+            return call(self.directory, method, params, timeout=self.left)
+        except NotRunning as error:
+            raise NotReady(str(error), hint=f"start it: {self.invocation.van('init')}   or see why it ended: {self.log}") from error
+
+    def status(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.call("status")
+        return answer
+
+    def reconcile(self) -> list[dict[str, str]]:
+        """Have the running site apply the resources now. Returns the problems that it found."""
+        answer = self.call("reconcile")
+        problems: list[dict[str, str]] = answer.get("problems", [])
+        return problems
+
+    def is_running(self) -> bool:
+        try:
+            self.call("ping")
+        except (NotReady, ConfigError):
+            return False
+        return True
+
+    def wait(self, what: str, check: Callable[[dict[str, Any]], str], *, hint: str = "") -> dict[str, Any]:
+        """Poll the status until ``check`` returns "" (it returns what is still missing). Raises DeadlineExceeded with the last answer."""
+        started, pause, shown, missing = time.monotonic(), _FIRST_POLL, "", ""
+        while True:
+            status = self.status()
+            missing = check(status)
+            if not missing:
+                return status
+            if self.expired:
+                raise DeadlineExceeded(
+                    f"{what}: not within {spell_duration(self.timeout)}; {missing}",
+                    hint=hint or f"see {self.invocation.van('status')}; a longer time: --timeout",
+                )
+            if missing != shown and time.monotonic() - started > _QUIET and sys.stderr.isatty():
+                click.echo(f"Waiting for {what}: {missing}", err=True)
+                shown = missing
+            time.sleep(min(pause, self.left))
+            pause = min(pause * 1.5, _SLOWEST_POLL)
+
+
+def condition(element: Document, kind: str) -> Document:
+    """One condition of an element of the status document; unknown when the site did not say."""
+    for found in element.get("conditions", ()):
+        if found["type"] == kind:
+            return found  # type: ignore[no-any-return]
+    return {"type": kind, "status": "Unknown", "reason": "", "message": "the site has not said yet", "since": "", "next": ""}
+
+
+def worst(element: Document) -> Document | None:
+    """The condition to tell a person about: the first that is not True, else none. ``Ready`` sums up and comes last."""
+    conditions = sorted(element.get("conditions", ()), key=lambda c: c["type"] == "Ready")
+    return next((c for c in conditions if c["status"] != "True"), None)
+
+
+def element_names(ctx: click.Context, kind: str, incomplete: str) -> list[str]:
+    """Names for completion; nothing, quietly and soon, when the site does not answer."""
+    try:
+        elements = Site(ctx.find_object(Invocation) or Invocation(), 1.0).status()[kind]
+    except (VanrouterError, OSError):
+        return []
+    return [name for element in elements if (name := str(element["name"])).startswith(incomplete)]

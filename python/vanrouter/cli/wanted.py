@@ -1,0 +1,205 @@
+"""
+Changing what a site wants: resources written through the store, and the running site asked to apply them.
+
+A change is made on plain values and becomes a resource again before anything is written, so a wrong field stops it with the path of what is
+wrong. An update touches only the fields that were named; what the file holds besides them stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from vanrouter.cli.base import NOT_READY, Invocation, quiet_exit
+from vanrouter.cli.output import dump, say, warn
+from vanrouter.cli.running import Site
+from vanrouter.errors import ConfigError, InvalidResource, VanrouterError
+
+if TYPE_CHECKING:
+    from vanrouter.resources import Resource
+    from vanrouter.stores import ResourceFiles
+
+__all__ = [
+    "Change",
+    "build",
+    "create",
+    "delete",
+    "exists",
+    "finish",
+    "is_gone",
+    "prepare",
+    "read",
+    "read_all",
+    "refuse_broken_files",
+    "show",
+    "update",
+]
+
+Doc = dict[str, Any]
+
+
+class Change(NamedTuple):
+    """What happened to one resource: ``done`` is created, updated, deleted or unchanged; ``dry`` when nothing was written."""
+
+    resource: Resource
+    done: str
+    dry: bool = False
+
+
+def build(kind: str, name: str, spec: Mapping[str, Any]) -> Resource:
+    """A resource from named fields. What is wrong with it came from flags, so it is a usage error."""
+    from vanrouter.resources import API_VERSION, read_document
+
+    document = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": _merged({}, spec)}
+    try:
+        return read_document(document)
+    except InvalidResource as error:
+        raise click.UsageError(f"{error}" + (f"; {error.hint}" if error.hint else "")) from error
+
+
+def _merged(spec: Mapping[str, Any], fields: Mapping[str, Any]) -> Doc:
+    """``spec`` with fields set (``a.b`` reaches inside); None removes one."""
+    result: Doc = dict(spec)
+    for path, value in fields.items():
+        first, _, rest = path.partition(".")
+        if rest:
+            result[first] = _merged(result.get(first) or {}, {rest: value})
+        elif value is None:
+            result.pop(first, None)
+        else:
+            result[first] = value
+    return result
+
+
+def _files(site: Site) -> ResourceFiles:
+    from vanrouter.stores import SiteHome
+
+    return SiteHome(site.directory).resources
+
+
+def prepare(site: Site) -> None:
+    """Make the directory of a new site."""
+    from vanrouter.stores import SiteHome
+
+    SiteHome(site.directory).create()
+
+
+def read_all(site: Site, kind: str) -> list[Any]:
+    """The resources of a kind, by name."""
+    site.require()
+    return list(_files(site).of_kind(kind))
+
+
+def refuse_broken_files(site: Site) -> None:
+    """Raise ConfigError for the first file that cannot be read: what is missed may stand in it."""
+    for problem in _files(site).load().problems:
+        raise ConfigError(f"{site.directory / 'resources' / problem.path}: {problem.message}", hint=problem.hint)
+
+
+def read(site: Site, kind: str, name: str) -> Any:
+    """One resource, or None."""
+    site.require()
+    return _files(site).get(kind, name)
+
+
+def exists(site: Site, kind: str, name: str) -> bool:
+    return read(site, kind, name) is not None
+
+
+def create(site: Site, kind: str, name: str, spec: Mapping[str, Any], *, dry_run: bool = False) -> Change:
+    """Write a new resource. The same one again is no change; another of that name is refused."""
+    resource = build(kind, name, spec)
+    old = read(site, kind, name)
+    if old == resource:
+        return Change(resource, "unchanged", dry_run)
+    if old is not None:
+        noun = kind.lower()
+        raise ConfigError(
+            f"there is a {noun} {name!r} already, with other settings",
+            hint=f"change it: {site.invocation.van(f'{noun} update {name}')} ...   or give the new one another name",
+        )
+    if not dry_run:
+        _files(site).put(resource)
+    return Change(resource, "created", dry_run)
+
+
+def update(site: Site, kind: str, name: str, fields: Mapping[str, Any], *, dry_run: bool = False) -> Change:
+    """Set the named fields (None: back to the default), keep all others."""
+    from vanrouter.resources import read_document, to_dict
+
+    old = read(site, kind, name)
+    if old is None:
+        raise _missing(site, kind, name)
+    document = to_dict(old)
+    document["spec"] = _merged(document.get("spec", {}), fields)
+    try:
+        resource = read_document(document)
+    except InvalidResource as error:
+        raise click.UsageError(f"{error}" + (f"; {error.hint}" if error.hint else "")) from error
+    if resource == old:
+        return Change(resource, "unchanged", dry_run)
+    if not dry_run:
+        _files(site).put(resource)
+    return Change(resource, "updated", dry_run)
+
+
+def delete(site: Site, kind: str, name: str, *, dry_run: bool = False) -> Change:
+    old = read(site, kind, name)
+    if old is None:
+        raise _missing(site, kind, name)
+    if not dry_run:
+        _files(site).delete(kind, name)
+    return Change(old, "deleted", dry_run)
+
+
+def is_gone(plural: str, name: str) -> Callable[[Doc], str]:
+    """A check for ``finish``: the running site has let go of it."""
+    return lambda status: "still there" if name in {element["name"] for element in status[plural]} else ""
+
+
+def _missing(site: Site, kind: str, name: str) -> VanrouterError:
+    known = ", ".join(r.name for r in read_all(site, kind)) or "none"
+    return VanrouterError(
+        f"there is no {kind.lower()} {name!r} among the resources of this site; there: {known}",
+        hint=f"look: {site.invocation.van(f'{kind.lower()} status')}",
+    )
+
+
+def show(invocation: Invocation, change: Change, sentence: str = "") -> None:
+    """Print what happened, in the format that was asked for."""
+    from vanrouter.resources import to_dict
+
+    noun = f"{change.resource.kind.lower()}/{change.resource.name}"
+    if invocation.output == "name":
+        say(noun)
+    elif invocation.output in ("json", "yaml"):
+        dump(to_dict(change.resource), invocation.output)
+    elif change.dry and change.done != "deleted":
+        dump(to_dict(change.resource), "yaml")
+    elif change.dry:
+        say(f"{noun} would be {change.done}")
+    else:
+        say(sentence or f"{noun} {change.done}")
+
+
+def finish(site: Site, change: Change, *, wait: bool, check: Callable[[Doc], str], sentence: str = "") -> None:
+    """Have the running site apply a change, wait for its effect, and say so. Ends with exit code 3 when the site is not running."""
+    if change.dry:
+        show(site.invocation, change)
+        return
+    if not site.is_running():
+        show(site.invocation, change)
+        if not wait:
+            return
+        warn(
+            f"site {site.name!r} is not running; this takes effect when it starts",
+            hint=f"start it: {site.invocation.van('init')}   or do not wait: --no-wait",
+        )
+        quiet_exit(NOT_READY)
+    for problem in site.reconcile():
+        warn(f"{problem['path']}: {problem['message']}", problem.get("hint", ""))
+    if wait:
+        site.wait(f"{change.resource.kind.lower()} {change.resource.name}", check)
+    show(site.invocation, change, sentence)

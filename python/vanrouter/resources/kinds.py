@@ -1,0 +1,458 @@
+"""
+The kinds of resources and their fields: what is true of one resource alone. ``docs/resources.md`` explains each field to its user.
+
+Python names are snake_case, YAML names camelCase, as in ``skupper.io/v2alpha1``. Fields that only ``vanrouter.io/v1alpha1`` has are marked
+"ours". Unknown fields are refused, so that a typing error never passes for a setting. Rules between fields are in ``check``, which yields
+(path below the resource, what is wrong, what to do).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Final, Literal
+
+import msgspec
+
+from vanrouter.errors import ConfigError
+from vanrouter.model import parse_name, parse_routing_key
+from vanrouter.resources.shapes import Cost, Port, parse_duration, parse_host, parse_host_port
+
+__all__ = [
+    "API_VERSION",
+    "KINDS",
+    "SKUPPER_API_VERSION",
+    "AccessGrant",
+    "AccessGrantSpec",
+    "AccessRole",
+    "AccessToken",
+    "AccessTokenSpec",
+    "AnyResource",
+    "AttachedConnector",
+    "AttachedConnectorBinding",
+    "AttachedConnectorBindingSpec",
+    "AttachedConnectorSpec",
+    "Connector",
+    "ConnectorSpec",
+    "Endpoint",
+    "Expose",
+    "Link",
+    "LinkSpec",
+    "Listener",
+    "ListenerSpec",
+    "Metadata",
+    "MultiKeyListener",
+    "MultiKeyListenerSpec",
+    "Policy",
+    "PolicyRule",
+    "PolicySpec",
+    "Resource",
+    "RouterAccess",
+    "RouterAccessSpec",
+    "Secret",
+    "Site",
+    "SiteSpec",
+    "Strategy",
+]
+
+API_VERSION: Final = "vanrouter.io/v1alpha1"
+SKUPPER_API_VERSION: Final = "skupper.io/v2alpha1"
+
+Fault = tuple[str, str, str]
+Settings = dict[str, str]
+Observer = Literal["auto", "none", "http1", "http2"]
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
+    pass
+
+
+class Metadata(Shape, frozen=True, kw_only=True):
+    name: str
+    namespace: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class Resource(Shape, frozen=True, kw_only=True):
+    """What all have. Subclasses add ``spec`` (a Secret: ``type`` and ``data``)."""
+
+    KIND: ClassVar[str] = ""
+    metadata: Metadata
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def kind(self) -> str:
+        return self.KIND
+
+    @property
+    def ref(self) -> str:
+        """``Kind/name``, as it stands in messages."""
+        return f"{self.KIND}/{self.metadata.name}"
+
+    def check(self) -> Iterator[Fault]:
+        yield from ()
+
+
+# ---- Site -------------------------------------------------------------------------------------------------------------------------------
+
+
+class SiteSpec(Shape, frozen=True, kw_only=True):
+    link_access: str = ""  # "", none; on a host: host:port, or default
+    ha: bool = False
+    edge: bool = False
+    default_issuer: str = ""
+    service_account: str = ""
+    service_address: str = "127.0.0.1"  # ours: where listeners made by service sync listen
+    service_sync: bool = True  # ours
+    settings: Settings = {}
+
+
+class Site(Resource, frozen=True, kw_only=True):
+    KIND = "Site"
+    spec: SiteSpec = SiteSpec()
+
+    def check(self) -> Iterator[Fault]:
+        if self.spec.edge and self.spec.ha:
+            yield "spec.ha", "an edge site cannot have several routers", "set one of spec.edge and spec.ha"
+        yield from _host("spec.serviceAddress", self.spec.service_address)
+        if ":" in self.spec.link_access:
+            yield from _fault("spec.linkAccess", lambda: parse_host_port(self.spec.link_access))
+
+
+# ---- Links and access to them ---------------------------------------------------------------------------------------------------------
+
+
+class Endpoint(Shape, frozen=True, kw_only=True):
+    host: str
+    port: Port
+    name: str = ""  # inter-router, edge: the incumbent's roles; we have one port for both
+    group: str = ""
+
+
+class LinkSpec(Shape, frozen=True, kw_only=True):
+    endpoints: list[Endpoint]
+    tls_credentials: str = ""
+    cost: Cost = 1
+    site_id: str = ""  # ours: the site expected at the other end
+    verify_host: bool = False  # ours: check the endpoint's name in its certificate too (a user's CA)
+    settings: Settings = {}
+
+
+class Link(Resource, frozen=True, kw_only=True):
+    KIND = "Link"
+    spec: LinkSpec
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Those to dial: all but the ones that only an edge of the incumbent would use."""
+        return [e for e in self.spec.endpoints if e.name != "edge"] or list(self.spec.endpoints)
+
+    def check(self) -> Iterator[Fault]:
+        if not self.spec.endpoints:
+            yield "spec.endpoints", "is empty", "give at least one {host, port}"
+        if len(self.spec.endpoints) > 16:
+            yield "spec.endpoints", f"has {len(self.spec.endpoints)} entries; at most 16 are tried", "remove some"
+        for index, endpoint in enumerate(self.spec.endpoints):
+            yield from _host(f"spec.endpoints[{index}].host", endpoint.host)
+
+
+class AccessRole(Shape, frozen=True, kw_only=True):
+    name: Literal["inter-router", "edge", "normal"] = "inter-router"
+    port: Port = 55671
+
+
+class RouterAccessSpec(Shape, frozen=True, kw_only=True):
+    roles: list[AccessRole]
+    tls_credentials: str = ""
+    generate_tls_credentials: bool = False
+    issuer: str = ""
+    access_type: str = ""
+    bind_host: str = ""
+    subject_alternative_names: list[str] = []
+    admit: list[str] | None = None  # ours: with a user's CA, the subject or SAN patterns that may link
+    settings: Settings = {}
+
+
+class RouterAccess(Resource, frozen=True, kw_only=True):
+    KIND = "RouterAccess"
+    spec: RouterAccessSpec
+
+    def check(self) -> Iterator[Fault]:
+        if not self.spec.roles:
+            yield "spec.roles", "is empty", "give at least one {name: inter-router, port}"
+        if self.spec.bind_host:
+            yield from _host("spec.bindHost", self.spec.bind_host)
+        for index, name in enumerate(self.spec.subject_alternative_names):
+            yield from _host(f"spec.subjectAlternativeNames[{index}]", name)
+
+
+class AccessGrantSpec(Shape, frozen=True, kw_only=True):
+    redemptions_allowed: int = 1
+    expiration_window: str = "15m"
+    code: str = ""
+    issuer: str = ""
+    settings: Settings = {}
+
+
+class AccessGrant(Resource, frozen=True, kw_only=True):
+    KIND = "AccessGrant"
+    spec: AccessGrantSpec = AccessGrantSpec()
+
+    def check(self) -> Iterator[Fault]:
+        if not 1 <= self.spec.redemptions_allowed <= 10_000:
+            yield "spec.redemptionsAllowed", f"is {self.spec.redemptions_allowed}; it must be 1 to 10000", ""
+        yield from _fault("spec.expirationWindow", lambda: parse_duration(self.spec.expiration_window))
+
+
+class AccessTokenSpec(Shape, frozen=True, kw_only=True):
+    url: str
+    code: str
+    ca: str
+    link_cost: Cost = 1
+    settings: Settings = {}
+
+
+class AccessToken(Resource, frozen=True, kw_only=True):
+    """A token in the incumbent's shape. The file that this product writes is a labelled ``Secret``; see ``Secret.is_token``."""
+
+    KIND = "AccessToken"
+    spec: AccessTokenSpec
+
+    def check(self) -> Iterator[Fault]:
+        if not self.spec.url.startswith("https://"):
+            yield "spec.url", "must begin with https://", ""
+
+
+# ---- Listeners and connectors ---------------------------------------------------------------------------------------------------------
+
+
+class ListenerSpec(Shape, frozen=True, kw_only=True):
+    routing_key: str
+    host: str
+    port: Port
+    type: Literal["tcp"] = "tcp"
+    tls_credentials: str = ""
+    observer: Observer = "auto"
+    expose_pods_by_name: bool = False
+    settings: Settings = {}
+
+
+class Listener(Resource, frozen=True, kw_only=True):
+    KIND = "Listener"
+    spec: ListenerSpec
+
+    def check(self) -> Iterator[Fault]:
+        yield from _fault("spec.routingKey", lambda: parse_routing_key(self.spec.routing_key))
+        yield from _host("spec.host", self.spec.host)
+
+
+class Expose(Shape, frozen=True, kw_only=True):
+    """Ours: that a connector is a service of the network, under which name and port others get it (service sync)."""
+
+    port: Port
+    address: str = ""  # default: the routing key
+    protocol: Literal["tcp"] = "tcp"
+
+
+class ConnectorSpec(Shape, frozen=True, kw_only=True):
+    routing_key: str
+    port: Port
+    host: str = ""
+    selector: str = ""
+    type: Literal["tcp"] = "tcp"
+    tls_credentials: str = ""
+    use_client_cert: bool = False
+    verify_hostname: bool = False
+    include_not_ready_pods: bool = False
+    expose_pods_by_name: bool = False
+    expose: Expose | None = None  # ours
+    settings: Settings = {}
+
+
+class Connector(Resource, frozen=True, kw_only=True):
+    KIND = "Connector"
+    spec: ConnectorSpec
+
+    def check(self) -> Iterator[Fault]:
+        yield from _fault("spec.routingKey", lambda: parse_routing_key(self.spec.routing_key))
+        if bool(self.spec.host) == bool(self.spec.selector):
+            both = "both are set" if self.spec.host else "neither is set"
+            yield "spec.host", f"exactly one of spec.host and spec.selector is needed; {both}", "on a host, set spec.host"
+        if self.spec.host:
+            yield from _host("spec.host", self.spec.host)
+        if self.spec.expose is not None and self.spec.expose.address:
+            yield from _fault("spec.expose.address", lambda: parse_name(self.spec.expose.address if self.spec.expose else "", "address"))
+
+
+class Priority(Shape, frozen=True, kw_only=True):
+    routing_keys: list[str]
+
+
+class Weighted(Shape, frozen=True, kw_only=True):
+    routing_keys: dict[str, int]
+
+
+class Strategy(Shape, frozen=True, kw_only=True):
+    priority: Priority | None = None
+    weighted: Weighted | None = None
+
+
+class MultiKeyListenerSpec(Shape, frozen=True, kw_only=True):
+    host: str
+    port: Port
+    strategy: Strategy
+    tls_credentials: str = ""
+    require_client_cert: bool = False
+    observer: Observer = "auto"
+    settings: Settings = {}
+
+
+class MultiKeyListener(Resource, frozen=True, kw_only=True):
+    KIND = "MultiKeyListener"
+    spec: MultiKeyListenerSpec
+
+    def check(self) -> Iterator[Fault]:
+        yield from _host("spec.host", self.spec.host)
+        chosen = self.spec.strategy
+        if (chosen.priority is None) == (chosen.weighted is None):
+            yield "spec.strategy", "exactly one of priority and weighted is needed", ""
+        keys = list(chosen.priority.routing_keys) if chosen.priority else list(chosen.weighted.routing_keys) if chosen.weighted else []
+        path = f"spec.strategy.{'priority' if chosen.priority else 'weighted'}.routingKeys"
+        if not 1 <= len(keys) <= 256:
+            yield path, f"has {len(keys)} routing keys; it must have 1 to 256", ""
+        if len(set(keys)) != len(keys):
+            yield path, "has a routing key twice", "remove one of them"
+        for key in keys:
+            yield from _fault(path, lambda key=key: parse_routing_key(key))
+        if chosen.weighted and any(weight < 1 for weight in chosen.weighted.routing_keys.values()):
+            yield path, "has a weight below 1", "use positive whole numbers"
+
+
+class AttachedConnectorSpec(Shape, frozen=True, kw_only=True):
+    site_namespace: str
+    selector: str
+    port: Port
+    type: Literal["tcp"] = "tcp"
+    tls_credentials: str = ""
+    use_client_cert: bool = False
+    include_not_ready_pods: bool = False
+    settings: Settings = {}
+
+
+class AttachedConnector(Resource, frozen=True, kw_only=True):
+    KIND = "AttachedConnector"
+    spec: AttachedConnectorSpec
+
+
+class AttachedConnectorBindingSpec(Shape, frozen=True, kw_only=True):
+    connector_namespace: str
+    routing_key: str
+    expose_pods_by_name: bool = False
+    settings: Settings = {}
+
+
+class AttachedConnectorBinding(Resource, frozen=True, kw_only=True):
+    KIND = "AttachedConnectorBinding"
+    spec: AttachedConnectorBindingSpec
+
+    def check(self) -> Iterator[Fault]:
+        yield from _fault("spec.routingKey", lambda: parse_routing_key(self.spec.routing_key))
+
+
+# ---- Policy (ours) --------------------------------------------------------------------------------------------------------------------
+
+
+class PolicyRule(Shape, frozen=True, kw_only=True):
+    routing_keys: list[str]  # shell-style patterns
+    offer: list[str] = []  # sites (ids, or patterns of names) that may serve them
+    consume: list[str] = []
+
+
+class PolicySpec(Shape, frozen=True, kw_only=True):
+    default: Literal["open", "strict"] = "open"
+    rules: list[PolicyRule] = []
+
+
+class Policy(Resource, frozen=True, kw_only=True):
+    KIND = "Policy"
+    spec: PolicySpec = PolicySpec()
+
+
+# ---- Secrets --------------------------------------------------------------------------------------------------------------------------
+
+TOKEN_LABEL: Final = "vanrouter.io/type"  # noqa: S105 - a label, not a secret
+TOKEN_VALUE: Final = "access-token"  # noqa: S105
+TLS_KEYS: Final = ("tls.crt", "tls.key", "ca.crt")
+
+
+class Secret(Resource, frozen=True, kw_only=True):
+    """A v1 Secret: credentials of a link (tls.crt, tls.key, ca.crt), or, with the label, an access token. Its data never prints."""
+
+    KIND = "Secret"
+    type: str = "Opaque"
+    data: dict[str, bytes] = {}
+
+    @property
+    def is_token(self) -> bool:
+        return self.metadata.labels.get(TOKEN_LABEL) == TOKEN_VALUE
+
+    def check(self) -> Iterator[Fault]:
+        if self.is_token:
+            return
+        if self.type not in ("kubernetes.io/tls", "Opaque"):
+            yield "type", f"{self.type!r} is not used here", "use kubernetes.io/tls with tls.crt, tls.key and ca.crt"
+        for key in TLS_KEYS:
+            if not self.data.get(key):
+                yield f"data[{key}]", "is missing", "a link's credential has tls.crt, tls.key and ca.crt"
+
+    def __repr__(self) -> str:
+        return f"Secret({self.name!r}, ***)"
+
+
+AnyResource = (
+    Site
+    | Link
+    | RouterAccess
+    | AccessGrant
+    | AccessToken
+    | Listener
+    | Connector
+    | MultiKeyListener
+    | AttachedConnector
+    | AttachedConnectorBinding
+    | Policy
+    | Secret
+)
+
+KINDS: Final[dict[str, type[Resource]]] = {
+    kind.KIND: kind
+    for kind in (
+        Site,
+        Link,
+        RouterAccess,
+        AccessGrant,
+        AccessToken,
+        Listener,
+        Connector,
+        MultiKeyListener,
+        AttachedConnector,
+        AttachedConnectorBinding,
+        Policy,
+        Secret,
+    )
+}
+
+
+def _fault(path: str, parse: object) -> Iterator[Fault]:
+    assert callable(parse)
+    try:
+        parse()
+    except ConfigError as exc:
+        yield path, str(exc), exc.hint
+
+
+def _host(path: str, text: str) -> Iterator[Fault]:
+    yield from _fault(path, lambda: parse_host(text))

@@ -1,0 +1,90 @@
+"""
+Routing key -> where it can be reached besides here, from what routers advertise and how they are reached.
+
+Refuses to compute a key that nothing touched: a changed fragment marks its changed keys, a changed path the keys of that router. Says only
+what differs from what it said before. An interior's keys include those of its edges: targets are interiors, and edges of our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from vanrouter.addresses import Remote
+from vanrouter.messages import MAX_SERVICES_PER_KEY, KeyInfo
+from vanrouter.plane import RouteTarget
+from vanrouter.routing.actions import RouteChanged
+
+__all__ = ["Reach", "Routes", "merged"]
+
+MAX_COST: Final = 1_000_000
+MAX_COUNT: Final = 1_000_000
+
+Reach = Callable[[str], tuple[int, tuple[str, ...]] | None]
+
+
+class Routes:
+    """``reach`` gives (price, next hops) of a router; ``counts_ours`` whether what a router advertises includes our own targets."""
+
+    def __init__(self, remote: Remote, reach: Reach, counts_ours: Callable[[str], bool]) -> None:
+        self._remote, self._reach, self._counts_ours = remote, reach, counts_ours
+        self._own: dict[str, KeyInfo] = {}
+        self._said: dict[str, list[RouteTarget]] = {}
+        self._dirty: dict[str, None] = {}
+
+    def mark(self, keys: Iterable[str]) -> None:
+        self._dirty.update(dict.fromkeys(keys))
+
+    def set_own(self, key: str, info: KeyInfo | None) -> None:
+        """What we advertise of a key ourselves."""
+        if info is None:
+            self._own.pop(key, None)
+        else:
+            self._own[key] = info
+        self._dirty[key] = None
+
+    def take(self) -> list[RouteChanged]:
+        out = []
+        for key in self._dirty:
+            targets = self.targets(key)
+            if targets != self._said.get(key, []):
+                out.append(RouteChanged(key, targets))
+                if targets:
+                    self._said[key] = targets
+                else:
+                    del self._said[key]
+        self._dirty.clear()
+        return out
+
+    def said(self) -> dict[str, list[RouteTarget]]:
+        """Everything in force, for a snapshot."""
+        return dict(self._said)
+
+    def targets(self, key: str) -> list[RouteTarget]:
+        """Cheapest first, then lower ids first."""
+        own = self._own.get(key)
+        out = []
+        for router, info in self._remote.key(key).items():
+            targets = info.targets
+            if own is not None and self._counts_ours(router):
+                targets -= own.targets
+            if targets > 0 and (path := self._reach(router)) is not None:
+                out += [RouteTarget(router, hop, path[0] + info.cost) for hop in path[1]]
+        return sorted(out, key=lambda target: (target.cost, target.router, target.next_hop))
+
+
+def merged(own: KeyInfo | None, edges: list[tuple[int, KeyInfo]]) -> KeyInfo | None:
+    """What an interior advertises of a key: its own, and what its edges (price of the link, what they say) have. None: nothing."""
+    if not edges:
+        return own
+    infos = ([(0, own)] if own is not None else []) + edges
+    with_targets = [(price + info.cost, info) for price, info in infos if info.targets]
+    services = dict.fromkeys(service for _, info in infos for service in info.services)
+    return KeyInfo(
+        key=infos[0][1].key,
+        targets=min(MAX_COUNT, sum(info.targets for _, info in infos)),
+        listeners=min(MAX_COUNT, sum(info.listeners for _, info in infos)),
+        cost=min(MAX_COST, min((cost for cost, _ in with_targets), default=0)),
+        services=list(services)[:MAX_SERVICES_PER_KEY],
+        strategy=infos[0][1].strategy,
+    )

@@ -1,0 +1,250 @@
+"""
+The links of a site: those it dials, each with its supervisor, and what the data plane says of all of them, whoever dialled.
+
+Carries out what supervisors decide; resolves names for them through ``Names``; loads credentials. Decides nothing about when to dial.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from vanrouter.conditions import Condition, Conditions, Status
+from vanrouter.errors import ConfigError, StoreError
+from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor
+from vanrouter.links.status import AFTER_LOSS
+from vanrouter.model import SiteId
+from vanrouter.pki import build_credential
+from vanrouter.pki.authority import van_name
+from vanrouter.plane import Credential, Dial, DialResult, Link, LinkState, Ref
+from vanrouter.resources import Secret
+from vanrouter.resources.shapes import is_ip
+from vanrouter.sites.context import Context
+from vanrouter.sites.wanted import WantedLink
+from vanrouter.tokens import LinkCredential
+
+__all__ = ["DialledLink", "Links"]
+
+log = logging.getLogger("vanrouter.sites")
+
+UNKNOWN_SITE: Final = "unknown.van"
+
+
+class DialledLink:
+    """One configured link."""
+
+    def __init__(self, wanted: WantedLink) -> None:
+        self.wanted = wanted
+        self.secret: Secret | None = None
+        self.issued: LinkCredential | None = None  # from a token: it can be renewed
+        self.credential: Credential | None = None
+        self.supervisor: LinkSupervisor | None = None
+        self.conditions = Conditions()
+        self.renewal_error = ""
+
+    @property
+    def expected_site(self) -> str:
+        return self.wanted.site_id or (self.issued.issuer if self.issued is not None else "")
+
+    @property
+    def verify_host(self) -> bool:
+        return self.wanted.verify_host or (self.issued is not None and self.issued.verify_host)
+
+
+class Links:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._ids = itertools.count(1)
+        self._dials: dict[int, str] = {}
+        self.dialled: dict[str, DialledLink] = {}
+        self.states: dict[str, LinkState] = {}  # by router: every link that is up
+        self._conditions: dict[str, Conditions] = {}  # by router: how that link is, and since when
+
+    # ---- what is wanted ------------------------------------------------------------------------------------------------------------------
+
+    def reconcile(self, wanted: Mapping[str, WantedLink], secrets: Mapping[str, Secret]) -> None:
+        self._context.names.want("links", [host for w in wanted.values() for host, _ in w.endpoints])
+        for name in [n for n in self.dialled if n not in wanted]:
+            self._drop(name)
+        for name, link in wanted.items():
+            known = self.dialled.get(name)
+            secret = secrets.get(link.credential)
+            if known is None:
+                known = self.dialled[name] = DialledLink(link)
+            elif known.wanted == link and known.secret == secret and known.credential is not None:
+                self._set_endpoints(known)
+                continue
+            changed = known.wanted != link
+            known.wanted, known.secret = link, secret
+            self._configure(known, dial_again=changed)
+
+    def credential_changed(self, credential: str) -> None:
+        """What the state has under this name is new: a redemption or a renewal."""
+        for link in self.dialled.values():
+            if link.wanted.credential == credential:
+                self._configure(link)
+
+    def _configure(self, link: DialledLink, *, dial_again: bool = False) -> None:
+        """``dial_again``: a person changed the link; what could not be helped by redialling may work now."""
+        now, name = self._context.now(), link.wanted.name
+        before = (link.expected_site, link.credential)
+        try:
+            self._load_credential(link)
+        except (ConfigError, StoreError) as exc:
+            reason = "InvalidCredential" if isinstance(exc, ConfigError) else "StoreFailed"
+            link.conditions.set("Configured", "False", reason, f"link {name}: {exc}", now=now, next=exc.hint)
+            if link.credential is None:
+                return
+        else:
+            link.conditions.set("Configured", "True", "Configured", f"link {name} has a credential", now=now)
+        assert link.credential is not None
+        entry = Link(name=name, credential=link.credential.name, expected_site=link.expected_site, cost=link.wanted.cost)
+        self._context.forwarding.change(put=[link.credential, entry])
+        if link.supervisor is not None and before[0] != link.expected_site:
+            self._carry_out(name, link.supervisor.drop(now=now))
+            link.supervisor = None
+        if link.supervisor is None:
+            link.supervisor = LinkSupervisor(
+                name, rng=self._context.rng, next_id=lambda: next(self._ids), now=now, expected_site=link.expected_site
+            )
+            for state in self.states.values():
+                self._carry_out(name, link.supervisor.handle_link_state(state, now=now))
+        elif dial_again or before[1] != link.credential:
+            self._carry_out(name, link.supervisor.credentials_changed(now=now))
+        self._set_endpoints(link)
+
+    def _load_credential(self, link: DialledLink) -> None:
+        """Raises ConfigError when there is none, or it is broken; the old one stays."""
+        wanted, identity = link.wanted, self._context.keys.identity
+        name = f"link:{wanted.name}"
+        if link.secret is not None:
+            data = link.secret.data
+            link.issued = None
+            link.credential = build_credential(
+                name,
+                certificate_pem=data["tls.crt"],
+                key_pem=data["tls.key"],
+                trust_pem=data["ca.crt"],
+                identity=identity,
+                verify_host=wanted.verify_host,
+            )
+            return
+        files = self._context.home.state.read_credential(wanted.credential)
+        if files is None:
+            raise ConfigError(
+                f"its credential {wanted.credential} is neither in the state nor a Secret in resources/",
+                hint="redeem a token for it: van link create FILE; or put a Secret with tls.crt, tls.key and ca.crt there",
+            )
+        issued = LinkCredential.from_files(files)
+        link.credential = issued.credential(name, identity)
+        link.issued = issued
+
+    def _set_endpoints(self, link: DialledLink) -> None:
+        """From the names' last answers."""
+        if link.supervisor is None:
+            return
+        now = self._context.now()
+        site_name = van_name(SiteId(link.expected_site)) if link.expected_site else UNKNOWN_SITE
+        endpoints: list[Endpoint] = []
+        unresolved: list[tuple[str, str]] = []
+        for host, port in link.wanted.endpoints:
+            answer = self._context.names.get(host)
+            if answer is None:
+                continue
+            if answer.error:
+                unresolved.append((host, answer.error))
+            server_name = site_name if is_ip(host) and not link.verify_host else host
+            endpoints += [Endpoint(host=a, port=port, server_name=server_name) for a in answer.addresses]
+        self._carry_out(link.wanted.name, link.supervisor.set_endpoints(endpoints, now=now))
+        for host, error in unresolved:
+            link.supervisor.unresolved(host, error, now=now)
+
+    def _drop(self, name: str) -> None:
+        link = self.dialled.pop(name)
+        if link.supervisor is not None:
+            self._carry_out(name, link.supervisor.drop(now=self._context.now()))
+        self._context.forwarding.change(drop=[Ref("link", name), Ref("credential", f"link:{name}")])
+
+    # ---- what happens --------------------------------------------------------------------------------------------------------------------
+
+    def handle_link_state(self, state: LinkState) -> None:
+        now = self._context.now()
+        known = state.router in self.states
+        if state.lanes > 0:
+            self.states[state.router] = state
+            status, reason, message, todo = _words(state)
+            self._conditions.setdefault(state.router, Conditions()).set("Operational", status, reason, message, now=now, next=todo)
+        else:
+            self.states.pop(state.router, None)
+            self._conditions.pop(state.router, None)
+        if known != (state.lanes > 0):
+            what = "link up" if state.lanes > 0 else "link down"
+            log.info(what, extra={"site": state.site_name, "router": state.router, "address": state.address, "reason": state.error})
+        for name, link in list(self.dialled.items()):
+            if link.supervisor is not None:
+                self._carry_out(name, link.supervisor.handle_link_state(state, now=now))
+
+    def handle_dial_result(self, result: DialResult) -> None:
+        name = self._dials.pop(result.id, "")
+        link = self.dialled.get(name)
+        if link is None or link.supervisor is None:
+            return
+        self._carry_out(name, link.supervisor.handle_dial_result(result, now=self._context.now()))
+        if not result.router and result.reason != "cancelled":
+            log.info("dial failed", extra={"link": name, "reason": result.reason, "error": result.error})
+            for host, _ in link.wanted.endpoints:
+                self._context.names.ask_again(host)
+
+    @property
+    def deadline(self) -> float:
+        return min((link.supervisor.deadline for link in self.dialled.values() if link.supervisor is not None), default=math.inf)
+
+    def handle_timeout(self) -> None:
+        now = self._context.now()
+        for name, link in list(self.dialled.items()):
+            if link.supervisor is not None and link.supervisor.deadline <= now:
+                self._carry_out(name, link.supervisor.handle_timeout(now))
+
+    def stop(self) -> None:
+        """Dial no more."""
+        for name, link in self.dialled.items():
+            if link.supervisor is not None:
+                self._carry_out(name, link.supervisor.drop(now=self._context.now()))
+
+    def _carry_out(self, name: str, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Dial():
+                    self._dials[action.id] = name
+                    self._context.plane.dial(action)
+                case CancelDial():
+                    self._context.plane.cancel_dial(action.id)
+        self._context.timers.wake()
+
+    # ---- what others ask -----------------------------------------------------------------------------------------------------------------
+
+    def status(self, name: str) -> tuple[LinkStatus | None, list[Condition]]:
+        """What the supervisor says, and the conditions: Configured, and Operational where it is dialled."""
+        link = self.dialled[name]
+        status = link.supervisor.status() if link.supervisor is not None else None
+        return status, [*link.conditions.list(), *([status.condition] if status is not None else [])]
+
+    def operational(self, router: str) -> list[Condition]:
+        """How the link with a router is, whoever dialled it."""
+        conditions = self._conditions.get(router)
+        return conditions.list() if conditions is not None else []
+
+    def linked_sites(self) -> set[str]:
+        return {router.partition("/")[0] for router in self.states}
+
+
+def _words(state: LinkState) -> tuple[Status, str, str, str]:
+    who = state.site_name
+    if state.draining:
+        return "True", "Draining", f"the router of {who} is leaving; its streams go on until its deadline", ""
+    if state.suspect:
+        return "Unknown", "Suspect", f"nothing was heard from {who} for a second", AFTER_LOSS
+    return "True", "Active", f"linked from {who} with {state.lanes} lane{'s' if state.lanes != 1 else ''}", ""

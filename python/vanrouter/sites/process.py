@@ -1,0 +1,71 @@
+"""
+A site as a process of its own: signals, logging and the exit code. What ``vanrouter run`` is. The only file here that owns the process.
+
+    SIGTERM, SIGINT   leave, drain, end; a second SIGINT ends at once
+    SIGHUP            read the resources again
+
+Exit code 0: every stream had ended. 1: some were cut at the deadline.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+
+from vanrouter.settings import Timing
+from vanrouter.sites.logs import set_up
+from vanrouter.sites.run import PlaneName, run_site
+from vanrouter.sites.site import RunningSite
+
+__all__ = ["run_process"]
+
+log = logging.getLogger("vanrouter.sites")
+
+
+def run_process(directory: Path | str, plane: PlaneName | None = None, *, timing: Timing | None = None) -> int:
+    """Run the site until a signal ends it. Raises ConfigError and StoreError before anything is started."""
+    set_up()
+    return 0 if trio.run(_main, directory, plane, timing) else 1
+
+
+async def _main(directory: Path | str, plane: PlaneName | None, timing: Timing | None) -> bool:
+    whole, failure = False, None
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            try:
+                whole = await run_site(directory, plane=plane, timing=timing, task_status=_Obeying(nursery, signals))
+            except Exception as error:  # it leaves as itself and not in the nursery's group: the command line has words for it
+                failure = error
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return whole
+
+
+class _Obeying(NamedTuple):
+    """From when the site runs, signals are obeyed."""
+
+    nursery: trio.Nursery
+    signals: AsyncIterator[int]
+
+    def started(self, site: RunningSite) -> None:
+        self.nursery.start_soon(_obey, self.signals, site)
+
+
+async def _obey(signals: AsyncIterator[int], site: RunningSite) -> None:
+    interrupted = False
+    async for number in signals:
+        if number == signal.SIGHUP:
+            if not site.leaving:
+                log.info("reading the resources again", extra={"signal": "SIGHUP"})
+                site.reconcile()
+        elif number == signal.SIGINT and interrupted:
+            site.stop(grace=0.0, drain=0.0)
+        else:
+            interrupted = interrupted or number == signal.SIGINT
+            site.stop()

@@ -1,0 +1,175 @@
+"""
+Listeners, connectors and what other sites serve: drives the address table and the talk with the other control planes.
+
+``flush`` is the one place where what they decided goes to the data plane and to the peers. Call it after any input.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+import vanrouter
+from vanrouter.addresses import AddressTable, Exchange, LocalConnector, LocalListener, Reserved
+from vanrouter.errors import LocalProtocolError, RemoteProtocolError
+from vanrouter.messages import SiteInfo
+from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
+from vanrouter.resources.kinds import SiteSpec
+from vanrouter.sites.context import Context
+from vanrouter.sites.wanted import Fault, WantedConnector, WantedListener
+
+__all__ = ["Services"]
+
+log = logging.getLogger("vanrouter.sites")
+
+
+class Services:
+    def __init__(self, context: Context, spec: SiteSpec, admissions: Iterable[bytes] = ()) -> None:
+        self._context = context
+        self.table = AddressTable(context.own, service_address=spec.service_address, service_sync=spec.service_sync)
+        self.exchange = Exchange(
+            self.table,
+            identity=context.keys.identity.public_der,
+            sign=context.keys.identity.sign,
+            info=self._info(spec),
+            admissions=list(admissions),
+            now=context.now(),
+        )
+        self._listeners: dict[str, LocalListener] = {}
+        self._connectors: dict[str, LocalConnector] = {}
+        self._embedded: dict[str, LocalConnector] = {}
+        self.faults: dict[tuple[str, str], Fault] = {}  # names that cannot be resolved
+
+    def _info(self, spec: SiteSpec) -> SiteInfo:
+        context = self._context
+        return SiteInfo(
+            name=context.site_name,
+            version=vanrouter.__version__,
+            platform="linux",
+            namespace=context.home.directory.name[:63],
+            routers=[str(context.own)],
+            service_sync=spec.service_sync,
+        )
+
+    # ---- what is wanted ------------------------------------------------------------------------------------------------------------------
+
+    def reconcile(
+        self,
+        spec: SiteSpec,
+        listeners: Mapping[str, WantedListener],
+        connectors: Mapping[str, WantedConnector],
+        reserved: list[Reserved],
+    ) -> None:
+        now, table = self._context.now(), self.table
+        hosts = [x.host for x in listeners.values()] + [x.host for x in connectors.values()]
+        self._context.names.want("services", [spec.service_address, *hosts])
+        self.faults.clear()
+        wanted_listeners = self._resolved_listeners(listeners)
+        wanted_connectors = {**self._resolved_connectors(connectors), **self._embedded}
+        table.set_reserved(reserved, now=now)
+        if (address := self._address("Site", "serviceAddress", spec.service_address)) is not None:
+            table.set_sync(service_address=address, service_sync=spec.service_sync, now=now)
+        for name in self._listeners.keys() - wanted_listeners.keys():
+            table.drop_listener(name, now=now)
+        for name in self._connectors.keys() - wanted_connectors.keys():
+            table.drop_connector(name, now=now)
+        for name, listener in wanted_listeners.items():
+            if self._listeners.get(name) != listener:
+                table.put_listener(listener, now=now)
+        for name, connector in wanted_connectors.items():
+            if self._connectors.get(name) != connector:
+                table.put_connector(connector, now=now)
+        self._listeners, self._connectors = wanted_listeners, wanted_connectors
+        self.exchange.set_info(self._info(spec), now=now)
+        self.flush()
+
+    def embed(self, connector: LocalConnector) -> None:
+        """A target in this process."""
+        self._embedded[connector.name] = self._connectors[connector.name] = connector
+        self.table.put_connector(connector, now=self._context.now())
+        self.flush()
+
+    def unembed(self, name: str) -> None:
+        if self._embedded.pop(name, None) is not None:
+            self._connectors.pop(name, None)
+            self.table.drop_connector(name, now=self._context.now())
+            self.flush()
+
+    def _resolved_listeners(self, wanted: Mapping[str, WantedListener]) -> dict[str, LocalListener]:
+        found: dict[str, LocalListener] = {}
+        for name, w in wanted.items():
+            if (host := self._address("Listener", name, w.host)) is not None:
+                found[name] = LocalListener(name=name, routing_key=w.routing_key, host=host, port=w.port)
+        return found
+
+    def _resolved_connectors(self, wanted: Mapping[str, WantedConnector]) -> dict[str, LocalConnector]:
+        found: dict[str, LocalConnector] = {}
+        for name, w in wanted.items():
+            if (host := self._address("Connector", name, w.host)) is not None:
+                found[name] = LocalConnector(name=name, routing_key=w.routing_key, host=host, port=w.port, service=w.service)
+        return found
+
+    def _address(self, kind: str, name: str, host: str) -> str | None:
+        answer = self._context.names.get(host)
+        if answer is not None and answer.addresses:
+            return answer.addresses[0]
+        if answer is None:
+            self.faults[kind, name] = Fault("Resolving", f"{host} is being looked up")
+        else:
+            todo = "check the name and the name servers of this host, or write an IP address"
+            self.faults[kind, name] = Fault("NameNotFound", f"{kind.lower()} {name}: {answer.error}", todo)
+        return None
+
+    # ---- what happens --------------------------------------------------------------------------------------------------------------------
+
+    def handle(self, event: ListenerState | ConnectorState | LinkState | InForce | MessagesReset) -> None:
+        now = self._context.now()
+        match event:
+            case ListenerState():
+                self.table.handle_listener_state(event, now=now)
+            case ConnectorState():
+                self.table.handle_connector_state(event, now=now)
+            case LinkState():
+                self.exchange.handle_link_state(event, now=now)
+            case MessagesReset():
+                self.exchange.handle_messages_reset(event.router, now=now)
+            case InForce():
+                self._context.forwarding.in_force = event.generation
+                self.exchange.handle_in_force(event.generation, now=now)
+
+    def handle_message(self, message: Message) -> None:
+        """A peer that breaks the rules loses its link; it may dial again."""
+        try:
+            self.exchange.handle_message_untrusted(message.router, message.data, now=self._context.now())
+        except RemoteProtocolError as exc:
+            log.warning("control message refused", extra={"router": message.router, "error": str(exc)})
+            self._context.plane.cut(message.router, f"control message refused: {exc}"[:200])
+
+    @property
+    def deadline(self) -> float:
+        return self.exchange.deadline
+
+    def handle_timeout(self) -> None:
+        self.exchange.handle_timeout(self._context.now())
+
+    def flush(self) -> None:
+        """Hand changes to the plane and messages to the peers, until there is nothing new to hand over."""
+        context = self._context
+        self.exchange.handle_timeout(context.now())
+        delta = self.table.take_changes()
+        context.forwarding.change(put=delta.put, drop=delta.drop)
+        self.exchange.handed_over(context.forwarding.generation, now=context.now())
+        full: set[str] = set()
+        for outgoing in self.exchange.outbox():
+            if outgoing.router in full:
+                continue
+            try:
+                taken = context.plane.send_message(outgoing.router, outgoing.data)
+            except LocalProtocolError:
+                log.exception("control message not sent", extra={"router": outgoing.router})
+                taken = False
+            if taken:
+                self.exchange.sent(outgoing)
+            else:
+                full.add(outgoing.router)
+        context.timers.wake()

@@ -1,0 +1,356 @@
+"""
+The status document: how everything is, why, since when, and what to do. ``docs/architecture.md`` is its contract.
+
+Reads the parts of a running site and changes nothing. ``since`` becomes a date here: decisions are made in monotonic seconds.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import vanrouter
+from vanrouter.addresses import AddressStatus, ServiceStatus
+from vanrouter.conditions import Condition
+from vanrouter.messages import ServicePort
+from vanrouter.resources import to_dict
+from vanrouter.sites.wanted import Fault
+from vanrouter.stores.resources import Problem
+
+if TYPE_CHECKING:
+    from vanrouter.sites.site import RunningSite
+
+__all__ = ["Reporter"]
+
+Doc = dict[str, Any]
+
+
+class Reporter:
+    def __init__(self, site: RunningSite) -> None:
+        self._site = site
+
+    def document(self) -> Doc:
+        links = self.links()
+        return {
+            "site": self.site(),
+            "links": links,
+            "listeners": self.listeners(),
+            "connectors": self.connectors(),
+            "services": self.services(),
+            "grants": self.grants(),
+            "problems": [problem_doc(p) for p in self._site.problems()],
+        }
+
+    # ---- The site ------------------------------------------------------------------------------------------------------------------------
+
+    def site(self) -> Doc:
+        site = self._site
+        context = site.context
+        conditions = site.conditions.list()
+        ready = next((c for c in conditions if c.type == "Ready"), None)
+        return {
+            "name": context.site_name,
+            "id": context.keys.site_id,
+            "router": str(context.own),
+            "version": vanrouter.__version__,
+            "dataPlane": context.plane.name,
+            "ready": ready is not None and ready.status == "True",
+            "conditions": self._conditions(conditions),
+            "endpoints": [{"host": e.host, "port": e.port} for e in site.accesses.endpoints()],
+            "linkedSites": len(site.links.linked_sites()),
+            "exposedServices": len({c.service.address for c in site.services.table.connector_statuses() if c.service is not None}),
+            "serviceAddress": site.wanted.site_spec.service_address,
+            "serviceSync": site.wanted.site_spec.service_sync,
+            "generation": context.forwarding.in_force,
+            "leaving": site.leaving,
+        }
+
+    def _site_name(self, router_or_site: str) -> str:
+        site_id = router_or_site.partition("/")[0]
+        if site_id == self._site.context.keys.site_id:
+            return self._site.context.site_name
+        for router, state in self._site.links.states.items():
+            if router.partition("/")[0] == site_id:
+                return state.site_name
+        return site_id[:12]
+
+    # ---- Links ---------------------------------------------------------------------------------------------------------------------------
+
+    def links(self) -> list[Doc]:
+        return [self._outgoing(name) for name in sorted(self._site.links.dialled)] + self._faulty("Link") + self._incoming()
+
+    def _outgoing(self, name: str) -> Doc:
+        links = self._site.links
+        link = links.dialled[name]
+        status, conditions = links.status(name)
+        if error := self._site.joining.renewal_error(link.wanted.credential):
+            conditions = [c if c.type != "Configured" else _instead(c, "RenewalFails", f"link {name}: {error}") for c in conditions]
+        routers = status.routers if status is not None else []
+        return {
+            "name": name,
+            "spec": self._spec("Link", name),
+            "conditions": self._with_ready(conditions),
+            "direction": "outgoing",
+            "remoteSiteName": status.site_name if status is not None and status.site_name else self._issuer_name(name),
+            "remoteSiteId": routers[0].partition("/")[0] if routers else link.expected_site,
+            "cost": status.cost if status is not None and status.active else link.wanted.cost,
+            "lanes": status.lanes if status is not None else 0,
+            "lanesWanted": status.lanes_wanted if status is not None else 0,
+            "endpoint": status.endpoint.partition(" ")[0] if status is not None else "",  # without the name for SNI
+            "endpoints": [
+                {"endpoint": e.endpoint.partition(" ")[0], "reason": e.reason, "message": e.message, "next": e.next}
+                for e in (status.endpoints if status is not None else [])
+            ],
+            "routers": routers,
+            "active": status is not None and status.active,
+        }
+
+    def _issuer_name(self, name: str) -> str:
+        issued = self._site.links.dialled[name].issued
+        return issued.issuer_name if issued is not None else ""
+
+    def _incoming(self) -> list[Doc]:
+        found: list[Doc] = []
+        used: set[str] = set(self._site.links.dialled)
+        for router, state in sorted(self._site.links.states.items()):
+            if not state.accepted:
+                continue
+            site_id = router.partition("/")[0]
+            name = next(
+                n for n in (state.site_name, f"{state.site_name}-{site_id[:6]}", f"{state.site_name}-{router[-6:]}") if n not in used
+            )
+            used.add(name)
+            found.append(
+                {
+                    "name": name,
+                    "spec": {},
+                    "conditions": self._with_ready(self._site.links.operational(router)),
+                    "direction": "incoming",
+                    "remoteSiteName": state.site_name,
+                    "remoteSiteId": site_id,
+                    "remoteLinkName": state.peer_link,
+                    "cost": state.cost,
+                    "lanes": state.lanes,
+                    "lanesWanted": state.lanes_wanted,
+                    "endpoint": state.address,
+                    "routers": [router],
+                    "active": True,
+                }
+            )
+        return found
+
+    # ---- Listeners and connectors --------------------------------------------------------------------------------------------------------
+
+    def listeners(self) -> list[Doc]:
+        return [self._address("Listener", s) for s in self._site.services.table.listener_statuses()] + self._faulty("Listener")
+
+    def connectors(self) -> list[Doc]:
+        return [self._address("Connector", s) for s in self._site.services.table.connector_statuses()] + self._faulty("Connector")
+
+    def _address(self, kind: str, status: AddressStatus) -> Doc:
+        conditions = list(status.conditions)
+        if not any(c.type == "Configured" for c in conditions):
+            since = conditions[0].since if conditions else self._site.context.now()
+            conditions.insert(0, Condition(type="Configured", status="True", reason="Ok", message="", since=since))
+        spec = self._spec(kind, status.name) or {"routingKey": status.routing_key, "host": status.host, "port": status.port}
+        return {
+            "name": status.name,
+            "spec": spec,
+            "conditions": self._conditions(conditions),
+            "routingKey": status.routing_key,
+            "matched": status.matched,
+            "host": status.host,
+            "port": status.port,
+            "automatic": status.automatic,
+        }
+
+    def _faulty(self, kind: str) -> list[Doc]:
+        """Resources that are not in force at all, and why."""
+        found: list[Doc] = []
+        for (k, name), fault in sorted({**self._site.wanted.faults, **self._site.services.faults}.items()):
+            if k != kind:
+                continue
+            spec = self._spec(kind, name)
+            condition = _fault_condition(fault, self._site.fault_since(k, name))
+            element: Doc = {"name": name, "spec": spec, "conditions": self._with_ready([condition])}
+            if kind == "Link":
+                element |= {"direction": "outgoing", "remoteSiteName": "", "remoteSiteId": "", "cost": spec.get("cost", 1)}
+                element |= {"lanes": 0, "endpoint": "", "active": False}
+            else:
+                element |= {"routingKey": spec.get("routingKey", ""), "matched": False, "automatic": False}
+                element |= {"host": spec.get("host", ""), "port": spec.get("port", 0)}
+            found.append(element)
+        return found
+
+    def _spec(self, kind: str, name: str) -> Doc:
+        resource = self._site.wanted.specs.get((kind, name))
+        return to_dict(resource).get("spec", {}) if resource is not None else {}
+
+    # ---- Services ------------------------------------------------------------------------------------------------------------------------
+
+    def services(self) -> list[Doc]:
+        local_targets = {c.service: c for c in self._site.services.table.connector_statuses()}
+        return [self._service(s, local_targets) for s in self._site.services.table.services()]
+
+    def _service(self, service: ServiceStatus, local_targets: Mapping[ServicePort | None, AddressStatus]) -> Doc:
+        own = str(self._site.context.own)
+        targets: list[Doc] = []
+        for offer in service.offers:
+            target: Doc = {"site": self._site_name(offer.router), "siteId": offer.router.partition("/")[0], "connector": offer.key}
+            target |= {"routingKey": offer.key, "port": offer.service.port, "problem": offer.problem}
+            if offer.router == own:
+                local = local_targets.get(offer.service)
+                if local is not None:
+                    target |= {"connector": local.name, "host": local.host}
+                    target["targetPort"] = local.port
+            targets.append(target)
+        problems = [{"site": self._site.context.site_name, "siteId": self._site.context.keys.site_id, "port": p.port, "message": p.message}
+                    for p in service.skipped]  # fmt: skip
+        remote_listeners, remote_problems = self._elsewhere(service)
+        doc: Doc = {
+            "name": service.address,
+            "address": service.address,
+            "ports": service.ports,
+            "protocol": service.protocol,
+            "targets": targets,
+            "listeners": [self._listener_here(s) for s in service.listeners if _listens(s)] + remote_listeners,
+            "problems": problems + remote_problems,
+        }
+        if service.conflict:
+            doc["conflict"] = service.conflict
+        return doc
+
+    def _listener_here(self, status: AddressStatus) -> Doc:
+        context = self._site.context
+        where = {"listener": status.name, "host": status.host, "port": status.port, "matched": status.matched}
+        return {"site": context.site_name, "siteId": context.keys.site_id, **where}
+
+    def _elsewhere(self, service: ServiceStatus) -> tuple[list[Doc], list[Doc]]:
+        """Which linked sites have a listener for what we offer: those that applied it and report no problem with it."""
+        site = self._site
+        own = str(site.context.own)
+        ours = [o for o in service.offers if o.router == own]
+        listeners: list[Doc] = []
+        problems: list[Doc] = []
+        waiting = {offer.key: set(site.services.exchange.waiting_for(offer.key)) for offer in ours}
+        for view in site.services.exchange.peers() if ours else ():
+            who = {"site": self._site_name(view.router), "siteId": view.router.partition("/")[0]}
+            synced = view.info is not None and view.info.service_sync
+            reported = {p.port: p for p in view.problems if p.address == service.address}
+            for offer in ours:
+                port = offer.service.port
+                if port in reported:
+                    problems.append({**who, "port": port, "message": reported[port].message})
+                elif synced and view.router not in waiting[offer.key]:
+                    listeners.append({**who, "listener": "", "host": "", "port": port})
+                elif view.info is not None and not synced:
+                    problems.append({**who, "port": port, "message": "its service sync is off"})
+        return listeners, problems
+
+    # ---- The rest ------------------------------------------------------------------------------------------------------------------------
+
+    def grants(self) -> list[Doc]:
+        def date(seconds: float) -> str:
+            return rfc3339(seconds)
+
+        return [
+            {
+                "name": g.name,
+                "id": g.id,
+                "spec": {"redemptionsAllowed": g.uses, "cost": g.cost},
+                "state": g.state,
+                "uses": g.uses,
+                "used": g.used,
+                "created": date(g.created),
+                "expires": date(g.expires),
+                "redeemedBy": [{"siteId": site, "site": name, "at": date(at)} for site, name, at in g.redeemed_by],
+                "conditions": [],
+            }
+            for g in sorted(self._site.joining.grants(), key=lambda g: (g.created, g.id))
+        ]
+
+    def network(self) -> Doc:
+        """All sites, links and services that this site knows of."""
+        context = self._site.context
+        sites: dict[str, Doc] = {
+            context.keys.site_id: {
+                "id": context.keys.site_id,
+                "name": context.site_name,
+                "version": vanrouter.__version__,
+                "platform": "linux",
+                "self": True,
+            }
+        }
+        for view in self._site.services.exchange.peers():
+            site_id = view.router.partition("/")[0]
+            info = view.info
+            sites[site_id] = {
+                "id": site_id,
+                "name": self._site_name(view.router),
+                "version": info.version if info is not None else "",
+                "platform": info.platform if info is not None else "",
+                "self": False,
+            }
+        links = [
+            {
+                "name": state.dialled[0] if state.dialled else state.peer_link,
+                "fromSiteId": context.keys.site_id if state.dialled else router.partition("/")[0],
+                "toSiteId": router.partition("/")[0] if state.dialled else context.keys.site_id,
+                "cost": state.cost,
+                "active": True,
+            }
+            for router, state in sorted(self._site.links.states.items())
+        ]
+        return {"sites": list(sites.values()), "links": links, "services": self.services()}
+
+    # ---- Conditions ----------------------------------------------------------------------------------------------------------------------
+
+    def _with_ready(self, conditions: list[Condition]) -> list[Doc]:
+        if not any(c.type == "Ready" for c in conditions):
+            bad = next((c for c in conditions if c.status != "True"), None)
+            if bad is not None:
+                ready = Condition(type="Ready", status=bad.status, reason=bad.reason, message=bad.message, since=bad.since, next=bad.next)
+            else:
+                since = max((c.since for c in conditions), default=self._site.context.now())
+                ready = Condition(type="Ready", status="True", reason="Ok", message="", since=since)
+            conditions = [*conditions, ready]
+        return self._conditions(conditions)
+
+    def _conditions(self, conditions: Iterable[Condition]) -> list[Doc]:
+        date = self._dates()
+        return [
+            {"type": c.type, "status": c.status, "reason": c.reason, "message": c.message, "since": date(c.since), "next": c.next}
+            for c in conditions
+        ]
+
+    def _dates(self) -> Callable[[float], str]:
+        behind = self._site.context.wall() - self._site.context.now()
+        return lambda since: rfc3339(since + behind)
+
+
+def _listens(status: AddressStatus) -> bool:
+    return any(c.type == "Listening" and c.status == "True" for c in status.conditions)
+
+
+def _instead(condition: Condition, reason: str, message: str) -> Condition:
+    return Condition(
+        type=condition.type,
+        status="True",
+        reason=reason,
+        message=message,
+        since=condition.since,
+        next="check that the other site can be reached; before that date it goes on trying; after it: redeem a new token",
+    )
+
+
+def _fault_condition(fault: Fault, since: float) -> Condition:
+    return Condition(type="Configured", status="False", reason=fault.reason, message=fault.message, since=since, next=fault.next)
+
+
+def problem_doc(problem: Problem) -> Doc:
+    return {"path": problem.path, "message": problem.message, "hint": problem.hint}
+
+
+def rfc3339(seconds: float) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,212 @@
+"""
+Resources to what is wanted on a host: links, accesses, listeners and connectors, and what of them cannot be done and why. Pure.
+
+What this release cannot do on a host is never ignored: it is a fault with a reason and the next action. A listener that should speak
+TLS does not speak plain instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from vanrouter.errors import ConfigError
+from vanrouter.messages import ServicePort
+from vanrouter.resources import Connector, Link, Listener, Resource, RouterAccess, Secret, Site
+from vanrouter.resources.kinds import SiteSpec
+from vanrouter.resources.shapes import parse_host_port
+from vanrouter.stores.resources import Key, Located, Problem
+
+__all__ = [
+    "Fault",
+    "Wanted",
+    "WantedAccess",
+    "WantedConnector",
+    "WantedLink",
+    "WantedListener",
+    "compute_wanted",
+]
+
+SKUPPER_PORT: Final = 55671
+ANY_HOST: Final = "0.0.0.0"  # noqa: S104 - what `default` means, as with the incumbent
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why a resource that is well-formed is not in force."""
+
+    reason: str  # CamelCase
+    message: str
+    next: str = ""
+
+
+class WantedLink(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    endpoints: list[tuple[str, int]]
+    credential: str  # a credential of the state, or a Secret among the resources
+    cost: int
+    site_id: str
+    verify_host: bool
+
+
+class WantedAccess(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    host: str
+    port: int
+    names: list[str]  # under which others reach it; empty: what the host says
+    credential: str = ""  # a Secret among the resources; empty: a leaf of our own CA
+    admit: list[str] | None = None
+
+
+class WantedListener(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    routing_key: str
+    host: str
+    port: int
+
+
+class WantedConnector(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    routing_key: str
+    host: str
+    port: int
+    service: ServicePort | None = None
+
+
+class Wanted(msgspec.Struct, kw_only=True):
+    site: Site | None = None
+    links: dict[str, WantedLink] = {}
+    accesses: dict[str, WantedAccess] = {}
+    listeners: dict[str, WantedListener] = {}
+    connectors: dict[str, WantedConnector] = {}
+    tokens: dict[str, Secret] = {}  # labelled Secrets: to be redeemed
+    secrets: dict[str, Secret] = {}  # credentials that a user gave
+    faults: dict[Key, Fault] = {}
+    problems: list[Problem] = []
+    specs: dict[Key, Resource] = {}
+
+    @property
+    def site_spec(self) -> SiteSpec:
+        return self.site.spec if self.site is not None else SiteSpec()
+
+
+def compute_wanted(resources: Mapping[Key, Located]) -> Wanted:
+    wanted = Wanted(specs={key: located.resource for key, located in resources.items()})
+    for (kind, name), located in sorted(resources.items()):
+        resource = located.resource
+        match resource:
+            case Site():
+                _site(wanted, resource, located.file)
+            case Link():
+                _link(wanted, resource)
+            case RouterAccess():
+                _router_access(wanted, resource)
+            case Listener():
+                _listener(wanted, resource)
+            case Connector():
+                _connector(wanted, resource)
+            case Secret():
+                (wanted.tokens if resource.is_token else wanted.secrets)[name] = resource
+            case _:
+                wanted.problems.append(_unsupported(kind, name, located.file))
+    return wanted
+
+
+def _site(wanted: Wanted, site: Site, file: str) -> None:
+    if wanted.site is not None:
+        message = f"{site.ref} in {file} is not in force: this site is {wanted.site.name}"
+        wanted.problems.append(Problem(f"{site.ref}: metadata.name", message, "a directory is one site: remove one of them"))
+        return
+    wanted.site = site
+    try:
+        access = _link_access(site.spec.link_access)
+    except ConfigError as exc:
+        wanted.problems.append(Problem(f"{site.ref}: spec.linkAccess", str(exc), exc.hint))
+        return
+    if access is not None:
+        wanted.accesses["default"] = access
+    for field, given in (("edge", site.spec.edge), ("ha", site.spec.ha)):
+        if given:
+            text = f"spec.{field} is not supported on a host by this release; the site runs as an interior site with one router"
+            wanted.problems.append(Problem(f"{site.ref}: spec.{field}", text, f"remove spec.{field}"))
+
+
+def _link_access(text: str) -> WantedAccess | None:
+    if text in ("", "none"):
+        return None
+    if text == "default":
+        return WantedAccess(name="default", host=ANY_HOST, port=SKUPPER_PORT, names=[])
+    if ":" not in text:
+        raise ConfigError(f"{text!r} is a kind of access on Kubernetes; this is a host", hint="write host:port, for example 0.0.0.0:7000")
+    host, port = parse_host_port(text)
+    return WantedAccess(name="default", host=host, port=port, names=[])
+
+
+def _link(wanted: Wanted, link: Link) -> None:
+    if "proxy-configuration" in link.spec.settings:
+        wanted.faults["Link", link.name] = Fault(
+            "NotSupported", "links through an HTTP proxy are not supported by this release", "remove spec.settings.proxy-configuration"
+        )
+        return
+    wanted.links[link.name] = WantedLink(
+        name=link.name,
+        endpoints=[(e.host, e.port) for e in link.endpoints],
+        credential=link.spec.tls_credentials or link.name,
+        cost=link.spec.cost,
+        site_id=link.spec.site_id,
+        verify_host=link.spec.verify_host,
+    )
+
+
+def _router_access(wanted: Wanted, access: RouterAccess) -> None:
+    """The incumbent has a port per role; here any port does for every role."""
+    spec = access.spec
+    for port in dict.fromkeys(role.port for role in spec.roles if role.name != "normal"):
+        name = access.name if port == spec.roles[0].port else f"{access.name}-{port}"
+        wanted.accesses[name] = WantedAccess(
+            name=name,
+            host=spec.bind_host or ANY_HOST,
+            port=port,
+            names=list(spec.subject_alternative_names),
+            credential="" if spec.generate_tls_credentials else spec.tls_credentials,
+            admit=spec.admit,
+        )
+
+
+def _listener(wanted: Wanted, listener: Listener) -> None:
+    spec = listener.spec
+    if spec.tls_credentials:
+        fault = Fault("NotSupported", "TLS toward clients is not supported by this release, and it does not listen without", "")
+        wanted.faults["Listener", listener.name] = msgspec.structs.replace(fault, next="remove spec.tlsCredentials to listen without TLS")
+    elif spec.expose_pods_by_name:
+        wanted.faults["Listener", listener.name] = Fault("NotSupported", "there are no pods on a host", "remove spec.exposePodsByName")
+    else:
+        wanted.listeners[listener.name] = WantedListener(name=listener.name, routing_key=spec.routing_key, host=spec.host, port=spec.port)
+
+
+def _connector(wanted: Wanted, connector: Connector) -> None:
+    spec = connector.spec
+    key = ("Connector", connector.name)
+    if spec.selector:
+        wanted.faults[key] = Fault("NotSupported", "a selector chooses pods, and there are none on a host", "set spec.host instead")
+    elif spec.tls_credentials or spec.use_client_cert:
+        message = "TLS toward the target is not supported by this release, and it does not connect without"
+        wanted.faults[key] = Fault("NotSupported", message, "remove spec.tlsCredentials to connect without TLS")
+    else:
+        service: ServicePort | None = None
+        if spec.expose is not None:
+            address = spec.expose.address or spec.routing_key
+            service = ServicePort(address=address, port=spec.expose.port, protocol=spec.expose.protocol)
+        wanted.connectors[connector.name] = WantedConnector(
+            name=connector.name, routing_key=spec.routing_key, host=spec.host, port=spec.port, service=service
+        )
+
+
+def _unsupported(kind: str, name: str, file: str) -> Problem:
+    hints = {
+        "AccessGrant": "make a token with: van token create FILE",
+        "AccessToken": "the incumbent's tokens can be redeemed by its own sites only; make a token with: van token create FILE",
+    }
+    hint = hints.get(kind, f"remove {file}, or keep it for a release that supports it: nothing else is affected")
+    return Problem(f"{kind}/{name}", f"{kind} is not supported on a host by this release; it is not in force", hint)

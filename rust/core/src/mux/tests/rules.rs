@@ -1,0 +1,227 @@
+//! What a lane owes a peer that keeps the rules slowly, and one that bends them.
+
+use super::*;
+use crate::mux::LAST_ID;
+
+fn ids(mut wire: &[u8]) -> Vec<(u32, Option<Kind>)> {
+    let mut all = Vec::new();
+    while let Ok(Some((frame, used))) = frame::decode(wire) {
+        all.push((frame.stream, frame.kind));
+        wire = &wire[used..];
+    }
+    all
+}
+
+fn lane_credit(control: u32, opens: u32, early: u32) -> Vec<u8> {
+    wire_of(|out| {
+        let amounts = [control, opens, early].map(u32::to_be_bytes).concat();
+        frame::put(out, 0, Kind::Credit, &amounts);
+    })
+}
+
+fn goaway(code: GoAway) -> Vec<u8> {
+    wire_of(|out| crate::payload::put_reason(out, 0, Kind::GoAway, code as u8, "bye"))
+}
+
+#[test]
+fn a_stream_that_is_reset_before_its_open_was_written_is_reset_behind_its_open() {
+    let now = Instant::now();
+    let budget = Budget::new(8 << 20);
+    let (mut a, mut b) = (Mux::new(config(true), now), Mux::new(config(false), now));
+    let old = a.open(0, &opening(b"", false), &budget, now).unwrap();
+    a.put_urgent(&mut Vec::new(), &budget);
+    let keys = [b"one".as_slice(), b"two"]
+        .map(|early| a.open(1, &opening(early, false), &budget, now).unwrap());
+    a.reset(old, Class::Client, "gone", &budget);
+    a.reset(keys[1], Class::Client, "gone", &budget);
+    let mut wire = Vec::new();
+    a.put_urgent(&mut wire, &budget);
+    let what = [
+        (1, Some(Kind::Reset)),
+        (3, Some(Kind::Open)),
+        (5, Some(Kind::Open)),
+        (5, Some(Kind::Reset)),
+    ];
+    assert_eq!(ids(&wire), what);
+    let mut rest = &wire[frame::HEADER + 1 + "gone".len()..];
+    while let Some((frame, used)) = frame::decode(rest).unwrap() {
+        b.receive(frame, &budget, now).expect("within the rules");
+        rest = &rest[used..];
+    }
+}
+
+#[test]
+fn a_time_in_which_we_did_not_run_is_no_silence_of_the_peer() {
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let budget = Budget::new(1 << 20);
+    let mut mux = Mux::new(config(true), start);
+    mux.open(0, &opening(b"", false), &budget, start).unwrap();
+    mux.tick(at(100));
+    assert_eq!(mux.tick(at(10_100)), Liveness::Alive, "we were stopped");
+    let mut last = Liveness::Alive;
+    for tick in 102..=111 {
+        last = mux.tick(at(100 * tick));
+    }
+    assert_eq!(last, Liveness::Suspect, "a second of silence while we ran");
+    for tick in 112..=161 {
+        last = mux.tick(at(100 * tick));
+    }
+    assert_eq!(last, Liveness::Dead);
+}
+
+#[test]
+fn a_lane_full_of_idle_streams_gives_credit_back_without_costing_the_peer_its_patience() {
+    let start = Instant::now();
+    let budget = Budget::new(1 << 30);
+    let many = MuxConfig {
+        max_streams: 16_384,
+        ours: HelloCredit {
+            opens: 256,
+            ..GRANT
+        },
+        ..config(true)
+    };
+    let mut mux = Mux::new(many, start);
+    for _ in 0..64 {
+        let keys: Vec<Key> = (0..256)
+            .map(|_| mux.open(0, &opening(b"", false), &budget, start).unwrap())
+            .collect();
+        for key in keys {
+            let id = mux.id_of(key);
+            let ok = wire_of(|out| frame::put(out, id, Kind::OpenOk, &65_536u32.to_be_bytes()));
+            receive(&mut mux, &ok, &budget, start).unwrap();
+        }
+        receive(&mut mux, &lane_credit(0, 256, 0), &budget, start).unwrap();
+    }
+    mux.put_urgent(&mut Vec::new(), &budget);
+    let mut sent = Vec::new();
+    for tick in 1..400u64 {
+        let now = start + Duration::from_millis(100 * tick);
+        mux.heard(now);
+        mux.tick(now);
+        let mut out = Vec::new();
+        mux.put_urgent(&mut out, &budget);
+        let returns = frames(&out)
+            .iter()
+            .filter(|kind| **kind == Kind::CreditReturn)
+            .count();
+        sent.push(returns);
+    }
+    assert_eq!(sent.iter().sum::<usize>(), 16_384);
+    let worst = sent.windows(100).map(|w| w.iter().sum::<usize>()).max();
+    assert!(worst < Some(9_000), "{worst:?} in 10 s");
+}
+
+#[test]
+fn no_more_opens_and_early_data_are_under_way_than_the_protocol_knows_whatever_a_peer_grants() {
+    let now = Instant::now();
+    let budget = Budget::new(1 << 30);
+    let many = MuxConfig {
+        max_streams: 16_384,
+        ..config(true)
+    };
+    let mut mux = Mux::new(many, now);
+    receive(&mut mux, &lane_credit(0, 1 << 30, 1 << 30), &budget, now).unwrap();
+    let mut opened = 0;
+    while mux
+        .open(0, &opening(&[0; 16_000], false), &budget, now)
+        .is_ok()
+    {
+        opened += 1;
+    }
+    assert_eq!(opened, (1 << 20) / 16_000);
+    while mux.open(0, &opening(b"", false), &budget, now).is_ok() {
+        opened += 1;
+    }
+    assert_eq!(opened, 256);
+}
+
+#[test]
+fn goaways_that_go_to_and_fro_cost_glitches_and_closed_stays_closed() {
+    let now = Instant::now();
+    let budget = Budget::new(1 << 20);
+    let mut mux = Mux::new(config(true), now);
+    let codes = [GoAway::Drain, GoAway::Closed, GoAway::Drain];
+    for (code, heard) in codes.into_iter().zip([true, true, false]) {
+        let wire = goaway(code);
+        let received = receive(&mut mux, &wire, &budget, now).unwrap();
+        assert_eq!(received.is_some(), heard, "{code:?}");
+    }
+    assert!(mux.open(0, &opening(b"", false), &budget, now).is_err());
+    let flood = (0..20_000).any(|n| {
+        let wire = goaway([GoAway::Drain, GoAway::Closed][n % 2]);
+        receive(&mut mux, &wire, &budget, now).is_err()
+    });
+    assert!(flood, "a flood of GOAWAYs has to close the lane");
+}
+
+#[test]
+fn streams_that_are_idle_for_a_moment_again_and_again_leave_turns_for_the_others() {
+    let now = Instant::now();
+    let budget = Budget::new(8 << 20);
+    let mut mux = Mux::new(config(true), now);
+    let keys: Vec<Key> = (0..9)
+        .map(|owner| {
+            let key = mux.open(owner, &opening(b"", false), &budget, now).unwrap();
+            let id = mux.id_of(key);
+            let ok = wire_of(|out| frame::put(out, id, Kind::OpenOk, &(1u32 << 30).to_be_bytes()));
+            receive(&mut mux, &ok, &budget, now).unwrap();
+            mux.readable(key);
+            key
+        })
+        .collect();
+    let bulk = keys[0];
+    let mut bulk_turns = 0;
+    for _ in 0..1_000 {
+        let turn = mux.next_turn().unwrap();
+        bulk_turns += u32::from(turn.key == bulk);
+        mux.sent(turn.key, 1_000, turn.key != bulk, now);
+        mux.readable(turn.key);
+    }
+    assert!(bulk_turns > 80, "{bulk_turns} of 1,000 turns");
+}
+
+#[test]
+fn open_and_reset_has_a_pace() {
+    let start = Instant::now();
+    let budget = Budget::new(8 << 20);
+    let mut mux = Mux::new(config(false), start);
+    let mut id = 1;
+    let mut opened = 0;
+    for round in 0..1_000u64 {
+        while peer_opens(&mut mux, id, b"", &budget, start).is_some() {
+            opened += 1;
+            let reset = wire_of(|out| crate::payload::put_reason(out, id, Kind::Reset, 1, ""));
+            receive(&mut mux, &reset, &budget, start).unwrap();
+            id += 2;
+        }
+        // The refused OPEN used its id.
+        id += 2;
+        if round % 100 == 99 {
+            mux.tick(start + Duration::from_millis(round));
+        }
+        mux.put_urgent(&mut Vec::new(), &budget);
+    }
+    assert!(opened <= 256 * 11, "{opened} in ten ticks");
+    assert!(opened >= 256 * 5, "{opened} in ten ticks");
+}
+
+#[test]
+fn when_the_ids_are_used_up_the_lane_says_so() {
+    let now = Instant::now();
+    let budget = Budget::new(1 << 20);
+    let mut mux = Mux::new(config(true), now);
+    mux.next_id = LAST_ID - 1;
+    assert!(!mux.is_used_up());
+    assert!(mux.open(0, &opening(b"", false), &budget, now).is_ok());
+    assert!(mux.is_used_up());
+    assert!(mux.open(0, &opening(b"", false), &budget, now).is_err());
+}
+
+#[test]
+fn what_a_stream_costs_is_known() {
+    use crate::mux::stream::Stream;
+    assert!(size_of::<Stream>() <= 136, "{}", size_of::<Stream>());
+    assert!(size_of::<Mux>() <= 640, "{}", size_of::<Mux>());
+}

@@ -1,0 +1,132 @@
+//! An application's socket: TCP, or one end of a socket pair.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+use socket2::{SockRef, TcpKeepalive};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Dead peers are found by keepalive: first after a minute, then within another.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+impl Socket {
+    /// Start to connect.
+    pub fn connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_nodelay(true)?;
+        set_keepalive(&socket)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        match self {
+            Self::Tcp(s) => registry.register(s, token, interest),
+            Self::Unix(s) => registry.register(s, token, interest),
+        }
+    }
+
+    pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Self::Tcp(s) => registry.deregister(s),
+            Self::Unix(s) => registry.deregister(s),
+        }
+    }
+
+    /// Whether a connect that was started has succeeded; an error if it has failed.
+    pub fn is_connected(&self) -> io::Result<bool> {
+        match self {
+            Self::Unix(_) => Ok(true),
+            Self::Tcp(stream) => {
+                if let Some(error) = stream.take_error()? {
+                    return Err(error);
+                }
+                match stream.peer_addr() {
+                    Ok(_) => Ok(true),
+                    Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match self {
+            Self::Tcp(s) => s.take_error(),
+            Self::Unix(s) => s.take_error(),
+        }
+    }
+
+    pub fn read_vectored(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(s) => s.read_vectored(slots),
+            Self::Unix(s) => s.read_vectored(slots),
+        }
+    }
+
+    /// Whether nothing but the application's end is left to read.
+    pub fn is_at_end(&self) -> io::Result<bool> {
+        let mut one = [0];
+        let peeked = match self {
+            Self::Tcp(s) => recv(s, &mut one, RecvFlags::PEEK),
+            Self::Unix(s) => recv(s, &mut one, RecvFlags::PEEK),
+        };
+        match peeked {
+            Ok((_, count)) => Ok(count == 0),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(s) => s.read(buffer),
+            Self::Unix(s) => s.read(buffer),
+        }
+    }
+
+    pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(s) => s.write_vectored(slices),
+            Self::Unix(s) => s.write_vectored(slices),
+        }
+    }
+
+    /// End our direction cleanly.
+    pub fn shutdown_write(&self) {
+        let _ = match self {
+            Self::Tcp(s) => s.shutdown(Shutdown::Write),
+            Self::Unix(s) => s.shutdown(Shutdown::Write),
+        };
+    }
+
+    /// Make closing send RST instead of FIN: the application must not take this for a clean end.
+    pub fn reset_on_close(&self) {
+        if let Self::Tcp(stream) = self {
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+/// Keepalive of an application's socket; set on listening sockets, accepted ones inherit it.
+pub(crate) fn set_keepalive(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_TIME)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(4),
+    )
+}

@@ -1,0 +1,55 @@
+"""Delays: at once, then 0.1 s doubling to 1 s in the first minute, then doubling to 30 s; jitter from the given rng only."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vanrouter.links import CAP, FIRST_MINUTE, FIRST_MINUTE_CAP, Backoff
+
+
+class NoJitter(random.Random):
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+def test_the_first_redial_is_at_once_and_then_the_delay_doubles_from_100_ms_to_1_s() -> None:
+    backoff = Backoff(NoJitter())
+    assert [backoff.next_delay(0.0) for _ in range(7)] == [0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+def test_after_the_first_minute_it_doubles_on_to_the_cap_of_30_s() -> None:
+    backoff = Backoff(NoJitter())
+    for _ in range(7):
+        backoff.next_delay(0.0)
+    assert backoff.next_delay(59.999) == 1.0
+    assert [backoff.next_delay(60.0) for _ in range(6)] == [2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+
+
+def test_a_reset_begins_anew() -> None:
+    backoff = Backoff(NoJitter())
+    for _ in range(20):
+        backoff.next_delay(100.0)
+    backoff.reset()
+    assert backoff.began is None
+    assert backoff.next_delay(500.0) == 0.0
+    assert backoff.began == 500.0
+
+
+def test_the_same_rng_gives_the_same_delays() -> None:
+    one, two = Backoff(random.Random(7)), Backoff(random.Random(7))
+    assert [one.next_delay(0.0) for _ in range(50)] == [two.next_delay(0.0) for _ in range(50)]
+
+
+@given(seed=st.integers(), steps=st.lists(st.floats(0, 40), min_size=1, max_size=60))
+def test_no_delay_is_ever_beyond_its_bound_or_under_half_of_the_first(seed: int, steps: list[float]) -> None:
+    backoff, now, first = Backoff(random.Random(seed)), 0.0, True
+    for step in steps:
+        delay = backoff.next_delay(now)
+        assert delay <= (FIRST_MINUTE_CAP if now < FIRST_MINUTE else CAP)
+        assert first or delay >= 0.05
+        first = False
+        now += delay + step
+    assert CAP / 2 <= backoff.cap_delay(now) <= CAP
