@@ -69,6 +69,21 @@ struct Unserved {
     messages: Vec<Taken>,
 }
 
+impl Unserved {
+    /// One entry per lane, however often messages were taken: its credit goes back in one piece.
+    fn took(&mut self, worker: usize, lane: u64, bytes: u32) {
+        let same = |t: &&mut Taken| t.worker == worker && t.lane == lane;
+        match self.messages.iter_mut().find(same) {
+            Some(taken) => taken.bytes += bytes,
+            None => self.messages.push(Taken {
+                worker,
+                lane,
+                bytes,
+            }),
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Events {
@@ -313,11 +328,7 @@ impl Events {
                 });
                 rest = tail;
             }
-            unserved.messages.push(Taken {
-                worker: inbox.worker,
-                lane: inbox.lane,
-                bytes: inbox.bytes.len() as u32,
-            });
+            unserved.took(inbox.worker, inbox.lane, inbox.bytes.len() as u32);
         }
         drop(unserved);
         let mut ends = lock(&self.ends);
@@ -349,5 +360,26 @@ impl Events {
             }
         }
         std::mem::take(&mut unserved.messages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_one_lane_are_settled_in_one_piece_however_often_they_were_taken() {
+        let events = Events::new().expect("a descriptor");
+        let router = RouterId {
+            site: [7; 32],
+            boot: 1,
+        };
+        for lane in [3, 4, 3] {
+            events.message(router, 0, lane, b"twelve bytes");
+            assert_eq!(events.take().len(), 1);
+        }
+        let settled: Vec<_> = events.settle().iter().map(|t| (t.lane, t.bytes)).collect();
+        assert_eq!(settled, [(3, 32), (4, 16)]);
+        assert!(events.settle().is_empty());
     }
 }
