@@ -13,7 +13,7 @@ import random
 import pytest
 
 from vanrouter.links import CAP, STAGGER, CancelDial, Endpoint, LinkSupervisor, State
-from vanrouter.links.supervisor import SETTLE, STABLE, TRANSITIONS, Input
+from vanrouter.links.supervisor import LANE_PAUSE, SETTLE, STABLE, TRANSITIONS, Input
 from vanrouter.plane import Dial, DialResult, LinkState
 
 A, B, C = (Endpoint(host=f"10.0.0.{n}", port=55671) for n in (1, 2, 3))
@@ -253,15 +253,28 @@ def test_a_lane_that_the_plane_never_counts_is_dialled_again_later() -> None:
     assert dials(link.handle_timeout(1.0 + SETTLE)) == ["10.0.0.1"]
 
 
-def test_a_lost_lane_is_redialled_at_once_and_then_with_backoff() -> None:
+def test_a_lost_lane_is_redialled_after_a_pause_and_then_with_backoff() -> None:
     link = linked(A, wanted=2)
     link.handle_dial_result(up(2), now=0.0)
     link.handle_link_state(state(lanes=2, wanted=2), now=0.0)
-    (dial,) = link.handle_link_state(state(lanes=1, wanted=2), now=20.0)
-    link.handle_dial_result(down(dial.id), now=20.0)  # type: ignore[union-attr]
-    assert 20.0 < link.deadline <= 20.1
+    assert link.handle_link_state(state(lanes=1, wanted=2), now=20.0) == []
+    assert link.deadline == 20.0 + LANE_PAUSE
+    (dial,) = link.handle_timeout(20.0 + LANE_PAUSE)
+    link.handle_dial_result(down(dial.id), now=20.3)  # type: ignore[union-attr]
+    assert 20.3 < link.deadline <= 20.4
     assert reason(link) == "Active"
     assert "1 of 2 lanes" in link.status().condition.message
+
+
+def test_lanes_that_are_lost_one_right_after_the_other_are_a_lost_link_with_its_own_date() -> None:
+    link = linked(A, wanted=2)
+    link.handle_dial_result(up(2), now=0.0)
+    link.handle_link_state(state(lanes=2, wanted=2), now=0.0)
+    assert link.handle_link_state(state(lanes=1, wanted=2), now=20.0) == []
+    (dial,) = link.handle_link_state(state(lanes=0), now=20.2)
+    link.handle_dial_result(up(dial.id), now=20.3)  # type: ignore[union-attr]
+    link.handle_link_state(state(lanes=1, wanted=2), now=20.3)
+    assert (reason(link), link.status().condition.since) == ("Active", 20.3)
 
 
 def test_lanes_never_exceed_what_the_link_is_configured_for() -> None:
@@ -275,7 +288,8 @@ def test_behind_a_load_balancer_lanes_at_two_routers_are_enough_together() -> No
     link.handle_dial_result(up(2, R2), now=0.1)
     assert link.handle_link_state(state(R2, lanes=1, wanted=2), now=0.1) == []
     assert link.status().routers == [R1, R2]
-    assert link.handle_link_state(state(R2, lanes=0), now=0.2) != []
+    link.handle_link_state(state(R2, lanes=0), now=0.2)
+    assert dials(link.handle_timeout(0.2 + LANE_PAUSE)) == ["10.0.0.1"]
     assert link.state is State.UP
 
 

@@ -26,6 +26,8 @@ __all__ = ["Action", "CancelDial", "Endpoint", "LinkSupervisor", "State"]
 STABLE: Final = 10.0  # up for so long: the next loss is a new trouble, and is redialled at once
 SETTLE: Final = 2.0  # a lane came up: within this the data plane reports the link it belongs to
 DIAL_DEADLINE: Final = 15.0  # the data plane gives up a dial after 10 s; this only catches one that it forgot
+# A lost lane is often the first of all of them: a new one that overlaps with the last would hide from status that the link was lost.
+LANE_PAUSE: Final = 0.25
 # Every router at the other end is leaving, and the endpoint led to one of them once more: look for another one behind it soon, because on a
 # host the successor is there at once, and then so often.
 REPLACE_FIRST: Final = 0.1
@@ -207,7 +209,7 @@ class LinkSupervisor:
         elif self._usable() < before:
             if now - self._complete_since >= STABLE:
                 self._lane_backoff.reset()
-            self._lane_due = now + self._lane_backoff.next_delay(now)
+            self._lane_due = now + max(0.0 if state.draining else LANE_PAUSE, self._lane_backoff.next_delay(now))
         elif self._usable() > before:
             self._replace = 0.0
             self._lane_due = min(self._lane_due, now)  # what we were waiting for is there: the next lane may follow
