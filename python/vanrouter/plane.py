@@ -39,8 +39,10 @@ __all__ = [
     "LinkState",
     "Listener",
     "ListenerState",
+    "KeyWeight",
     "Message",
     "MessagesReset",
+    "Path",
     "PlaneConfig",
     "PlaneStream",
     "Ref",
@@ -67,6 +69,7 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True):
     refuse_after: float = 3.0  # a connection waits so long for a target, then it is reset with class refused
     per_source_limit: int = 16  # connections not yet handshaken from one address (/32 or /64); 0: no limit per source
     handshakes_per_second: int = 50  # per source, with a burst of twice that; 0: no limit per source
+    edge: bool = False  # said in HELLO (attribute 12): this router carries no transit, and its OPENs are its own site's
 
 
 # ---- The forwarding state: entries, each with a kind and a name ----------------------------------------------------------------------
@@ -111,12 +114,31 @@ class Link(Entry, frozen=True, kw_only=True, tag="link"):
     lanes: int = 0  # 0: min(workers of both ends, 4)
 
 
+class KeyWeight(msgspec.Struct, frozen=True):
+    routing_key: str
+    weight: int = 1  # positive; looked at by strategy weighted only
+
+
+Strategy = Literal["balanced", "closest", "priority", "weighted"]
+
+
 class Listener(Entry, frozen=True, kw_only=True, tag="listener"):
-    """A local host:port where clients connect."""
+    """A local host:port where clients connect. Matched while one of its keys is.
+
+    The choice, made for each new stream, in this order: the key, the target, the next hop, the lane. Trunks that are suspect or draining
+    come last wherever there is another.
+
+    * One key. ``balanced``: an idle local target first; then the least of cost plus outstanding streams of this router (a local target's
+      cost is 0). ``closest``: the least cost first, then the fewest outstanding streams. Among equals the one that was chosen longest ago.
+    * ``keys``: several, and ``routing_key`` is empty. ``priority``: the first that has a target which was not tried. ``weighted``: at
+      random, in proportion to the weights of those that have one. Within a key: balanced. A refused stream may go on with another key.
+    """
 
     host: str  # IP literal
     port: int
-    routing_key: str
+    routing_key: str = ""
+    strategy: Strategy = "balanced"
+    keys: list[KeyWeight] = []
 
 
 class Connector(Entry, frozen=True, kw_only=True, tag="connector"):
@@ -128,12 +150,21 @@ class Connector(Entry, frozen=True, kw_only=True, tag="connector"):
     embedded: bool = False
 
 
+class Path(Entry, frozen=True, kw_only=True, tag="path"):
+    """How another router (the name, a RouterId as text) is reached, for streams that start here and for transit.
+
+    One entry per router, direct neighbours included; a changed path changes this entry and no route. No next hops: drop it instead.
+    """
+
+    next_hops: list[str]  # RouterIds as text of neighbours, equally good: 1 to 8. One without a lane now is passed over
+    cost: int
+
+
 class RouteTarget(msgspec.Struct, frozen=True):
-    """A router where a routing key has targets, and the neighbour toward it (the same for a direct link)."""
+    """A router where a routing key has targets. It counts while there is a path to it whose next hop has a lane."""
 
     router: str  # RouterId as text
-    next_hop: str  # RouterId as text
-    cost: int
+    cost: int = 0  # added to the path's
 
 
 class Route(Entry, frozen=True, kw_only=True, tag="route"):
@@ -142,8 +173,8 @@ class Route(Entry, frozen=True, kw_only=True, tag="route"):
     targets: list[RouteTarget]
 
 
-AnyEntry = Credential | Access | Link | Listener | Connector | Route
-Kind = Literal["credential", "access", "link", "listener", "connector", "route"]
+AnyEntry = Credential | Access | Link | Listener | Connector | Path | Route
+Kind = Literal["credential", "access", "link", "listener", "connector", "path", "route"]
 
 
 class Ref(msgspec.Struct, frozen=True):
@@ -232,6 +263,7 @@ class LinkState(Event, frozen=True, kw_only=True, tag="link"):
     lanes_wanted: int  # min(lanes wanted of both ends, 4)
     suspect: bool = False  # every lane is
     draining: bool = False  # it sent GOAWAY drain or closed
+    edge: bool = False  # its HELLO said so
     cost: int = 1  # the larger of both ends'
     dialled: list[str] = []  # our Link entries whose lanes are in it
     accepted: list[str] = []  # our Access entries where its lanes arrived
@@ -265,7 +297,7 @@ class MessagesReset(Event, frozen=True, kw_only=True, tag="messages_reset"):
 
 
 class StreamEnd(Event, frozen=True, kw_only=True, tag="stream_end"):
-    """One ended stream, for the access log. A ring of 10,000 that drops the oldest."""
+    """One ended stream, for the access log. A ring of 10,000 that drops the oldest. Written where it entered and where it left, not by transit."""
 
     uuid: bytes
     routing_key: str
@@ -346,6 +378,8 @@ class Counters(msgspec.Struct, kw_only=True):
     by_listener: dict[str, list[int]] = {}  # open, total, bytes in, bytes out
     by_connector: dict[str, list[int]] = {}
     by_link: dict[str, list[int]] = {}  # streams open, bytes sent, bytes received
+    transit_open: int = 0  # streams that cross this router; not in streams_*
+    transit_total: int = 0
 
 
 class DataPlane(Protocol):
@@ -380,6 +414,9 @@ class DataPlane(Protocol):
 
     def set_siblings(self, boots: list[int]) -> None:
         """The site's live routers, for the HELLO of new lanes."""
+
+    def set_hop_limit(self, limit: int) -> None:
+        """Of OPENs that start here from now on: 1 to 255, 32 at first. A router that forwards takes one off and refuses at none (class link)."""
 
     def leave(self) -> None:
         """Start of the grace: GOAWAY ``drain`` on every lane; everything is served as before."""
