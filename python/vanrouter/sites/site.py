@@ -49,7 +49,6 @@ from vanrouter.sites.logs import AccessLog
 from vanrouter.sites.services import Services
 from vanrouter.sites.wanted import Wanted, compute_wanted
 from vanrouter.stores.resources import Loaded, Problem
-from vanrouter.tokens import LinkCredential
 
 __all__ = ["RunningSite"]
 
@@ -96,7 +95,7 @@ class RunningSite:
         self.links = Links(context)
         self.joining = Joining(context, self.accesses, stored=self._credential_stored)
         self.joining.start()
-        self.services = Services(context, self.wanted.site_spec, self._admissions())
+        self.services = Services(context, self.wanted.site_spec)
         self._stop = _Stop(context.timing.grace, context.timing.drain)
         self._stopping = trio.Event()
         self._refused = False
@@ -110,16 +109,6 @@ class RunningSite:
         self._writing: trio.Nursery | None = None
         self._announced = False
         self._access_log = AccessLog()
-
-    def _admissions(self) -> list[bytes]:
-        found: list[bytes] = []
-        for name in self.context.home.state.credential_names():
-            try:
-                files = self.context.home.state.read_credential(name)
-                found.append(LinkCredential.from_files(files or {}).admission)
-            except (ConfigError, StoreError):
-                continue  # its link says what is wrong with it
-        return found[:8]
 
     # ---- Running -------------------------------------------------------------------------------------------------------------------------
 
@@ -155,8 +144,7 @@ class RunningSite:
         now = self.context.now()
         self.conditions.set("Ready", "False", "Leaving", "this router is leaving; its streams go on until the deadline", now=now)
         self.context.plane.leave()
-        self.services.exchange.set_draining(True, now=now)
-        self.services.flush()
+        self.services.set_draining()
         self._writers.cancel()
         self._stopping.set()
 
@@ -189,8 +177,7 @@ class RunningSite:
             await trio.sleep(DRAIN_POLL)
         self.links.stop()
         if self.links.states and not self._has_successor:
-            self.services.exchange.leave(now=self.context.now())
-            self.services.flush()
+            self.services.leave()
             await trio.sleep(GOODBYE)
         if left:
             log.warning("streams were cut at the deadline", extra={"streams": left, "drain": self._stop.drain})
@@ -246,6 +233,7 @@ class RunningSite:
 
     def _credential_stored(self, name: str) -> None:
         self.links.credential_changed(name)
+        self.services.admissions_changed()
         self.context.wanted.wake()
 
     # ---- Tasks ---------------------------------------------------------------------------------------------------------------------------
