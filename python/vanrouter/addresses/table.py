@@ -308,7 +308,16 @@ class AddressTable:
         """Whether a listener for this key is reachable."""
         if any(self._listener_works(name) for name in self._key_or_empty(key).listeners):
             return True
-        return any(info.listeners and router in self._paths for router, info in self.remote.key(key).items())
+        return bool(self.listening_elsewhere(key))
+
+    def listening_elsewhere(self, key: str) -> list[str]:
+        """The reachable routers that have a listener for this key."""
+        return sorted(router for router, info in self.remote.key(key).items() if info.listeners and router in self._paths)
+
+    def site_names(self) -> dict[str, str]:
+        """Site id -> name, of all that can be reached and have said theirs."""
+        sites = {router.partition("/")[0] for router in self._paths}
+        return {site: self._site_names[site] for site in sites if site in self._site_names}
 
     def listener_statuses(self) -> list[AddressStatus]:
         return [self._listener_status(self._listeners[name]) for name in sorted(self._listeners)]
@@ -399,7 +408,7 @@ class AddressTable:
             targets_here=sum(self._connector_works(c) for c in known.connectors.values()),
             targets_elsewhere=sorted({self._site(t.router) for t in targets if t.router in self._paths}),
             listeners_here=sum(self._listener_works(name) for name in known.listeners),
-            listeners_elsewhere=sorted({self._site(r) for r, info in self.remote.key(key).items() if info.listeners and r in self._paths}),
+            listeners_elsewhere=sorted({self._site(router) for router in self.listening_elsewhere(key)}),
         )
         for name, listener in known.listeners.items():
             conditions = self._conditions.setdefault(("listener", name), Conditions())

@@ -7,7 +7,8 @@ Listeners, connectors and what other sites serve: drives the address table, rout
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import vanrouter
 from vanrouter.addresses import AddressTable, LocalConnector, LocalListener, Reserved
@@ -19,10 +20,21 @@ from vanrouter.routing import Engine, Speaker
 from vanrouter.sites.admissions import Admissions, held_admissions
 from vanrouter.sites.context import Context
 from vanrouter.sites.wanted import Fault, WantedConnector, WantedListener
+from vanrouter.stores.resources import Problem
 
 __all__ = ["Services"]
 
 log = logging.getLogger("vanrouter.sites")
+
+# What to do about what a member did (`vanrouter.routing.Problem.reason`).
+_NEXT: Final = {
+    "LinkToItself": "give the link the endpoint of another site",
+    "DuplicateRouter": "somebody has a copy of this site's identity key: end the other router, or delete this site and create it anew",
+    "NotJoined": "nothing if the network is still converging; else link that site to one of this network",
+    "TooManySites": "look at who admits so many sites, and delete the links to it if they are not wanted",
+    "NoRoom": "the network is larger than this router may keep (docs/routing.md, bounds)",
+    "EdgeRelays": "look at that edge site: it runs something else than this software",
+}
 
 
 class Services:
@@ -157,6 +169,17 @@ class Services:
     def has_joined(self) -> bool:
         """Whether a neighbour has said who it is and what it serves, and streams can go there."""
         return any(peer.info is not None and self.engine.path(peer.router) is not None for peer in self.exchange.peers())
+
+    def problems(self, site_name: Callable[[str], str]) -> list[Problem]:
+        """What members did that routing did not take, for status. ``site_name`` of a router or site id."""
+        return [
+            Problem(
+                f"network: {found.reason}",
+                f"site {site_name(found.subject)} ({found.subject}): {found.message} (it came from site {site_name(found.peer)})",
+                _NEXT.get(found.reason, "look at that site: van status there; if nobody answers for it, delete the links that lead to it"),
+            )
+            for found in self.engine.problems(self._context.now())
+        ]
 
     def admissions_changed(self) -> None:
         """A token was redeemed, or a certificate renewed: what we advertise carries the new admission."""

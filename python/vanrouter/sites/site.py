@@ -342,17 +342,17 @@ class RunningSite:
     def _describe_names(self, now: float) -> None:
         """Two sites of one name work, because ids are identity; people mix them up."""
         ids: dict[str, set[str]] = {self.context.site_name: {self.context.keys.site_id}}
-        for router, state in self.links.states.items():
-            ids.setdefault(state.site_name, set()).add(router.partition("/")[0])
+        for site_id, name in self.services.table.site_names().items():
+            ids.setdefault(name, set()).add(site_id)
         twice = sorted(name for name, sites in ids.items() if len(sites) > 1)
         if twice:
-            whose = "this site and a linked one" if self.context.site_name in twice else "two linked sites"
+            whose = "this site and another one of the network" if self.context.site_name in twice else "two sites of the network"
             name = self.context.site_name if self.context.site_name in twice else twice[0]
             who = ", ".join(sorted(i[:12] for i in ids[name]))
             text = f"{whose} are both called {name} (ids {who}); everything works, but people may mix them up"
             self.conditions.set("UniqueName", "False", "DuplicateName", text, now=now, next="create one of them anew under another name")
         elif self.conditions.get("UniqueName") is not None:
-            self.conditions.set("UniqueName", "True", "Unique", "no linked site has this name", now=now)
+            self.conditions.set("UniqueName", "True", "Unique", "no other site has this name", now=now)
 
     # ---- Embedding -----------------------------------------------------------------------------------------------------------------------
 
