@@ -117,9 +117,12 @@ class World:
     def routes(self, name: str) -> dict[str, list[tuple[str, str, int]]]:
         """key -> (router, next hop, price), by names."""
         names = {engine.own: name for name, engine in self.engines.items()}
-        return {
-            key: [(names[t.router], names[t.next_hop], t.cost) for t in targets] for key, targets in self.engines[name].routes().items()
-        }
+        engine, out = self.engines[name], {}
+        for key, targets in engine.routes().items():
+            paths = [(target, engine.path(target.router)) for target in targets]
+            reached = sorted((path[0] + t.cost, names[t.router], names[hop]) for t, path in paths if path for hop in path[1])
+            out[key] = [(router, hop, price) for price, router, hop in reached]
+        return out
 
     def path(self, a: str, b: str) -> tuple[int, list[str]] | None:
         names = {engine.own: name for name, engine in self.engines.items()}

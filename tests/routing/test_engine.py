@@ -44,17 +44,19 @@ def test_a_lost_link_moves_the_route_and_says_only_that() -> None:
     world.unlink("b", "d")
     world.settle()
     assert world.routes("a") == {"key": [("d", "c", 4)], "other": [("b", "b", 1)]}
-    changed = [action.key for action in of_type(world.take("a"), RouteChanged)]  # type: ignore[union-attr]
-    assert changed == ["key"]
+    actions = world.take("a")
+    assert [action.router for action in of_type(actions, PathChanged)] == [world.engines["d"].own]  # type: ignore[union-attr]
+    assert not of_type(actions, RouteChanged), "the key is where it was"
 
 
-def test_equal_paths_give_a_target_for_every_next_hop_lower_ids_first() -> None:
+def test_equal_paths_give_every_next_hop_lower_ids_first() -> None:
     world = diamond()
     world.link("a", "c", "d", cost=1)
     world.settle()
     assert sorted(world.routes("a")["key"]) == [("d", "b", 2), ("d", "c", 2)]
-    hops = [target.next_hop for target in world.engines["a"].routes()["key"]]
-    assert hops == sorted(hops)
+    path = world.engines["a"].path(world.engines["d"].own)
+    assert path is not None
+    assert list(path[1]) == sorted(path[1])
 
 
 def test_a_suspect_link_is_left_by_everyone_while_there_is_another_path() -> None:

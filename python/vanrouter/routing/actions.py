@@ -20,7 +20,7 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class RouteChanged(msgspec.Struct, frozen=True):
-    """Where a routing key can be reached besides here, cheapest first. No targets: nowhere any more."""
+    """The routers with a path where a routing key has targets besides here, least cost of the target first. None: nowhere any more."""
 
     key: str
     targets: list[RouteTarget]

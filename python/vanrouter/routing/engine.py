@@ -91,12 +91,13 @@ class Engine:
         self.topology = Topology(self.own, own_word_suffices=edge)
         self.paths = Paths(self.own, self.topology.edges)
         self.remote = Remote()
-        self._routes = Routes(self.remote, self.path, self._counts_ours)
+        self._routes = Routes(self.remote, self._reachable, self._counts_ours)
         self._advertiser = Advertiser(own, admissions_size=sum(len(a) + 3 for a in admissions), now=now)
         self._local: dict[str, KeyInfo] = {}
         self._pace = Pace()
         self._refused: set[str] = set()
         self._left = False
+        self._reached: set[str] = set()  # the routers that were last said to have a path
         self._actions: list[Action] = []
         self._problems: dict[tuple[str, str], tuple[float, Problem]] = {}
         self._edge_keys: dict[str, None] = {}  # keys that an edge of ours has or had, and that changed
@@ -220,7 +221,9 @@ class Engine:
         for router in sorted(changed):
             path = self.path(router)
             self._actions.append(PathChanged(router, path[1] if path else (), path[0] if path else 0))
-            self._routes.mark(self.remote.keys_of(router))
+            if (path is not None) != (router in self._reached):
+                (self._reached.add if path is not None else self._reached.discard)(router)
+                self._routes.mark(self.remote.keys_of(router))
         self._actions += self._routes.take()
         out, self._actions = self._actions, []
         return out

@@ -1,8 +1,9 @@
 """
 Routing key -> where it can be reached besides here, from what routers advertise and how they are reached.
 
-Refuses to compute a key that nothing touched: a changed fragment marks its changed keys, a changed path the keys of that router. Says only
-what differs from what it said before. An interior's keys include those of its edges: targets are interiors, and edges of our own.
+Refuses to compute a key that nothing touched: a changed fragment marks its changed keys, a router that can be reached now, or no longer, its
+own. A path that only changes its price or next hops touches no route: the data plane has it once per router. Says only what differs from
+what it said before. An interior's keys include those of its edges: targets are interiors, and edges of our own.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ __all__ = ["Reach", "Routes", "merged"]
 MAX_COST: Final = 1_000_000
 MAX_COUNT: Final = 1_000_000
 
-Reach = Callable[[str], tuple[int, tuple[str, ...]] | None]
+Reach = Callable[[str], bool]
 
 
 class Routes:
-    """``reach`` gives (price, next hops) of a router; ``counts_ours`` whether what a router advertises includes our own targets."""
+    """``reach``: whether there is a path to a router; ``counts_ours``: whether what a router advertises includes our own targets."""
 
     def __init__(self, remote: Remote, reach: Reach, counts_ours: Callable[[str], bool]) -> None:
         self._remote, self._reach, self._counts_ours = remote, reach, counts_ours
@@ -61,16 +62,16 @@ class Routes:
         return dict(self._said)
 
     def targets(self, key: str) -> list[RouteTarget]:
-        """Cheapest first, then lower ids first."""
+        """Least cost of the target itself first, then lower ids first."""
         own = self._own.get(key)
         out = []
         for router, info in self._remote.key(key).items():
             targets = info.targets
             if own is not None and self._counts_ours(router):
                 targets -= own.targets
-            if targets > 0 and (path := self._reach(router)) is not None:
-                out += [RouteTarget(router, hop, path[0] + info.cost) for hop in path[1]]
-        return sorted(out, key=lambda target: (target.cost, target.router, target.next_hop))
+            if targets > 0 and self._reach(router):
+                out.append(RouteTarget(router, info.cost))
+        return sorted(out, key=lambda target: (target.cost, target.router))
 
 
 def merged(own: KeyInfo | None, edges: list[tuple[int, KeyInfo]]) -> KeyInfo | None:
