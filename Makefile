@@ -22,8 +22,8 @@ EXTENSION := $(wildcard python/vanrouter/_core*.so)
 # One interpreter for every cargo command, otherwise each of them would build the bindings anew.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
-# Random networks that `make test` simulates: 200 ms each. VAN_SIMULATION_CASES=2000 after a change of routing.
-export VAN_SIMULATION_CASES ?= 400
+# Random networks that `make test` simulates: about 30 ms of CPU each. VAN_SIMULATION_CASES=100 for less, =20000 after a change of routing.
+export VAN_SIMULATION_CASES ?= 2000
 
 .PHONY: help
 help: ## list the commands

@@ -1,9 +1,9 @@
 """
 Routing key -> where it can be reached besides here, from what routers advertise and how they are reached.
 
-Refuses to compute a key that nothing touched: a changed fragment marks its changed keys, a router that can be reached now, or no longer, its
-own. A path that only changes its price or next hops touches no route: the data plane has it once per router. Says only what differs from
-what it said before. An interior's keys include those of its edges: targets are interiors, and edges of our own.
+Refuses to compute a key that nothing touched: a changed fragment marks its changed keys, a router that can be reached now, or no longer,
+its own. A path that only changes its price or next hops touches no route: the data plane has it once per router. Says only what differs
+from what it said before. An interior's keys include those of its edges: targets are interiors, and edges of our own.
 """
 
 from __future__ import annotations
