@@ -101,12 +101,14 @@ def _check_fragment(fragment: Fragment) -> None:
         parse_routing_key(info.key)
         for service in info.services:
             service.check()
-    for neighbour in fragment.neighbours:
+    for neighbour in [*fragment.neighbours, *fragment.edges]:
         RouterId.parse(neighbour.router)
     if len({info.key for info in fragment.keys}) != len(fragment.keys):
         raise RemoteProtocolError("a fragment lists a key twice")
     if len({n.router for n in fragment.neighbours}) != len(fragment.neighbours):
         raise RemoteProtocolError("a fragment lists a neighbour twice")
+    if len({leaf.router for leaf in fragment.edges}) != len(fragment.edges):
+        raise RemoteProtocolError("a fragment lists an edge twice")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -17,6 +17,7 @@ from vanrouter.errors import RemoteProtocolError
 from vanrouter.messages import (
     Fragment,
     KeyInfo,
+    Leaf,
     Neighbour,
     Sealed,
     Sign,
@@ -64,7 +65,10 @@ def no_issuers(sealed: Sealed) -> Sequence[tuple[str, str]]:  # noqa: ARG001 - t
 
 
 class Engine:
-    """``issuers_of_own``: the sites whose admissions we hold. ``edge``: this router is a leaf; it relays nothing."""
+    """
+    ``issuers_of_own``: the sites whose admissions we hold. ``edge``: this router is a leaf; it relays nothing. ``name`` and ``version`` are
+    advertised for people to see.
+    """
 
     def __init__(
         self,
@@ -77,6 +81,8 @@ class Engine:
         issuers_of_own: Sequence[str] = (),
         admissions: Sequence[bytes] = (),
         edge: bool = False,
+        name: str = "",
+        version: str = "",
         limits: Limits | None = None,
         now: float,
     ) -> None:
@@ -92,7 +98,8 @@ class Engine:
         self.paths = Paths(self.own, self.topology.edges)
         self.remote = Remote()
         self._routes = Routes(self.remote, self._reachable, self._counts_ours)
-        self._advertiser = Advertiser(own, admissions_size=sum(len(a) + 3 for a in admissions), now=now)
+        size = sum(len(a) + 3 for a in admissions)
+        self._advertiser = Advertiser(own, name=name, version=version, admissions_size=size, now=now)
         self._local: dict[str, KeyInfo] = {}
         self._pace = Pace()
         self._refused: set[str] = set()
@@ -122,6 +129,7 @@ class Engine:
             self.membership.link_up(peer.site)
             peer.everything()
             self._hurry(now)
+        peer.name = link.site_name[:63]
         if peer.adjacency.handle(link):
             self._link_changed(peer, now)
 
@@ -419,11 +427,13 @@ class Engine:
     # ---- links and keys ----------------------------------------------------------------------------------------------------------------
 
     def _link_changed(self, peer: Peer, now: float) -> None:
+        cost = peer.adjacency.cost
         if peer.edge:
             self._moved[peer.router] = None
             self._edge_keys.update(dict.fromkeys(self.remote.keys_of(peer.router)))
+            leaf = Leaf(router=peer.router, cost=cost, name=peer.name) if cost is not None and not self.edge else None
+            self._advertiser.set_edge(peer.router, leaf, now=now)
             return
-        cost = peer.adjacency.cost
         if not self.edge:
             item = Neighbour(router=peer.router, cost=cost) if cost is not None else None
             self._advertiser.set_neighbour(peer.router, item, now=now)
@@ -436,6 +446,7 @@ class Engine:
         if peer.edge:
             self._remove(peer.router)
             self._moved[peer.router] = None
+            self._advertiser.set_edge(peer.router, None, now=now)
             return
         self._advertiser.set_neighbour(peer.router, None, now=now)
         costs = dict(self.topology.reported_by(self.own))
