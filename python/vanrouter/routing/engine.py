@@ -250,6 +250,22 @@ class Engine:
     def peers(self) -> list[str]:
         return list(self._peers)
 
+    def attached(self) -> list[Peer]:
+        """Edge routers of ours."""
+        return [peer for peer in self._peers.values() if peer.edge]
+
+    def own_keys(self, *, merged: bool = True) -> dict[str, KeyInfo]:
+        """What we advertise of each key; not ``merged``: what is of this site alone, without its edges."""
+        return self._routes.own() if merged else dict(self._local)
+
+    @property
+    def draining(self) -> bool:
+        return self.topology.is_draining(self.own)
+
+    def counts_ours(self, router: str) -> bool:
+        """Whether what this router advertises includes our own targets: it is our uplink."""
+        return self._counts_ours(router)
+
     def path(self, router: str) -> Path | None:
         """(price, next hops) toward a router. None: there is no path."""
         peer = self._peers.get(router)
