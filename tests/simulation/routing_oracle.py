@@ -90,20 +90,22 @@ def check_databases(network: Network, *, honest: Iterable[Router] | None = None)
 def check_routes(network: Network) -> None:
     """Every router's routes are what its paths and everybody's keys make of them; targets are only where they are offered."""
     for router in network.routers.values():
-        for key in {key for other in network.routers.values() for key in other.keys} | set(router.routes):
+        routes = router.routes
+        for key in {key for other in network.routers.values() for key in other.keys} | set(router.said):
             expected = sorted(_targets(network, router, key))
-            assert sorted((t.router, t.cost) for t in router.routes.get(key, [])) == expected, (router.name, key)
-            assert router.routes.get(key, []) == router.engine.routes().get(key, [])
+            assert sorted(routes.get(key, [])) == expected, (router.name, key)
+            assert router.said.get(key, []) == router.engine.routes().get(key, [])
 
 
-def _targets(network: Network, router: Router, key: str) -> list[tuple[str, int]]:
+def _targets(network: Network, router: Router, key: str) -> list[tuple[str, str, int]]:
     out = []
     for other in network.routers.values():
         if other is router:
             continue
         if other.edge:
             if not router.edge and _linked(network, router, other) and key in other.keys:
-                out.append((other.id, other.keys[key].cost))
+                cost = network.links[frozenset((router.name, other.name))].cost
+                out.append((other.id, other.id, cost + other.keys[key].cost))
             continue
         offers = [other.keys[key].cost] if key in other.keys else []
         offers += [
@@ -111,13 +113,14 @@ def _targets(network: Network, router: Router, key: str) -> list[tuple[str, int]
             for edge in network.routers.values()
             if edge.edge and edge is not router and key in edge.keys and _linked(network, other, edge)
         ]
-        if not offers or router.engine.path(other.id) is None:
+        path = router.engine.path(other.id)
+        if not offers or path is None:
             continue
         price = min(offers)
         if router.edge and key in router.keys and _linked(network, other, router):
             # What our uplink says is the cheapest of all, ours included.
             price = min(price, router.keys[key].cost + network.links[frozenset((other.name, router.name))].cost)
-        out.append((other.id, price))
+        out += [(other.id, hop, path[0] + price) for hop in path[1]]
     return out
 
 

@@ -106,7 +106,7 @@ def test_a_restarted_router_serves_again_and_its_old_start_leads_nowhere(gracefu
     for router in network.routers.values():
         assert router.engine.path(old) is None
         if router.id != new:
-            assert [target.router for target in router.routes["key-b0"]] == [new]
+            assert [target.router for target in router.routes["key-b0"]] in ([new], [new, new])
     known = network.by_name["a0"].engine.database.record(old, 0)
     assert (known is None) == gracefully, "a withdrawal is heard at once; otherwise it ages"
 

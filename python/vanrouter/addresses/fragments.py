@@ -69,6 +69,7 @@ class Advertiser:
     """Keep what we advertise; say which fragments to seal and send, and when."""
 
     def __init__(self, own: RouterId, *, name: str = "", version: str = "", admissions_size: int = 0, now: float) -> None:
+        """``name`` and ``version``: of the site and its software, for people."""
         self._own, self._name, self._version = str(own), name[:63], version[:63]
         self._budget = MAX_FRAGMENT - FIXED - admissions_size
         self._frames: list[_Frame] = [_Frame(0, now=now)]
@@ -94,6 +95,16 @@ class Advertiser:
         if draining != self._draining:
             self._draining = draining
             self._mark(self._frames[0])
+
+    def keys(self) -> dict[str, KeyInfo]:
+        """Every key as it is advertised."""
+        items = (item for frame in self._frames for item in frame.items.values())
+        return {item.key: item for item in items if isinstance(item, KeyInfo)}
+
+    def mark_all(self) -> None:
+        """What every fragment carries besides its items is another now."""
+        for frame in self._frames:
+            self._mark(frame)
 
     def position(self, key: str) -> tuple[int, int] | None:
         """(number, sequence) that a peer must have applied to have this key as it is now. None: it is not advertised."""

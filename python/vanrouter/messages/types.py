@@ -110,8 +110,8 @@ class Fragment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     keys: Annotated[list[KeyInfo], Entries] = []
     neighbours: Annotated[list[Neighbour], Entries] = []
     draining: bool = False  # of the router; read from fragment 0, as the two below
-    name: Label = ""  # of its site
-    version: Label = ""
+    name: Label = ""  # of its site, for people
+    version: Label = ""  # of its software, for people
     edges: Annotated[list[Leaf], Entries] = []
 
     @property

@@ -20,7 +20,7 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class RouteChanged(msgspec.Struct, frozen=True):
-    """The routers with a path where a routing key has targets besides here, least cost of the target first. None: nowhere any more."""
+    """The routers that have targets of a routing key, cheapest first, whether there is a path to them or not. No targets: none any more."""
 
     key: str
     targets: list[RouteTarget]

@@ -54,6 +54,7 @@ __all__ = ["Engine", "Issuers"]
 PROBLEM_EVERY: Final = 60.0
 MAX_PROBLEMS: Final = 1_024
 MIN_HOP_LIMIT: Final = 8
+ADMISSIONS_ROOM: Final = 1_700  # bytes of a fragment: as many admissions as a message may carry, of the size that they have
 Path = tuple[int, tuple[str, ...]]
 
 Issuers = Callable[[Sealed], Sequence[tuple[str, str]]]
@@ -66,8 +67,8 @@ def no_issuers(sealed: Sealed) -> Sequence[tuple[str, str]]:  # noqa: ARG001 - t
 
 class Engine:
     """
-    ``issuers_of_own``: the sites whose admissions we hold. ``edge``: this router is a leaf; it relays nothing. ``name`` and ``version`` are
-    advertised for people to see.
+    ``name``: of our site, and ``version``: of our software, for people. ``issuers_of_own``: the sites whose admissions we hold. ``edge``:
+    this router is a leaf; it relays nothing.
     """
 
     def __init__(
@@ -76,13 +77,13 @@ class Engine:
         *,
         identity: bytes,
         sign: Sign,
+        name: str = "",
         verify: Verify = verify_signature,
         issuers: Issuers = no_issuers,
         issuers_of_own: Sequence[str] = (),
         admissions: Sequence[bytes] = (),
-        edge: bool = False,
-        name: str = "",
         version: str = "",
+        edge: bool = False,
         limits: Limits | None = None,
         now: float,
     ) -> None:
@@ -97,14 +98,13 @@ class Engine:
         self.topology = Topology(self.own, own_word_suffices=edge)
         self.paths = Paths(self.own, self.topology.edges)
         self.remote = Remote()
-        self._routes = Routes(self.remote, self._reachable, self._counts_ours)
-        size = sum(len(a) + 3 for a in admissions)
-        self._advertiser = Advertiser(own, name=name, version=version, admissions_size=size, now=now)
+        self._routes = Routes(self.remote, self._counts_ours)
+        self._admissions_room = max(ADMISSIONS_ROOM, sum(len(a) + 3 for a in admissions))
+        self._advertiser = Advertiser(own, name=name, version=version, admissions_size=self._admissions_room, now=now)
         self._local: dict[str, KeyInfo] = {}
         self._pace = Pace()
         self._refused: set[str] = set()
         self._left = False
-        self._reached: set[str] = set()  # the routers that were last said to have a path
         self._actions: list[Action] = []
         self._problems: dict[tuple[str, str], tuple[float, Problem]] = {}
         self._edge_keys: dict[str, None] = {}  # keys that an edge of ours has or had, and that changed
@@ -129,6 +129,7 @@ class Engine:
             self.membership.link_up(peer.site)
             peer.everything()
             self._hurry(now)
+            self._uplink_changed(link.router)
         peer.name = link.site_name[:63]
         if peer.adjacency.handle(link):
             self._link_changed(peer, now)
@@ -164,6 +165,20 @@ class Engine:
         else:
             self._local[key] = info
         self._advertise(key, now)
+
+    def set_admissions(self, admissions: Sequence[bytes], issuers_of_own: Sequence[str], *, now: float) -> None:
+        """The admissions that we hold are others now: they are carried in all that we advertise."""
+        room, fitting = self._admissions_room, list[bytes]()
+        for admission in admissions:
+            room -= len(admission) + 3
+            if room >= 0:
+                fitting.append(admission)
+        self.membership.set_issuers(issuers_of_own)
+        self._hurry(now)
+        if fitting != self._admissions:
+            self._admissions = fitting
+            self._advertiser.mark_all()
+            self.handle_timeout(now)
 
     def set_draining(self, draining: bool, *, now: float) -> None:
         """Grace: the others prefer other routers from now on."""
@@ -229,9 +244,6 @@ class Engine:
         for router in sorted(changed):
             path = self.path(router)
             self._actions.append(PathChanged(router, path[1] if path else (), path[0] if path else 0))
-            if (path is not None) != (router in self._reached):
-                (self._reached.add if path is not None else self._reached.discard)(router)
-                self._routes.mark(self.remote.keys_of(router))
         self._actions += self._routes.take()
         out, self._actions = self._actions, []
         return out
@@ -256,7 +268,7 @@ class Engine:
 
     def own_keys(self, *, merged: bool = True) -> dict[str, KeyInfo]:
         """What we advertise of each key; not ``merged``: what is of this site alone, without its edges."""
-        return self._routes.own() if merged else dict(self._local)
+        return self._advertiser.keys() if merged else dict(self._local)
 
     @property
     def draining(self) -> bool:
@@ -458,6 +470,7 @@ class Engine:
 
     def _drop_peer(self, peer: Peer, now: float) -> None:
         del self._peers[peer.router]
+        self._uplink_changed(peer.router)
         self.membership.link_down(peer.site)
         if peer.edge:
             self._remove(peer.router)
@@ -494,6 +507,10 @@ class Engine:
     def _counts_ours(self, router: str) -> bool:
         """Our uplink advertises our targets as its own."""
         return self.edge and router in self._peers
+
+    def _uplink_changed(self, router: str) -> None:
+        if self.edge:
+            self._routes.mark(self.remote.keys_of(router))
 
     def _reachable(self, router: str) -> bool:
         return self.path(router) is not None

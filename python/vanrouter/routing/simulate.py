@@ -190,7 +190,7 @@ class _Without:
 
 def _keys(engine: Engine, without: _Without) -> list[KeyLoss]:
     """Keys that have fewer targets then."""
-    routes = Routes(engine.remote, lambda router: without.path(router) is not None, engine.counts_ours)
+    routes = Routes(engine.remote, engine.counts_ours)
     for key, info in engine.own_keys(merged=False).items():
         routes.set_own(key, info)
     self_down = site_of(engine.own) in without._down.sites
