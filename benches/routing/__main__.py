@@ -71,7 +71,7 @@ def whole_network(size: int, edges: int, rounds: int, *, full: int | None = None
         index, key = network.rng.randrange(size), f"new-{number}"
         a, b = network.rng.choice(sorted(network.links))
         for change, act in _changes(network, index, key, a, b).items():
-            network.now += 30.0  # past the pacing of the one before
+            network.now += 2.0  # past the pacing of the one before, long before anything is refreshed
             network.settle()
             rows.setdefault(change, []).append(_measure(network, act))
     for change, figures in rows.items():

@@ -26,11 +26,14 @@ _STRINGS: Final[dict[int, int]] = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 
 _CONTAINERS: Final[dict[int, tuple[int, int]]] = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
+_NONE: Final[set[bytes] | None] = None
+
+
 def check_shape_untrusted(data: bytes) -> None:
     """Raises RemoteProtocolError unless ``data`` is one MessagePack value within the limits, and nothing behind it."""
     size, at = len(data), 0
     stack: list[tuple[int, set[bytes] | None]] = []  # the lists and maps around the innermost one
-    left, keys = 1, None  # values still to come in the innermost one; the keys of a map so far
+    left, keys = 1, _NONE  # values still to come in the innermost one; the keys of a map so far
     while True:
         if at >= size:
             raise RemoteProtocolError("a control message is cut off")

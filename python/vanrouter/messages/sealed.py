@@ -106,8 +106,8 @@ def _check_fragment(fragment: Fragment) -> None:
         parse_routing_key(info.key)
         for service in info.services:
             service.check()
-    for neighbour in [*fragment.neighbours, *fragment.edges]:
-        RouterId.parse(neighbour.router)
+    for router in (*(neighbour.router for neighbour in fragment.neighbours), *(leaf.router for leaf in fragment.edges)):
+        RouterId.parse(router)
     if len({info.key for info in fragment.keys}) != len(fragment.keys):
         raise RemoteProtocolError("a fragment lists a key twice")
     if len({n.router for n in fragment.neighbours}) != len(fragment.neighbours):

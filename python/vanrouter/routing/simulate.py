@@ -1,26 +1,25 @@
 """
 What would be lost if these sites and links were down? Answered from a router's own database with the code that decides in earnest.
 
-Refuses to touch the engine that it asks: it builds a `Topology` and `Paths` of its own from the same reports, brings them up to date once with
-everything, once without what is down, and lets `Routes` say what each key has left. The answer is for this router; other routers may see it
-differently, and a network that falls apart is said to.
+Refuses to touch the engine that it asks: it builds a `Topology` and `Paths` of its own from the same reports, brings them up to date once
+with everything, once without what is down, and counts which targets of the engine's routes still have a path. The answer is for this
+router; other routers may see it differently, and a network that falls apart is said to.
 
     reports ──▶ Topology ──▶ Paths ──▶ before ┐
-       └─ without what is down ──▶ update ──▶ after ├──▶ keys that lose all or some targets, sites cut off, paths that change
+       └─ without what is down ──▶ update ──▶ after ┴──▶ keys that lose all or some targets, sites cut off, paths that change
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from vanrouter.errors import ConfigError
-from vanrouter.plane import RouteTarget
+from vanrouter.messages import KeyInfo
 from vanrouter.routing.engine import Engine
 from vanrouter.routing.paths import Paths
-from vanrouter.routing.routes import Routes
 from vanrouter.routing.topology import DRAIN_PENALTY, Topology
 from vanrouter.routing.view import NetworkView, site_of
 
@@ -66,8 +65,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_down(words: Iterable[str], view: NetworkView, own_links: Mapping[str, Iterable[str]]) -> Down:
     """
-    ``SITE`` (name, id or the start of one), ``SITE/SITE`` (all links between two sites), or the name of a link of this site. ``own_links``: name
-    of a link of this site -> routers at its other end. Raises ConfigError.
+    ``SITE`` (name, id or the start of one), ``SITE/SITE`` (all links between two sites), or the name of a link of this site. ``own_links``:
+    name of a link of this site -> routers at its other end. Raises ConfigError.
     """
     words = list(words)
     if not words:
@@ -89,7 +88,7 @@ def parse_down(words: Iterable[str], view: NetworkView, own_links: Mapping[str, 
         if found and is_link:
             raise ConfigError(f"{name!r} is a site and a link of this site", hint=f"say which: site:{name} or link:{name}")
         if "/" in name:
-            links |= _links_between(name, known, view, routers)
+            links |= _links_between(name, known, view)
         elif len(found) > 1:
             raise ConfigError(f"{name!r} is the name of {len(found)} sites", hint="say its id: " + ", ".join(site[:12] for site in found))
         elif found:
@@ -107,7 +106,7 @@ def _sites_named(name: str, known: Iterable[str], view: NetworkView) -> list[str
     return by_name or [site for site in known if len(name) >= 6 and site.startswith(name)]
 
 
-def _links_between(name: str, known: Iterable[str], view: NetworkView, routers: Iterable[str]) -> set[tuple[str, str]]:
+def _links_between(name: str, known: Iterable[str], view: NetworkView) -> set[tuple[str, str]]:
     ends = []
     for part in name.split("/", 1):
         found = _sites_named(part, known, view)
@@ -142,7 +141,7 @@ def simulate(engine: Engine, down: Down, *, streams_by_link: Mapping[str, int] |
     cut_off = sorted({site_of(router) for router in before} - still - down.sites)
     streams = sum(n for router, n in (streams_by_link or {}).items() if now_down.is_down(engine.own, router))
     return Outcome(
-        keys=_keys(engine, now_down),
+        keys=_keys(engine, before, now_down),
         cut_off=cut_off,
         moves=sorted(moves, key=lambda move: move.router),
         parts=_parts(topology.edges, [r for r in [*before, engine.own] if site_of(r) not in down.sites and not now_down.is_leaf(r)]),
@@ -155,7 +154,7 @@ class _Without:
     """The engine's graph, which `apply` takes apart."""
 
     def __init__(self, engine: Engine, down: Down) -> None:
-        self._engine, self._down = engine, down
+        self._engine, self.down = engine, down
         self.topology = Topology(engine.own, own_word_suffices=engine.edge)
         for router in engine.database.origins:
             if engine.remote.draining(router):
@@ -172,7 +171,7 @@ class _Without:
 
     def is_down(self, a: str, b: str) -> bool:
         """The link between two routers."""
-        return site_of(a) in self._down.sites or site_of(b) in self._down.sites or _pair(a, b) in self._down.links
+        return site_of(a) in self.down.sites or site_of(b) in self.down.sites or _pair(a, b) in self.down.links
 
     def apply(self) -> None:
         for router in [*self._engine.database.origins, self._engine.own]:
@@ -188,42 +187,39 @@ class _Without:
         return self.paths.path(router)
 
 
-def _keys(engine: Engine, without: _Without) -> list[KeyLoss]:
-    """Keys that have fewer targets then."""
-    routes = Routes(engine.remote, engine.counts_ours)
-    for key, info in engine.own_keys(merged=False).items():
-        routes.set_own(key, info)
-    self_down = site_of(engine.own) in without._down.sites
-    local = {key: info.targets for key, info in engine.own_keys(merged=False).items()}
-    listens = {key for key, info in engine.own_keys(merged=False).items() if info.listeners}
+def _keys(engine: Engine, before: Container[str], without: _Without) -> list[KeyLoss]:
+    """Keys that have fewer targets then; those that lose all come first."""
+    local, own = engine.own_keys(merged=False), site_of(engine.own)
+    self_down = own in without.down.sites
     out = []
-    for key, before in _with_local(engine.routes(), local).items():
-        counts = {target.router: _count(engine, target.router, key) for target in before}
-        after = {} if self_down else {t.router: counts.get(t.router, 0) for t in routes.targets(key)}
-        own = local.get(key, 0)
-        total, left = own + sum(counts.values()), (0 if self_down else own + sum(after.values()))
-        if left < total:
-            left_sites = ({site_of(engine.own)} if own and not self_down else set()) | {site_of(router) for router in after}
-            lost = {site_of(router) for router in counts.keys() - after.keys()} | ({site_of(engine.own)} if own and self_down else set())
+    for key in dict.fromkeys([*local, *engine.routes()]):
+        info = local.get(key)
+        counts = {target.router: _count(engine, target.router, info, key) for target in engine.routes().get(key, [])}
+        had = {router: n for router, n in counts.items() if n > 0 and router in before}
+        has = {router: n for router, n in had.items() if not self_down and without.path(router) is not None}
+        if info is not None and info.targets:
+            had[engine.own] = info.targets
+            if not self_down:
+                has[engine.own] = info.targets
+        if len(has) < len(had):
+            left = {site_of(router) for router in has}
             loss = KeyLoss(
                 key=key,
-                before=total,
-                after=left,
-                lost_sites=sorted(lost - left_sites),
-                left_sites=sorted(left_sites),
-                listens_here=key in listens,
+                before=sum(had.values()),
+                after=sum(has.values()),
+                lost_sites=sorted({site_of(router) for router in had} - left),
+                left_sites=sorted(left),
+                listens_here=info is not None and info.listeners > 0,
             )
             out.append(loss)
     return sorted(out, key=lambda loss: (loss.after > 0, loss.key))
 
 
-def _with_local(routes: Mapping[str, list[RouteTarget]], local: Mapping[str, int]) -> dict[str, list[RouteTarget]]:
-    return {**{key: [] for key, targets in local.items() if targets}, **routes}
-
-
-def _count(engine: Engine, router: str, key: str) -> int:
+def _count(engine: Engine, router: str, own: KeyInfo | None, key: str) -> int:
+    """How many targets of a key are behind a router, without ours."""
     info = engine.remote.info(router, key)
-    return info.targets if info is not None else 0
+    ours = own.targets if own is not None and engine.counts_ours(router) else 0
+    return info.targets - ours if info is not None else 0
 
 
 def _parts(edges: Mapping[str, Mapping[str, int]], routers: Iterable[str]) -> int:

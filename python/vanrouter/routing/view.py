@@ -177,7 +177,7 @@ class NetworkView:
         engine = self.engine
         attached = {peer.router for peer in engine.attached()}
         out = [(engine.own, info) for info in engine.own_keys().values()]
-        for key in engine.remote.keys():
+        for key in [*engine.remote.keys()]:
             out += [(router, info) for router, info in engine.remote.key(key).items() if router not in attached]
         return out
 
