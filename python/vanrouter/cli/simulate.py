@@ -49,7 +49,9 @@ def _show(document: Doc) -> None:
         say(f"  {_count(document['cutOff'], 'site')} cut off: " + bad(_names(document["cutOff"])))
     if document["parts"] > 1:
         say(bad(f"  the network falls into {document['parts']} parts"))
-    say(f"  {_count(lost, 'routing key')} lose all targets, {len(fewer)} some, {len(document['paths'])} paths change")
+    paths = document["paths"]
+    verbs = ["loses" if len(lost) == 1 else "lose", "changes" if len(paths) == 1 else "change"]
+    say(f"  {_count(lost, 'routing key')} {verbs[0]} all targets, {len(fewer)} some; {_count(paths, 'path')} {verbs[1]}")
     streams, total = document["streams"], document["streamsOpen"]
     say(
         f"  {streams} of {total} streams that are open on this router's links now go over what is down (what others carry is not known here)"

@@ -24,7 +24,7 @@ from vanrouter.routing.view import NetworkView, site_of
 if TYPE_CHECKING:
     from vanrouter.sites.site import RunningSite
 
-__all__ = ["Insight"]
+__all__ = ["Insight", "choice_doc", "hops_doc", "outcome_doc"]
 
 log = logging.getLogger("vanrouter.sites")
 
@@ -79,7 +79,7 @@ class Insight:
         what = parse_down(down, view, own_links)
         by_link = self._streams_by_link()
         outcome = simulate(self._site.services.engine, what, streams_by_link=by_link)
-        document = _outcome_doc(outcome, view)
+        document = outcome_doc(outcome, view)
         document["down"] = {
             "sites": [{"site": view.name(site), "siteId": site} for site in sorted(what.sites)],
             "links": [{"from": view.name(a), "to": view.name(b), "fromRouter": a, "toRouter": b} for a, b in sorted(what.links)],
@@ -132,7 +132,7 @@ class Insight:
             "key": key,
             "strategy": strategy,
             "site": self._site.context.site_name,
-            "choices": [_choice_doc(choice, view) for choice in choices],
+            "choices": [choice_doc(choice, view) for choice in choices],
             "target": view.name(chosen.router) if chosen is not None else "",
             "hops": [],
             "complete": chosen is not None,
@@ -184,7 +184,7 @@ class Insight:
                         waiting = self._answered
                 if patience.cancelled_caught:
                     break
-        document["hops"] = _hops_doc(run)
+        document["hops"] = hops_doc(run)
         document["complete"], document["note"] = _verdict(run, key, view)
 
 
@@ -209,7 +209,7 @@ def _verdict(run: Run, key: str, view: NetworkView) -> tuple[bool, str]:
     return False, _ENDS.get(hop.end, "it ended at site {site}: " + hop.end).format(site=hop.site or view.name(hop.router))
 
 
-def _hops_doc(run: Run) -> list[Doc]:
+def hops_doc(run: Run) -> list[Doc]:
     out: list[Doc] = []
     before = 0.0
     for seen in run.path:
@@ -233,7 +233,7 @@ def _hops_doc(run: Run) -> list[Doc]:
     return out
 
 
-def _choice_doc(choice: Choice, view: NetworkView) -> Doc:
+def choice_doc(choice: Choice, view: NetworkView) -> Doc:
     return {
         "site": view.name(choice.router),
         "siteId": site_of(choice.router),
@@ -250,7 +250,7 @@ def _choice_doc(choice: Choice, view: NetworkView) -> Doc:
     }
 
 
-def _outcome_doc(outcome: Outcome, view: NetworkView) -> Doc:
+def outcome_doc(outcome: Outcome, view: NetworkView) -> Doc:
     def named(sites: list[str]) -> list[Doc]:
         return [{"site": view.name(site), "siteId": site} for site in sites]
 
