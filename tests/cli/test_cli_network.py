@@ -172,7 +172,7 @@ def test_what_a_simulation_finds_is_told_in_a_few_lines(van: Van, site: FakeSite
         "  1 site cut off: far\n"
         "  the network falls into 2 parts\n"
         "  1 routing key loses all targets, 1 some; 1 path changes\n"
-        "  4 of 9 streams that are open on this router's links now go over what is down (what others carry is not known here)\n"
+        "  4 of 9 streams open on this router's links go over what is down (what others carry is not known here)\n"
         "\n"
         "  ROUTING KEY   TARGETS   LOST AT   LEFT AT\n"
         "  db            1 -> 0    south     -\n"
