@@ -52,6 +52,7 @@ class Services:
             issuers=self._admissions.issuers,
             issuers_of_own=[issuer for issuer, _ in self._admissions.pairs(held)],
             admissions=held,
+            edge=context.edge,
             now=context.now(),
         )
         self._speaker = Speaker(self.table, self.engine, info=self._info(spec))

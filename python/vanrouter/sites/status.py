@@ -67,6 +67,7 @@ class Reporter:
             "serviceSync": site.wanted.site_spec.service_sync,
             "generation": context.forwarding.in_force,
             "leaving": site.leaving,
+            "edge": context.edge,
         }
 
     def _site_name(self, router_or_site: str) -> str:
@@ -104,6 +105,7 @@ class Reporter:
             ],
             "routers": routers,
             "active": status is not None and status.active,
+            "standby": link.stands_by,
         }
 
     def _issuer_name(self, name: str) -> str:
