@@ -95,7 +95,9 @@ def test_an_edge_is_seen_under_its_interior_from_everywhere() -> None:
         (key,) = document["keys"]
         assert [t["site"] for t in key["targets"]] == ["a"], "its interior offers it"
     own = network_view(world.engines["e"], "e")
-    assert {s["name"] for s in own["sites"]} == {"a", "b", "e"}
+    assert {s["name"]: s["role"] for s in own["sites"]} == {"a": "interior", "b": "interior", "e": "edge"}
+    assert sorted((link["from"], link["to"], link["state"]) for link in own["links"] if link.get("edge")) == [("e", "a", "up")]
+    assert len(own["links"]) == 2
     world.unlink("a", "e")
     world.settle()
     assert {s["name"] for s in network_view(world.engines["b"], "b")["sites"]} == {"a", "b"}

@@ -98,3 +98,34 @@ async def test_what_would_be_lost_is_told_before_and_is_lost_after(world: World,
     trace = await world.call(north, "trace", key="hello")
     assert not trace["complete"]
     assert trace["choices"][0]["reason"] == "no path leads there now"
+
+
+async def test_an_edge_is_seen_under_its_interior_and_a_trace_goes_through_to_it(world: World, backend: int) -> None:
+    """leaf ══ north ── middle: leaf offers hello"""
+    north = world.home("north", serviceAddress="127.0.0.1", linkAccess=f"127.0.0.1:{free_port()}")
+    middle = world.home("middle", serviceAddress="127.0.0.2")
+    leaf = world.home("leaf", serviceAddress="127.0.0.9", edge=True)
+    for home in (north, middle, leaf):
+        await world.start(home)
+    await world.link(north, middle)
+    await world.link(north, leaf)
+    await world.expose(leaf, "hello", backend, free_port(), at=(north, leaf))
+    for home in (north, middle, leaf):
+
+        async def seen(home: SiteHome = home) -> Any:
+            network = await world.call(home, "network")
+            return {site["name"]: site["role"] for site in network["sites"]} == {
+                "north": "interior",
+                "middle": "interior",
+                "leaf": "edge",
+            } and [(link["from"], link["to"]) for link in network["links"] if link.get("edge")] == [("leaf", "north")]
+
+        await world.until(f"{home.directory.name} sees the leaf under north", seen)
+
+    async def reached() -> Any:
+        trace = await world.call(middle, "trace", key="hello")
+        return [(hop["site"], hop["end"], hop["targets"]) for hop in trace["hops"]]
+
+    assert await reached() == [("north", "", 0), ("leaf", "arrived", 1)]
+    told = await world.call(north, "simulate", down=["leaf"])
+    assert [(key["key"], key["after"]) for key in told["keys"]] == [("hello", 0)]

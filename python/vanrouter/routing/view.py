@@ -132,7 +132,10 @@ class NetworkView:
         out = []
         for a, b, there, back in self.links():
             costs = [cost for cost in (there, back) if cost is not None]
-            if None in (there, back) and not (self.engine.edge and self.engine.own in (a, b)):
+            if self.engine.edge and self.engine.own in (a, b):  # our word suffices, and the other end lists us as its edge
+                out.append(self._uplink(self.engine.own, b if a == self.engine.own else a, max(costs)))
+                continue
+            if None in (there, back):
                 state = "one-sided"
             else:
                 state = "suspect" if max(costs) >= LAST_RESORT else "up"
@@ -152,7 +155,7 @@ class NetworkView:
                 }
             )
         for interior, leaves in self._leaves.items():
-            out += [self._uplink(leaf, interior, cost) for leaf, cost in leaves]
+            out += [self._uplink(leaf, interior, cost) for leaf, cost in leaves if leaf != self.engine.own]
         return out
 
     def _uplink(self, leaf: str, interior: str, cost: int) -> Doc:
