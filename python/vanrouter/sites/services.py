@@ -48,6 +48,7 @@ class Services:
             identity=context.keys.identity.public_der,
             sign=context.keys.identity.sign,
             name=context.site_name,
+            version=vanrouter.__version__,
             issuers=self._admissions.issuers,
             issuers_of_own=[issuer for issuer, _ in self._admissions.pairs(held)],
             admissions=held,
