@@ -1,5 +1,5 @@
 """
-Networks of more than two sites in real processes: what one of them exposes is used at all, and goes on when links and sites between them do not.
+Networks of more than two sites in real processes: what one exposes is used at all, and goes on when what lies between does not.
 
     north ── middle ── south            and, in a diamond, north ── other ── south at a higher cost
 """
@@ -60,14 +60,10 @@ class Sites:
         for name in names:
             until(f"hello answers at {name}", lambda name=name: self.answers(name), seconds=40)  # type: ignore[misc]
 
-    def carried_by(self, name: str) -> bool:
-        """Whether a new connection from north to south crosses this site."""
-        before = self._crossed(name)
-        assert self.answers("north")
-        return self._crossed(name) > before
-
-    def _crossed(self, name: str) -> int:
-        return sum(row[1] + row[2] for row in client.call(self.host.home / name, "counters", {}, timeout=10)["links"].values())
+    def way(self, name: str) -> list[str]:
+        """The sites that a new stream from this one passes on its way to hello."""
+        trace = client.call(self.host.home / name, "trace", {"key": "hello"}, timeout=10)
+        return [hop["site"] for hop in trace["hops"]] if trace["complete"] else []
 
     def close(self) -> None:
         self.echo.close()
@@ -121,22 +117,28 @@ def test_a_site_between_others_that_is_killed_and_started_again_carries_again(li
     os.kill(line.host.router("middle"), signal.SIGKILL)
     until("north notices", lambda: not line.has_it("north"))
     assert [s["address"] for s in line.status("north")["services"]] == ["hello"], "a short outage frees no port"
-    line.van("-n middle start")
+    line.van("-n middle init")
     line.until_answers("north", "middle")
     assert line.status("middle")["site"]["router"] != before
 
 
 def test_the_cost_of_a_link_decides_over_whom_new_streams_go(diamond: Sites) -> None:
-    paths = lambda: client.call(diamond.host.home / "north", "paths", {}, timeout=10)  # noqa: E731
-    assert paths is not None
+    until("over middle", lambda: diamond.way("north") == ["middle", "south"])
+    diamond.van("-n north link update to-middle --cost 50")
+    until("over other", lambda: diamond.way("north") == ["other", "south"])
+    assert diamond.answers("north")
+    diamond.van("-n north link update to-middle --cost 1")
+    until("over middle again", lambda: diamond.way("north") == ["middle", "south"])
+    assert diamond.answers("north")
 
 
 def test_a_diamond_goes_on_over_the_other_side_when_one_dies(diamond: Sites) -> None:
     os.kill(diamond.host.router("middle"), signal.SIGKILL)
+    until("over other", lambda: diamond.way("north") == ["other", "south"])
     diamond.until_answers("north")
-    assert diamond.has_it("north")
-    diamond.van("-n middle start")
-    diamond.until_answers("middle")
+    diamond.van("-n middle init")
+    until("over middle again", lambda: diamond.way("north") == ["middle", "south"])
+    diamond.until_answers("north", "middle")
 
 
 def test_an_edge_uses_one_uplink_and_takes_the_other_when_that_one_is_silent(line: Sites) -> None:
