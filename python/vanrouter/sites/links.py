@@ -20,7 +20,7 @@ from vanrouter.errors import ConfigError, StoreError
 from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor, Uplinks
 from vanrouter.links.status import AFTER_LOSS
 from vanrouter.model import SiteId
-from vanrouter.pki import build_credential
+from vanrouter.pki import PrivateKey, build_credential, certificates_to_pem, renew_at
 from vanrouter.pki.authority import van_name
 from vanrouter.plane import Credential, Dial, DialResult, Link, LinkState, Ref
 from vanrouter.resources import Secret
@@ -48,6 +48,7 @@ class DialledLink:
         self.supervisor: LinkSupervisor | None = None
         self.conditions = Conditions()
         self.renewal_error = ""
+        self.renew_at = math.inf  # wall clock: of a credential that is made here
         self.stands_by = False
         self.standby = Conditions()  # what is said instead of the supervisor's condition
 
@@ -139,6 +140,10 @@ class Links:
         """Raises ConfigError when there is none, or it is broken; the old one stays."""
         wanted, identity = link.wanted, self._context.keys.identity
         name = f"link:{wanted.name}"
+        if wanted.site_id == self._context.keys.site_id:
+            if link.credential is None or self._context.wall() >= link.renew_at:
+                self._make_sibling_credential(link, name)
+            return
         if link.secret is not None:
             data = link.secret.data
             link.issued = None
@@ -160,6 +165,19 @@ class Links:
         issued = LinkCredential.from_files(files)
         link.credential = issued.credential(name, identity)
         link.issued = issued
+
+    def _make_sibling_credential(self, link: DialledLink, name: str) -> None:
+        """To another router of this very site: a leaf of our own CA, for a new key that never leaves this process."""
+        keys, wall, key = self._context.keys, self._context.wall(), PrivateKey.generate()
+        leaf = keys.authority.issue_client(key.public_der, keys.site_id, now=wall, lifetime=self._context.timing.leaf_lifetime)
+        link.renew_at = renew_at(leaf, jitter=self._context.rng.random())
+        link.credential = build_credential(
+            name,
+            certificate_pem=certificates_to_pem([leaf]),
+            key_pem=key.pem(),
+            trust_pem=keys.authority.certificate_pem(),
+            identity=keys.identity,
+        )
 
     def _set_endpoints(self, link: DialledLink) -> None:
         """From the names' last answers."""
@@ -227,10 +245,15 @@ class Links:
     @property
     def deadline(self) -> float:
         own = min(self._look_at, self._uplinks.deadline(self._context.now())) if self._uplinks is not None else math.inf
-        return min((own, *(link.supervisor.deadline for link in self.dialled.values() if link.supervisor is not None)))
+        wall, now = self._context.wall(), self._context.now()
+        renewal = min((now + max(0.0, link.renew_at - wall) for link in self.dialled.values()), default=math.inf)
+        return min((own, renewal, *(link.supervisor.deadline for link in self.dialled.values() if link.supervisor is not None)))
 
     def handle_timeout(self) -> None:
-        now = self._context.now()
+        now, wall = self._context.now(), self._context.wall()
+        for link in list(self.dialled.values()):
+            if wall >= link.renew_at:
+                self._configure(link)
         for name, link in list(self.dialled.items()):
             if link.supervisor is not None and link.supervisor.deadline <= now:
                 self._carry_out(name, link.supervisor.handle_timeout(now))

@@ -14,6 +14,7 @@ import vanrouter
 from vanrouter.addresses import AddressTable, LocalConnector, LocalListener, Reserved
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
 from vanrouter.messages import SiteInfo
+from vanrouter.model import RouterId
 from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
 from vanrouter.resources.kinds import SiteSpec
 from vanrouter.routing import LAST_RESORT, Engine, Speaker
@@ -25,6 +26,8 @@ from vanrouter.stores.resources import Problem
 __all__ = ["Services"]
 
 log = logging.getLogger("vanrouter.sites")
+
+MAX_ROUTERS: Final = 64  # of one site, as others are told
 
 # What to do about what a member did (`vanrouter.routing.Problem.reason`).
 _NEXT: Final = {
@@ -55,9 +58,11 @@ class Services:
             edge=context.edge,
             now=context.now(),
         )
+        self._siblings: list[str] = []  # the other live routers of this site
         self._speaker = Speaker(self.table, self.engine, info=self._info(spec))
         self.exchange = self._speaker.exchange
         self._hop_limit = 0
+        self._spec = spec
         self._listeners: dict[str, LocalListener] = {}
         self._connectors: dict[str, LocalConnector] = {}
         self._embedded: dict[str, LocalConnector] = {}
@@ -70,7 +75,7 @@ class Services:
             version=vanrouter.__version__,
             platform="linux",
             namespace=context.home.directory.name[:63],
-            routers=[str(context.own)],
+            routers=[str(context.own), *self._siblings][:MAX_ROUTERS],
             service_sync=spec.service_sync,
         )
 
@@ -103,6 +108,7 @@ class Services:
             if self._connectors.get(name) != connector:
                 table.put_connector(connector, now=now)
         self._listeners, self._connectors = wanted_listeners, wanted_connectors
+        self._spec = spec
         self.exchange.set_info(self._info(spec))
         self.flush()
 
@@ -222,6 +228,11 @@ class Services:
         if self._hop_limit != self._speaker.hop_limit:
             self._hop_limit = self._speaker.hop_limit
             context.plane.set_hop_limit(self._hop_limit)
+        if (siblings := self.engine.siblings()) != self._siblings:
+            self._siblings = siblings
+            boots = [context.own.boot, *(RouterId.parse(router).boot for router in siblings)]
+            context.plane.set_siblings(sorted(boots[:MAX_ROUTERS]))
+            self.exchange.set_info(self._info(self._spec))
         delta = self.table.take_changes()
         context.forwarding.change(put=delta.put, drop=delta.drop)
         self.exchange.handed_over(context.forwarding.generation)
