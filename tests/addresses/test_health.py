@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from vanrouter.addresses.health import MAX_PER_SECOND, MAX_RUNNING, TRANSITIONS, Health, Input, Outcome, Probe, State
 from vanrouter.checks import Check, longest_timeout
 
-PASSED = Outcome(kind="passed", connected=True)
-REFUSED = Outcome(kind="failed", error="connection refused")
+PASSED = Outcome(kind="passed")
+REFUSED = Outcome(kind="failed", error="connection refused", refused=True)
 SILENT = Outcome(kind="failed", error="no answer")
 VOID = Outcome(kind="void", error="too many open files")
 CHECK = Check()
@@ -182,7 +182,7 @@ def test_it_is_back_after_two_passed_checks_and_a_failed_one_between_them_begins
     world.run_while(lambda: world.state("a") is not State.PROBATION)
     verdict = world.health.verdict("a")
     assert verdict is not None
-    assert (verdict.passed, verdict.is_out, verdict.error) == (1, True, "connection refused")
+    assert (verdict.passed, verdict.is_out, verdict.error, verdict.may_serve) == (1, True, "connection refused", True)
     world.behaves["a"] = REFUSED
     world.run_while(lambda: world.state("a") is not State.EJECTED)
     world.behaves["a"] = PASSED

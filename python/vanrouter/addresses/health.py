@@ -79,7 +79,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Literal["passed", "failed", "void"]
     error: str = ""
-    connected: bool = False  # the target took the connection, whatever came then
+    refused: bool = False  # nothing is there: it refuses, or cannot be reached. Silence is not that: it may be busy
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +100,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0  # checks in a row
     passed: int = 0
     error: str = ""  # of the last failed check; of the last failed connect where there are no checks
-    connected: bool = False  # at the last failed check it took the connection
+    may_serve: bool = True  # the last check does not show that nothing is there
     connects_failed: int = 0  # streams in a row that could not connect
     blocked: str = ""  # why the last check could not be made
 
@@ -114,7 +114,7 @@ class _Target:
         self.name, self.host, self.port, self.check = name, host, port, check
         self.state = State.NEW
         self.failed = self.passed = 0
-        self.error, self.blocked, self.connected = "", "", False
+        self.error, self.blocked, self.may_serve = "", "", True
         self.connects_failed = self.counted = 0  # of the connects that failed: how many have counted as failed checks
         self.due, self.started, self.ticket, self.running = math.inf, -math.inf, 0, 0
         self.is_urgent = False
@@ -128,7 +128,7 @@ class _Target:
             failed=self.failed,
             passed=self.passed,
             error=self.error,
-            connected=self.connected,
+            may_serve=self.may_serve,
             connects_failed=self.connects_failed,
             blocked=self.blocked,
         )
@@ -244,11 +244,12 @@ class Health:
             return Input.VOID
         target.blocked = ""
         if outcome.kind == "passed":
+            target.may_serve = True
             target.passed, target.failed = min(target.passed + 1, target.check.passes), 0
             target.counted = target.connects_failed
             return Input.PASSED_ENOUGH if target.passed >= target.check.passes and now >= target.hold else Input.PASSED
-        target.failed, target.passed = target.failed + 1, 0
-        target.error, target.connected = outcome.error[:MAX_ERROR], outcome.connected
+        target.failed, target.passed = min(target.failed + 1, target.check.failures), 0
+        target.error, target.may_serve = outcome.error[:MAX_ERROR], not outcome.refused
         return Input.FAILED_ENOUGH if target.failed >= target.check.failures else Input.FAILED
 
     @staticmethod
@@ -264,10 +265,10 @@ class Health:
             # The data plane forgets a target that is taken out, and begins anew when it is back.
             target.connects_failed = target.counted = 0
         elif was_out and not is_out:
-            target.returned, target.error, target.connected = now, "", False
+            target.returned, target.error = now, ""
             target.connects_failed = target.counted = 0
         elif target.state is State.HEALTHY:
-            target.error, target.connected = "", False
+            target.error = ""
 
     def _schedule_next(self, target: _Target, now: float) -> None:
         check, jitter = target.check, self._rng.uniform(0.8, 1.0)
