@@ -482,7 +482,7 @@ class AddressTable:
         return sorted(service for service in services if not _refusal(service))
 
     def _offer(self, router: str, key: str) -> None:
-        """What a router offers counts while there is a path to it, and `SYNC_LINGER` longer; also while its targets are down: they return."""
+        """What a router offers counts while there is a path to it, and `SYNC_LINGER` longer; targets that are down return."""
         info = self.remote.info(router, key)
         counts = info is not None and (info.targets or info.down) and (router in self._paths or router in self._lost)
         self._sync.set_offers(router, key, list(info.services) if info is not None and counts else [])

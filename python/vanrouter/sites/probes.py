@@ -2,9 +2,9 @@
 Makes the checks of targets: TCP connects and HTTP requests, each bounded in time, as `Health` says when.
 
 A TCP check is not a connection to the server's program: the last packet of the handshake is held back and the connection reset, so that the
-kernel at the other end answers for the listening socket and the program accepts nothing. Servers that log, count or ban connections that
-say nothing (sshd, MySQL, mail servers), or serve only one, do not notice. (Without TCP_QUICKACK, so not on Linux, it is a connection that is
-closed at once.) Refuses to judge: what an answer means is `addresses/health.py`'s business. Writes no log line per check.
+kernel at the other end answers for the listening socket and the program accepts nothing. Servers that log, count or ban connections which
+say nothing (sshd, MySQL, mail servers), or serve only one, do not notice. (Where there is no TCP_QUICKACK it is a connection that is closed
+at once.) Refuses to judge: what an answer means is the business of `addresses/health.py`. Writes no log line per check.
 """
 
 from __future__ import annotations
