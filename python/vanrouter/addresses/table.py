@@ -19,7 +19,7 @@ from vanrouter.addresses.offered import LAST_RESORT, Offered, offered_targets
 from vanrouter.addresses.ports import Ports
 from vanrouter.addresses.remote import MAX_KEYS_PER_SITE, Remote
 from vanrouter.addresses.sync import ServiceSync
-from vanrouter.addresses.words import Facts, describe_connector, describe_listener
+from vanrouter.addresses.words import Facts, describe_connector, describe_listener, describe_service
 from vanrouter.conditions import Conditions
 from vanrouter.errors import ConfigError
 from vanrouter.messages import MAX_SERVICES_PER_KEY, Fragment, KeyInfo, Problem, ServicePort
@@ -356,6 +356,7 @@ class AddressTable:
             out.append(
                 ServiceStatus(
                     address=address,
+                    conditions=self._conditions.setdefault(("service", address), Conditions()).list(),
                     protocol=self._sync.protocol(address),
                     ports=sorted({o.service.port for o in offers}),
                     offers=offers,
@@ -365,6 +366,12 @@ class AddressTable:
                 )
             )
         return out
+
+    def offer_info(self, router: str, key: str) -> KeyInfo | None:
+        """What this router, perhaps our own, has of this key now. None: nothing, or it cannot be reached."""
+        if router == self.own:
+            return self._advertised.get(key)
+        return self.remote.info(router, key) if router in self._paths else None
 
     def targets(self, key: str) -> list[RouteTarget]:
         """The routers besides this one where streams for this key may go, whether there is a path to them or not."""
@@ -397,6 +404,8 @@ class AddressTable:
             elif name in self._automatic:
                 del self._automatic[name]
                 self._drop_listener(name)
+            if not self._sync.has(slot[0]):
+                self._conditions.pop(("service", slot[0]), None)
         self._dirty.update(dict.fromkeys(self._sync.take_keys()))
 
     def _work_key(self, key: str, now: float) -> None:
@@ -441,8 +450,15 @@ class AddressTable:
                 key in self._crowded,
                 now=now,
             )
+        for address in self._sync.addresses_of(key, (self.own, *self.remote.key(key))):
+            self._describe_service(address, now)
         if key in self._keys and not known.connectors and not known.listeners:
             del self._keys[key]
+
+    def _describe_service(self, address: str, now: float) -> None:
+        places = {(offer.router, offer.key): self.offer_info(offer.router, offer.key) for offer in self._sync.offers(address)}
+        infos = [(self._site(router), info) for (router, _), info in places.items() if info is not None]
+        describe_service(self._conditions.setdefault(("service", address), Conditions()), address, infos, now=now)
 
     def _advertise_key(self, key: str, known: _Key, offered: Offered) -> None:
         listeners = sum(self._listener_works(name) for name in known.listeners)

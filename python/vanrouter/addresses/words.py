@@ -1,8 +1,8 @@
 """
 What a listener or a connector tells people: conditions with reason and next action, from facts that were worked out before.
 
-Decides nothing but words. Types: ``Listening`` (listeners), ``Configured`` and ``Healthy`` (connectors), ``Matched``, ``Synced``
-(connectors that are a service), and ``Ready``, which sums up.
+Decides nothing but words. Types: ``Listening`` (listeners), ``Configured`` (connectors), ``Healthy`` (connectors, services), ``Matched``,
+``Synced`` (connectors that are a service), and ``Ready``, which sums up (listeners, connectors).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import msgspec
 
 from vanrouter.addresses.health import State, Verdict
 from vanrouter.addresses.model import LocalConnector, LocalListener
+from vanrouter.addresses.offered import LAST_RESORT
 from vanrouter.conditions import Conditions, Status
-from vanrouter.messages import Problem
+from vanrouter.messages import KeyInfo, Problem
 from vanrouter.plane import BindStatus, ListenerState
 
-__all__ = ["Facts", "describe_connector", "describe_listener"]
+__all__ = ["Facts", "describe_connector", "describe_listener", "describe_service"]
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +94,27 @@ def describe_connector(
     if connector.service is not None:
         _synced(conditions, connector, conflict, reported, now)
     _ready(conditions, ("Configured", "Healthy", "Matched", "Synced"), now)
+
+
+def describe_service(conditions: Conditions, address: str, infos: list[tuple[str, KeyInfo]], *, now: float) -> None:
+    """Whether somebody serves it. ``infos``: what each site that can be reached has of it."""
+    sound = sum(info.targets for _, info in infos if info.cost < LAST_RESORT)
+    down = sum(info.down for _, info in infos)
+    where = ", ".join(f"site {site}" for site in sorted({site for site, info in infos if info.down})[:3])
+    todo = "start the server there; which one and why: van connector status, at that site"
+    if down and sound:
+        message = f"{down} of {sound + down} targets of {address} {'fails its' if down == 1 else 'fail their'} checks, at {where}"
+        conditions.set("Healthy", "True", "SomeTargetsDown", f"{message}; streams go to the others", now=now, next=todo)
+    elif down:
+        last = any(info.targets for _, info in infos)
+        ends = "streams go there only because nothing better is left" if last else "clients are refused"
+        message = f"every target of {address} fails its checks, at {where}; {ends}"
+        conditions.set("Healthy", "False", "TargetsDown", message, now=now, next=todo)
+    elif sound:
+        conditions.set("Healthy", "True", "Ok", f"{sound} {'target' if sound == 1 else 'targets'} for {address}", now=now)
+    else:
+        todo = f"offer {address} at some linked site (van expose), and check the links: van link status"
+        conditions.set("Healthy", "False", "NoTarget", f"no target for {address} is reachable", now=now, next=todo)
 
 
 def _healthy(conditions: Conditions, where: str, health: Verdict, is_offered: bool, now: float) -> None:
