@@ -464,7 +464,7 @@ class AddressTable:
         listeners = sum(self._listener_works(name) for name in known.listeners)
         services = self._offers(known) if self._service_sync else []
         info: KeyInfo | None = None
-        if not offered.targets and not offered.down and not listeners:
+        if not (offered.targets or offered.down or listeners):
             self._crowded.pop(key, None)
         elif key not in self._advertised and len(self._advertised) >= MAX_KEYS_PER_SITE:
             self._crowded[key] = None

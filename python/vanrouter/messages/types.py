@@ -85,6 +85,10 @@ class KeyInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     services: Annotated[list[ServicePort], msgspec.Meta(max_length=MAX_SERVICES_PER_KEY)] = []
     strategy: Label = ""  # a hint for listeners that have none of their own
 
+    @property
+    def is_empty(self) -> bool:
+        return not (self.targets or self.listeners or self.down)
+
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A link of the origin, for link-state routing: it counts only when both ends report it."""
