@@ -59,10 +59,11 @@ def describe_listener(
         status, reason, todo = _BINDS[bind.status]
         message = f"{where}: {bind.error}" if bind.error else f"{where} is {bind.status.value.replace('_', ' ')}"
         conditions.set("Listening", status, reason, message, now=now, next=todo.format(host=listener.host, port=listener.port))
+    keys = " or ".join(listener.routing_keys[:3])
     if (facts.down_here or facts.down_elsewhere) and not (facts.targets_here or facts.targets_elsewhere):
-        _targets_down(conditions, listener.routing_key, facts, now)
+        _targets_down(conditions, keys, facts, now)
     else:
-        _matched(conditions, listener.routing_key, "target", facts.targets_here, facts.targets_elsewhere, now)
+        _matched(conditions, keys, "target", facts.targets_here, facts.targets_elsewhere, now)
     _ready(conditions, ("Listening", "Matched"), now)
 
 

@@ -1,7 +1,8 @@
 """
 The links of a site: those it dials, each with its supervisor, and what the data plane says of all of them, whoever dialled.
 
-Carries out what supervisors decide; resolves names for them through ``Names``; loads credentials. Decides nothing about when to dial.
+Carries out what supervisors decide; resolves names for them through ``Names``; loads credentials. Decides nothing about when to dial. Of an
+edge site `Uplinks` decides which links stand by: those have nothing to dial, and the data plane does not know them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 
 from vanrouter.conditions import Condition, Conditions, Status
 from vanrouter.errors import ConfigError, StoreError
-from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor
+from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor, Uplinks
 from vanrouter.links.status import AFTER_LOSS
 from vanrouter.model import SiteId
 from vanrouter.pki import build_credential
@@ -31,6 +32,7 @@ __all__ = ["DialledLink", "Links"]
 log = logging.getLogger("vanrouter.sites")
 
 UNKNOWN_SITE: Final = "unknown.van"
+LOOK_FOR_STREAMS: Final = 1.0  # an uplink that is not needed any more is closed when it has none
 
 
 class DialledLink:
@@ -44,6 +46,8 @@ class DialledLink:
         self.supervisor: LinkSupervisor | None = None
         self.conditions = Conditions()
         self.renewal_error = ""
+        self.stands_by = False
+        self.standby = Conditions()  # what is said instead of the supervisor's condition
 
     @property
     def expected_site(self) -> str:
@@ -62,11 +66,16 @@ class Links:
         self.dialled: dict[str, DialledLink] = {}
         self.states: dict[str, LinkState] = {}  # by router: every link that is up
         self._conditions: dict[str, Conditions] = {}  # by router: how that link is, and since when
+        self._uplinks = Uplinks(now=context.now()) if context.edge else None
+        self._stopped = False
+        self._look_at = math.inf  # when to look whether an uplink that is not needed any more has streams
 
     # ---- what is wanted ------------------------------------------------------------------------------------------------------------------
 
     def reconcile(self, wanted: Mapping[str, WantedLink], secrets: Mapping[str, Secret]) -> None:
         self._context.names.want("links", [host for w in wanted.values() for host, _ in w.endpoints])
+        if self._uplinks is not None:
+            self._uplinks.set_links({name: link.cost for name, link in wanted.items()}, now=self._context.now())
         for name in [n for n in self.dialled if n not in wanted]:
             self._drop(name)
         for name, link in wanted.items():
@@ -80,6 +89,7 @@ class Links:
             changed = known.wanted != link
             known.wanted, known.secret = link, secret
             self._configure(known, dial_again=changed)
+        self._stand_by()
 
     def credential_changed(self, credential: str) -> None:
         """What the state has under this name is new: a redemption or a renewal."""
@@ -101,8 +111,9 @@ class Links:
         else:
             link.conditions.set("Configured", "True", "Configured", f"link {name} has a credential", now=now)
         assert link.credential is not None
-        entry = Link(name=name, credential=link.credential.name, expected_site=link.expected_site, cost=link.wanted.cost)
-        self._context.forwarding.change(put=[link.credential, entry])
+        link.stands_by = self._uplinks is not None and name not in self._uplinks.dialled(now)
+        if not link.stands_by or self._context.forwarding.entry("link", name) is not None:
+            self._put_entry(link)
         if link.supervisor is not None and before[0] != link.expected_site:
             self._carry_out(name, link.supervisor.drop(now=now))
             link.supervisor = None
@@ -115,6 +126,12 @@ class Links:
         elif dial_again or before[1] != link.credential:
             self._carry_out(name, link.supervisor.credentials_changed(now=now))
         self._set_endpoints(link)
+
+    def _put_entry(self, link: DialledLink) -> None:
+        if link.credential is not None:
+            name, cost = link.wanted.name, link.wanted.cost
+            entry = Link(name=name, credential=link.credential.name, expected_site=link.expected_site, cost=cost)
+            self._context.forwarding.change(put=[link.credential, entry])
 
     def _load_credential(self, link: DialledLink) -> None:
         """Raises ConfigError when there is none, or it is broken; the old one stays."""
@@ -147,6 +164,9 @@ class Links:
         if link.supervisor is None:
             return
         now = self._context.now()
+        if link.stands_by:
+            self._carry_out(link.wanted.name, link.supervisor.set_endpoints([], now=now))
+            return
         site_name = van_name(SiteId(link.expected_site)) if link.expected_site else UNKNOWN_SITE
         endpoints: list[Endpoint] = []
         unresolved: list[tuple[str, str]] = []
@@ -186,6 +206,10 @@ class Links:
         for name, link in list(self.dialled.items()):
             if link.supervisor is not None:
                 self._carry_out(name, link.supervisor.handle_link_state(state, now=now))
+        if self._uplinks is not None:
+            for name in self.dialled:
+                self._uplinks.set_well(name, any(_is_well(s) for s in self.states.values() if name in s.dialled), now=now)
+            self._stand_by()
 
     def handle_dial_result(self, result: DialResult) -> None:
         name = self._dials.pop(result.id, "")
@@ -200,19 +224,55 @@ class Links:
 
     @property
     def deadline(self) -> float:
-        return min((link.supervisor.deadline for link in self.dialled.values() if link.supervisor is not None), default=math.inf)
+        own = min(self._look_at, self._uplinks.deadline(self._context.now())) if self._uplinks is not None else math.inf
+        return min((own, *(link.supervisor.deadline for link in self.dialled.values() if link.supervisor is not None)))
 
     def handle_timeout(self) -> None:
         now = self._context.now()
         for name, link in list(self.dialled.items()):
             if link.supervisor is not None and link.supervisor.deadline <= now:
                 self._carry_out(name, link.supervisor.handle_timeout(now))
+        self._stand_by()
 
     def stop(self) -> None:
         """Dial no more."""
+        self._stopped = True
         for name, link in self.dialled.items():
             if link.supervisor is not None:
                 self._carry_out(name, link.supervisor.drop(now=self._context.now()))
+
+    def _stand_by(self) -> None:
+        """Of an edge site: who begins to stand by, who is called, and whose lanes are not needed any more."""
+        if self._uplinks is None or self._stopped:
+            return
+        now = self._context.now()
+        dialled, used = self._uplinks.dialled(now), self._uplinks.in_use
+        for name, link in self.dialled.items():
+            stands_by = name not in dialled
+            if stands_by:
+                text = f"link {name} stands by: it is dialled when link {used or dialled[-1]}, which is in use, is lost or silent"
+                link.standby.set("Operational", "True", "Standby", text, now=now)
+            if stands_by != link.stands_by:
+                link.stands_by = stands_by
+                if not stands_by:
+                    link.standby = Conditions()
+                    self._put_entry(link)
+                self._set_endpoints(link)
+        self._close_surplus(now)
+
+    def _close_surplus(self, now: float) -> None:
+        assert self._uplinks is not None
+        self._look_at = math.inf
+        for name in self._uplinks.surplus(now):
+            routers = [router for router, state in self.states.items() if name in state.dialled]
+            if not routers:
+                continue
+            by_link = self._context.plane.counters().by_link
+            if any(by_link.get(router, [0])[0] for router in routers):
+                self._look_at = now + LOOK_FOR_STREAMS
+            else:
+                log.info("uplink stands by again", extra={"link": name})
+                self._context.forwarding.change(drop=[Ref("link", name)])
 
     def _carry_out(self, name: str, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -230,6 +290,8 @@ class Links:
         """What the supervisor says, and the conditions: Configured, and Operational where it is dialled."""
         link = self.dialled[name]
         status = link.supervisor.status() if link.supervisor is not None else None
+        if link.stands_by and (status is None or not status.active):
+            return status, [*link.conditions.list(), *link.standby.list()]
         return status, [*link.conditions.list(), *([status.condition] if status is not None else [])]
 
     def operational(self, router: str) -> list[Condition]:
@@ -239,6 +301,10 @@ class Links:
 
     def linked_sites(self) -> set[str]:
         return {router.partition("/")[0] for router in self.states}
+
+
+def _is_well(state: LinkState) -> bool:
+    return state.lanes > 0 and not state.suspect and not state.draining
 
 
 def _words(state: LinkState) -> tuple[Status, str, str, str]:

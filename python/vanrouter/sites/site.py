@@ -89,7 +89,7 @@ class RunningSite:
         self._inherited_until = context.now() + SYNC_LINGER if self._inherited else math.inf
         context.forwarding.change(put=inherited)
         self.loaded = loaded
-        self.wanted: Wanted = compute_wanted(loaded.resources)
+        self.wanted: Wanted = compute_wanted(loaded.resources, edge=context.edge)
         self.conditions = Conditions()
         self.accesses = Accesses(context)
         self.links = Links(context)
@@ -192,7 +192,7 @@ class RunningSite:
             self._store_problem = None
         except StoreError as exc:
             self._store_problem = Problem(str(self.context.home.resources.directory), str(exc), exc.hint)
-        wanted = compute_wanted(self.loaded.resources)
+        wanted = compute_wanted(self.loaded.resources, edge=self.context.edge)
         if wanted.site is None:
             # The site's own resource is gone or was never good: what it said stays in force.
             wanted.problems.append(Problem("Site", "there is no Site among the resources; the last one stays in force", "put it back"))
@@ -200,6 +200,10 @@ class RunningSite:
         elif wanted.site.name != self.context.site_name:
             text = f"the name changed to {wanted.site.name}; this router started as {self.context.site_name} and keeps that name"
             wanted.problems.append(Problem(f"{wanted.site.ref}: metadata.name", text, "restart the router to take the new name"))
+        if wanted.site is not None and wanted.site.spec.edge != self.context.edge:
+            kind = "an edge" if self.context.edge else "an interior"
+            text = f"spec.edge changed; this router started as {kind} and stays that"
+            wanted.problems.append(Problem(f"{wanted.site.ref}: spec.edge", text, "restart the router to change it"))
         self.wanted = wanted
         self.accesses.reconcile(wanted.accesses, wanted.secrets)
         self.services.reconcile(wanted.site_spec, wanted.listeners, wanted.connectors, self.accesses.reserved())

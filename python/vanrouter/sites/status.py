@@ -10,13 +10,15 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 import vanrouter
 from vanrouter.addresses import AddressStatus, ServiceStatus
 from vanrouter.addresses.offered import LAST_RESORT
 from vanrouter.conditions import Condition
 from vanrouter.messages import ServicePort
 from vanrouter.resources import to_dict
-from vanrouter.sites.wanted import Fault
+from vanrouter.sites.wanted import Fault, multi_key_name
 from vanrouter.stores.resources import Problem
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Reporter:
             "site": self.site(),
             "links": links,
             "listeners": self.listeners(),
+            "multiKeyListeners": self.multi_key_listeners(),
             "connectors": self.connectors(),
             "services": self.services(),
             "grants": self.grants(),
@@ -65,6 +68,7 @@ class Reporter:
             "serviceSync": site.wanted.site_spec.service_sync,
             "generation": context.forwarding.in_force,
             "leaving": site.leaving,
+            "edge": context.edge,
         }
 
     def _site_name(self, router_or_site: str) -> str:
@@ -102,6 +106,7 @@ class Reporter:
             ],
             "routers": routers,
             "active": status is not None and status.active,
+            "standby": link.stands_by,
         }
 
     def _issuer_name(self, name: str) -> str:
@@ -141,7 +146,21 @@ class Reporter:
     # ---- Listeners and connectors --------------------------------------------------------------------------------------------------------
 
     def listeners(self) -> list[Doc]:
-        return [self._address("Listener", s) for s in self._site.services.table.listener_statuses()] + self._faulty("Listener")
+        found = [s for s in self._site.services.table.listener_statuses() if not s.keys]
+        return [self._address("Listener", s) | {"strategy": s.strategy} for s in found] + self._faulty("Listener")
+
+    def multi_key_listeners(self) -> list[Doc]:
+        names = {multi_key_name(name): name for kind, name in self._site.wanted.specs if kind == "MultiKeyListener"}
+        found: list[Doc] = []
+        for status in self._site.services.table.listener_statuses():
+            if status.keys and status.name in names:
+                doc = self._address("MultiKeyListener", msgspec.structs.replace(status, name=names[status.name]))
+                keys = [{"routingKey": k.routing_key, "weight": k.weight, "matched": self._matched(k.routing_key)} for k in status.keys]
+                found.append(doc | {"strategy": status.strategy, "routingKeys": keys})
+        return found + self._faulty("MultiKeyListener")
+
+    def _matched(self, key: str) -> bool:
+        return self._site.services.table.matched_listener(key)
 
     def connectors(self) -> list[Doc]:
         return [self._address("Connector", s) for s in self._site.services.table.connector_statuses()] + self._faulty("Connector")
