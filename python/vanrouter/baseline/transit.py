@@ -35,7 +35,7 @@ def forward(plane: BaselinePlane, lane: Lane, near: LaneFar, open_: Open) -> tup
     if open_.hop_limit == 0:
         return StreamClass.LINK, "the hop limit is used up: do the routers on the way disagree about it?"
     destination = str(open_.destination)
-    trunk = plane.targets.next_hop(destination, never=str(lane.router))
+    trunk = plane.targets.next_hop(destination, {(destination, str(lane.router))})
     onward_lane = trunk.best_lane() if trunk is not None else None
     if trunk is None or onward_lane is None:
         return StreamClass.LINK, f"router {plane.router} has no way to {destination}"
