@@ -70,11 +70,15 @@ def test_a_target_that_refuses_is_in_the_status_of_its_site(shared: Linked) -> N
     found = until(
         "south says that its target refuses",
         lambda: next(
-            c
-            for x in shared.status("south")["connectors"]
-            if x["port"] == nobody and (c := condition(x, "Healthy"))["reason"] == "TargetDown"
+            (
+                c
+                for x in shared.status("south")["connectors"]
+                if x["port"] == nobody and (c := condition(x, "Healthy"))["reason"] == "TargetDown"
+            ),
+            None,
         ),
     )
+    assert found is not None
     with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port), timeout=10) as stream:  # noqa: PT011 - refused, or reset
         assert stream.recv(1)
     says(found["message"], f"127.0.0.1:{nobody}", "refused")
