@@ -13,6 +13,7 @@ from typing import Final
 import vanrouter
 from vanrouter.addresses import AddressTable, LocalConnector, LocalListener, Reserved
 from vanrouter.addresses.health import Health
+from vanrouter.checks import Check
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
 from vanrouter.messages import SiteInfo
 from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
@@ -128,11 +129,14 @@ class Services:
         """A target in this process."""
         self._embedded[connector.name] = self._connectors[connector.name] = connector
         self.table.put_connector(connector, now=self._context.now())
+        self._health.put(connector.name, "", 0, Check(type="none"), now=self._context.now())
+        self._take_verdicts()
         self.flush()
 
     def unembed(self, name: str) -> None:
         if self._embedded.pop(name, None) is not None:
             self._connectors.pop(name, None)
+            self._health.drop(name)
             self.table.drop_connector(name, now=self._context.now())
             self.flush()
 
