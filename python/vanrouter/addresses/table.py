@@ -344,6 +344,11 @@ class AddressTable:
             for _, c in sorted(self._connectors.items())
         ]
 
+    def connector_error(self, name: str) -> str:
+        """Why the last connect to this target failed; empty: it worked, or none was tried."""
+        state = self._health.get(name)
+        return state.error if state is not None else ""
+
     def services(self) -> list[ServiceStatus]:
         """One per address of the network, as known here."""
         by_address: dict[str, list[AddressStatus]] = {}

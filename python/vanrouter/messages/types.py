@@ -21,6 +21,7 @@ __all__ = [
     "AppliedItem",
     "Fragment",
     "KeyInfo",
+    "Leaf",
     "Message",
     "Neighbour",
     "Problem",
@@ -97,6 +98,14 @@ class Neighbour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost: Annotated[int, msgspec.Meta(ge=1, le=MAX_COST)] = 1
 
 
+class Leaf(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An edge router that is linked to the origin. For people to see: it is in nobody's database, and no path leads through it."""
+
+    router: RouterText
+    cost: Annotated[int, msgspec.Meta(ge=1, le=MAX_COST)] = 1
+    name: Label = ""  # of its site
+
+
 class Fragment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A part of what one start of one router advertises. A newer sequence of the same number replaces it whole."""
 
@@ -105,8 +114,10 @@ class Fragment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sequence: Sequence  # of this fragment, from 1
     keys: Annotated[list[KeyInfo], Entries] = []
     neighbours: Annotated[list[Neighbour], Entries] = []
-    draining: bool = False  # of the router; read from fragment 0
-    name: Label = ""  # of its site, for people; in fragment 0
+    draining: bool = False  # of the router; read from fragment 0, as the two below
+    name: Label = ""  # of its site, for people
+    version: Label = ""  # of its software, for people
+    edges: Annotated[list[Leaf], Entries] = []
 
     @property
     def router(self) -> RouterId:

@@ -43,6 +43,7 @@ from vanrouter.plane import (
 from vanrouter.resources import to_yaml
 from vanrouter.sites.accesses import Accesses
 from vanrouter.sites.context import Context
+from vanrouter.sites.insight import Insight
 from vanrouter.sites.joining import Joining
 from vanrouter.sites.links import Links
 from vanrouter.sites.logs import AccessLog
@@ -96,6 +97,7 @@ class RunningSite:
         self.joining = Joining(context, self.accesses, stored=self._credential_stored)
         self.joining.start()
         self.services = Services(context, self.wanted.site_spec)
+        self.insight = Insight(self)
         self._stop = _Stop(context.timing.grace, context.timing.drain)
         self._stopping = trio.Event()
         self._refused = False
@@ -209,6 +211,9 @@ class RunningSite:
         self.services.reconcile(wanted.site_spec, wanted.listeners, wanted.connectors, self.accesses.reserved())
         self.context.forwarding.begin()
         self.links.reconcile(wanted.links, wanted.secrets)
+        for state in self.links.states.values():
+            self.services.handle(self.links.priced(state))
+        self.services.flush()
         self._redeem_tokens()
         self._describe()
         return self.problems()
@@ -293,10 +298,11 @@ class RunningSite:
             case StreamEnd():
                 self._access_log.log(event, now=self.context.now())
             case Message():
-                self.services.handle_message(event)
+                if not self.insight.handle_message(event):
+                    self.services.handle_message(event)
             case LinkState():
                 self.links.handle_link_state(event)
-                self.services.handle(event)
+                self.services.handle(self.links.priced(event))
             case InForce() | ListenerState() | ConnectorState() | MessagesReset():
                 self.services.handle(event)
             case DialResult():

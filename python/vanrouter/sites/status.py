@@ -96,7 +96,7 @@ class Reporter:
             "direction": "outgoing",
             "remoteSiteName": status.site_name if status is not None and status.site_name else self._issuer_name(name),
             "remoteSiteId": routers[0].partition("/")[0] if routers else link.expected_site,
-            "cost": status.cost if status is not None and status.active else link.wanted.cost,
+            "cost": self._site.services.link_cost(routers[0], link.wanted.cost) if routers else link.wanted.cost,
             "lanes": status.lanes if status is not None else 0,
             "lanesWanted": status.lanes_wanted if status is not None else 0,
             "endpoint": status.endpoint.partition(" ")[0] if status is not None else "",  # without the name for SNI
@@ -133,7 +133,7 @@ class Reporter:
                     "remoteSiteName": state.site_name,
                     "remoteSiteId": site_id,
                     "remoteLinkName": state.peer_link,
-                    "cost": state.cost,
+                    "cost": self._site.services.link_cost(router, state.cost),
                     "lanes": state.lanes,
                     "lanesWanted": state.lanes_wanted,
                     "endpoint": state.address,
@@ -303,40 +303,6 @@ class Reporter:
             }
             for g in sorted(self._site.joining.grants(), key=lambda g: (g.created, g.id))
         ]
-
-    def network(self) -> Doc:
-        """All sites, links and services that this site knows of."""
-        context = self._site.context
-        sites: dict[str, Doc] = {
-            context.keys.site_id: {
-                "id": context.keys.site_id,
-                "name": context.site_name,
-                "version": vanrouter.__version__,
-                "platform": "linux",
-                "self": True,
-            }
-        }
-        for view in self._site.services.exchange.peers():
-            site_id = view.router.partition("/")[0]
-            info = view.info
-            sites[site_id] = {
-                "id": site_id,
-                "name": self._site_name(view.router),
-                "version": info.version if info is not None else "",
-                "platform": info.platform if info is not None else "",
-                "self": False,
-            }
-        links = [
-            {
-                "name": state.dialled[0] if state.dialled else state.peer_link,
-                "fromSiteId": context.keys.site_id if state.dialled else router.partition("/")[0],
-                "toSiteId": router.partition("/")[0] if state.dialled else context.keys.site_id,
-                "cost": state.cost,
-                "active": True,
-            }
-            for router, state in sorted(self._site.links.states.items())
-        ]
-        return {"sites": list(sites.values()), "links": links, "services": self.services()}
 
     # ---- Conditions ----------------------------------------------------------------------------------------------------------------------
 
