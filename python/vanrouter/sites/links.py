@@ -48,6 +48,8 @@ class DialledLink:
         self.supervisor: LinkSupervisor | None = None
         self.conditions = Conditions()
         self.renewal_error = ""
+        self.is_to_siblings = False
+        self.own: set[tuple[str, int]] = set()  # of a link to siblings: the endpoints that turned out to be ours
         self.renew_at = math.inf  # wall clock: of a credential that is made here
         self.stands_by = False
         self.standby = Conditions()  # what is said instead of the supervisor's condition
@@ -65,7 +67,7 @@ class Links:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._ids = itertools.count(1)
-        self._dials: dict[int, str] = {}
+        self._dials: dict[int, Dial] = {}
         self.dialled: dict[str, DialledLink] = {}
         self.states: dict[str, LinkState] = {}  # by router: every link that is up
         self._conditions: dict[str, Conditions] = {}  # by router: how that link is, and since when
@@ -140,7 +142,8 @@ class Links:
         """Raises ConfigError when there is none, or it is broken; the old one stays."""
         wanted, identity = link.wanted, self._context.keys.identity
         name = f"link:{wanted.name}"
-        if wanted.site_id == self._context.keys.site_id:
+        link.is_to_siblings = wanted.site_id == self._context.keys.site_id
+        if link.is_to_siblings:
             if link.credential is None or self._context.wall() >= link.renew_at:
                 self._make_sibling_credential(link, name)
             return
@@ -197,7 +200,7 @@ class Links:
             if answer.error:
                 unresolved.append((host, answer.error))
             server_name = site_name if is_ip(host) and not link.verify_host else host
-            endpoints += [Endpoint(host=a, port=port, server_name=server_name) for a in answer.addresses]
+            endpoints += [Endpoint(host=a, port=port, server_name=server_name) for a in answer.addresses if (a, port) not in link.own]
         self._carry_out(link.wanted.name, link.supervisor.set_endpoints(endpoints, now=now))
         for host, error in unresolved:
             link.supervisor.unresolved(host, error, now=now)
@@ -232,12 +235,16 @@ class Links:
             self._stand_by()
 
     def handle_dial_result(self, result: DialResult) -> None:
-        name = self._dials.pop(result.id, "")
-        link = self.dialled.get(name)
-        if link is None or link.supervisor is None:
+        dial = self._dials.pop(result.id, None)
+        link = self.dialled.get(dial.link) if dial is not None else None
+        if dial is None or link is None or link.supervisor is None:
             return
+        name = dial.link
         self._carry_out(name, link.supervisor.handle_dial_result(result, now=self._context.now()))
-        if not result.router and result.reason != "cancelled":
+        if result.reason == "self" and link.is_to_siblings:
+            link.own.add((dial.host, dial.port))  # all routers of a site may have the same list of them
+            self._set_endpoints(link)
+        elif not result.router and result.reason != "cancelled":
             log.info("dial failed", extra={"link": name, "reason": result.reason, "error": result.error})
             for host, _ in link.wanted.endpoints:
                 self._context.names.ask_again(host)
@@ -303,7 +310,7 @@ class Links:
         for action in actions:
             match action:
                 case Dial():
-                    self._dials[action.id] = name
+                    self._dials[action.id] = action
                     self._context.plane.dial(action)
                 case CancelDial():
                     self._context.plane.cancel_dial(action.id)
