@@ -345,9 +345,9 @@ class AddressTable:
         ]
 
     def connector_error(self, name: str) -> str:
-        """Why the last connect to this target failed; empty: it worked, or none was tried."""
-        state = self._health.get(name)
-        return state.error if state is not None else ""
+        """Why this target is not well; empty: it is, or nobody has looked yet."""
+        verdict = self._verdicts.get(name)
+        return verdict.error if verdict is not None else ""
 
     def services(self) -> list[ServiceStatus]:
         """One per address of the network, as known here."""

@@ -120,16 +120,16 @@ class Links:
         if not link.stands_by or self._context.forwarding.entry("link", name) is not None:
             self._put_entry(link)
         if link.supervisor is not None and before[0] != link.expected_site:
-            self._carry_out(name, link.supervisor.drop(now=now))
+            self._carry_out(link.supervisor.drop(now=now))
             link.supervisor = None
         if link.supervisor is None:
             link.supervisor = LinkSupervisor(
                 name, rng=self._context.rng, next_id=lambda: next(self._ids), now=now, expected_site=link.expected_site
             )
             for state in self.states.values():
-                self._carry_out(name, link.supervisor.handle_link_state(state, now=now))
+                self._carry_out(link.supervisor.handle_link_state(state, now=now))
         elif dial_again or before[1] != link.credential:
-            self._carry_out(name, link.supervisor.credentials_changed(now=now))
+            self._carry_out(link.supervisor.credentials_changed(now=now))
         self._set_endpoints(link)
 
     def _put_entry(self, link: DialledLink) -> None:
@@ -188,7 +188,7 @@ class Links:
             return
         now = self._context.now()
         if link.stands_by:
-            self._carry_out(link.wanted.name, link.supervisor.set_endpoints([], now=now))
+            self._carry_out(link.supervisor.set_endpoints([], now=now))
             return
         site_name = van_name(SiteId(link.expected_site)) if link.expected_site else UNKNOWN_SITE
         endpoints: list[Endpoint] = []
@@ -201,14 +201,14 @@ class Links:
                 unresolved.append((host, answer.error))
             server_name = site_name if is_ip(host) and not link.verify_host else host
             endpoints += [Endpoint(host=a, port=port, server_name=server_name) for a in answer.addresses if (a, port) not in link.own]
-        self._carry_out(link.wanted.name, link.supervisor.set_endpoints(endpoints, now=now))
+        self._carry_out(link.supervisor.set_endpoints(endpoints, now=now))
         for host, error in unresolved:
             link.supervisor.unresolved(host, error, now=now)
 
     def _drop(self, name: str) -> None:
         link = self.dialled.pop(name)
         if link.supervisor is not None:
-            self._carry_out(name, link.supervisor.drop(now=self._context.now()))
+            self._carry_out(link.supervisor.drop(now=self._context.now()))
         self._context.forwarding.change(drop=[Ref("link", name), Ref("credential", f"link:{name}")])
 
     # ---- what happens --------------------------------------------------------------------------------------------------------------------
@@ -226,9 +226,9 @@ class Links:
         if known != (state.lanes > 0):
             what = "link up" if state.lanes > 0 else "link down"
             log.info(what, extra={"site": state.site_name, "router": state.router, "address": state.address, "reason": state.error})
-        for name, link in list(self.dialled.items()):
+        for link in list(self.dialled.values()):
             if link.supervisor is not None:
-                self._carry_out(name, link.supervisor.handle_link_state(state, now=now))
+                self._carry_out(link.supervisor.handle_link_state(state, now=now))
         if self._uplinks is not None:
             for name in self.dialled:
                 self._uplinks.set_well(name, any(_is_well(s) for s in self.states.values() if name in s.dialled), now=now)
@@ -240,7 +240,7 @@ class Links:
         if dial is None or link is None or link.supervisor is None:
             return
         name = dial.link
-        self._carry_out(name, link.supervisor.handle_dial_result(result, now=self._context.now()))
+        self._carry_out(link.supervisor.handle_dial_result(result, now=self._context.now()))
         if result.reason == "self" and link.is_to_siblings:
             link.own.add((dial.host, dial.port))  # all routers of a site may have the same list of them
             self._set_endpoints(link)
@@ -261,17 +261,17 @@ class Links:
         for link in list(self.dialled.values()):
             if wall >= link.renew_at:
                 self._configure(link)
-        for name, link in list(self.dialled.items()):
+        for link in list(self.dialled.values()):
             if link.supervisor is not None and link.supervisor.deadline <= now:
-                self._carry_out(name, link.supervisor.handle_timeout(now))
+                self._carry_out(link.supervisor.handle_timeout(now))
         self._stand_by()
 
     def stop(self) -> None:
         """Dial no more."""
         self._stopped = True
-        for name, link in self.dialled.items():
+        for link in self.dialled.values():
             if link.supervisor is not None:
-                self._carry_out(name, link.supervisor.drop(now=self._context.now()))
+                self._carry_out(link.supervisor.drop(now=self._context.now()))
 
     def _stand_by(self) -> None:
         """Of an edge site: who begins to stand by, who is called, and whose lanes are not needed any more."""
@@ -306,7 +306,7 @@ class Links:
                 log.info("uplink stands by again", extra={"link": name})
                 self._context.forwarding.change(drop=[Ref("link", name)])
 
-    def _carry_out(self, name: str, actions: Iterable[Action]) -> None:
+    def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
                 case Dial():
