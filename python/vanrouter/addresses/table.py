@@ -8,20 +8,24 @@ anew. `take_changes` gives the difference since it was last called, `entries` ev
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
+from vanrouter.addresses.health import Verdict
 from vanrouter.addresses.model import AddressStatus, Delta, LocalConnector, LocalListener, Path, Reserved, ServiceStatus
+from vanrouter.addresses.offered import LAST_RESORT, Offered, offered_targets
 from vanrouter.addresses.ports import Ports
 from vanrouter.addresses.remote import MAX_KEYS_PER_SITE, Remote
 from vanrouter.addresses.sync import ServiceSync
-from vanrouter.addresses.words import Facts, describe_connector, describe_listener
+from vanrouter.addresses.words import Facts, describe_connector, describe_listener, describe_service
 from vanrouter.conditions import Conditions
 from vanrouter.errors import ConfigError
 from vanrouter.messages import MAX_SERVICES_PER_KEY, Fragment, KeyInfo, Problem, ServicePort
 from vanrouter.model import RouterId
-from vanrouter.plane import AnyEntry, BindStatus, Connector, ConnectorState, Listener, ListenerState, Ref, Route, RouteTarget
+from vanrouter.plane import AnyEntry, BindStatus, Connector, Listener, ListenerState, Ref, Route, RouteTarget
+from vanrouter.plane import Path as PathEntry
 
 __all__ = ["SYNC_LINGER", "AddressTable"]
 
@@ -57,10 +61,11 @@ class AddressTable:
         self._connectors: dict[str, LocalConnector] = {}
         self._keys: dict[str, _Key] = {}
         self._paths: dict[str, Path] = {}
+        self._targets: dict[str, list[RouteTarget]] = {}  # routing key -> who has targets elsewhere, reachable or not
         self._site_names: dict[str, str] = {}  # site id -> the name that people know it by
-        self._lost: dict[str, float] = {}  # routers without a path -> when to forget what they advertised
+        self._lost: dict[str, float] = {}  # routers that lost their path -> until when their services keep their listeners
         self._binds: dict[str, ListenerState] = {}
-        self._health: dict[str, ConnectorState] = {}
+        self._verdicts: dict[str, Verdict] = {}  # of the targets here
         self._reported: dict[str, list[Problem]] = {}  # router -> what it cannot do with what we advertise
         self._advertised: dict[str, KeyInfo] = {}
         self._advertise: dict[str, KeyInfo | None] = {}  # changed, not yet taken
@@ -88,8 +93,6 @@ class AddressTable:
     def put_connector(self, connector: LocalConnector, *, now: float) -> None:
         """Add a connector, or change the one of this name."""
         before = self._drop_connector(connector.name)
-        if before is None or (before.host, before.port) != (connector.host, connector.port):
-            self._health.pop(connector.name, None)
         self._connectors[connector.name] = connector
         self._ports.put_connector(connector)
         self._key(connector.routing_key).connectors[connector.name] = connector
@@ -100,7 +103,7 @@ class AddressTable:
     def drop_connector(self, name: str, *, now: float) -> None:
         connector = self._drop_connector(name)
         if connector is not None:
-            self._health.pop(name, None)
+            self._verdicts.pop(name, None)
             self._conditions.pop(("connector", name), None)
             self._targets_changed(connector.port)
             self._work(now)
@@ -126,37 +129,62 @@ class AddressTable:
     # ---- what others say, and how they are reached -------------------------------------------------------------------------------------
 
     def set_path(self, router: str, path: Path | None, *, now: float) -> None:
-        """How this router is reached now. None: not at all; what it advertised is kept for `SYNC_LINGER`, for its listeners only."""
-        if path == self._paths.get(router):
+        """How this router is reached now. None: not at all; what it offers keeps its listeners for `SYNC_LINGER`.
+
+        A path that changes is one entry for the plane. Keys are looked at only when it comes or goes: they are matched, or not, then.
+        """
+        before = self._paths.get(router)
+        if path == before:
             return
         if path is None:
             del self._paths[router]
             self._lost[router] = now + SYNC_LINGER
+            self._want(("path", router), None)
         else:
             self._paths[router] = path
-            self._lost.pop(router, None)
-        self._dirty.update(dict.fromkeys(self.remote.keys_of(router)))
+            was_counted = self._lost.pop(router, None) is not None
+            self._want(("path", router), PathEntry(name=router, next_hops=list(path.next_hops), cost=path.cost))
+            if before is None and not was_counted:
+                self._offer_all(router)
+        if (path is None) != (before is None):
+            self._dirty.update(dict.fromkeys(self.remote.keys_of(router)))
+        self._work(now)
+
+    def set_route(self, key: str, targets: list[RouteTarget], *, now: float) -> None:
+        """The routers that have targets of this key, whether there is a path to them or not. None: nobody any more."""
+        if targets:
+            self._targets[key] = targets
+        else:
+            self._targets.pop(key, None)
+        self._dirty[key] = None
         self._work(now)
 
     def set_site_name(self, site: str, name: str) -> None:
         """For messages to people only."""
         self._site_names[site] = name
 
+    def site_name(self, site: str) -> str:
+        """Empty: it has not said."""
+        return self._site_names.get(site, "")
+
     def put_fragment_untrusted(self, fragment: Fragment, *, now: float) -> bool:
         """Take what a router advertises; who it is was verified by the caller. False: nothing newer. Raises RemoteProtocolError."""
         changed = self.remote.put_untrusted(fragment, now=now)
         if changed is None:
             return False
-        if fragment.origin not in self._paths:
-            self._lost.setdefault(fragment.origin, now + SYNC_LINGER)
+        if fragment.name:
+            self._site_names[fragment.origin.partition("/")[0]] = fragment.name
         self._remote_changed(fragment.origin, changed, now)
         return True
 
-    def withdraw(self, router: str, *, now: float) -> None:
-        """This start of this router is over: nothing of it counts any more, nor does anything older that still arrives."""
+    def forget(self, router: str, *, now: float) -> None:
+        """Nothing of this start of this router counts any more."""
         self._lost.pop(router, None)
         self._reported.pop(router, None)
-        self._remote_changed(router, self.remote.withdraw(router, now=now), now)
+        self._remote_changed(router, self.remote.remove(router), now)
+        site = router.partition("/")[0]
+        if not self.remote.has_site(site):
+            self._site_names.pop(site, None)
 
     def set_reported(self, router: str, problems: list[Problem], *, now: float) -> None:
         """What this router cannot do with what we advertise; replaces what it said before."""
@@ -184,15 +212,21 @@ class AddressTable:
         slot = self._automatic.get(state.name)
         if slot is not None:
             self._sync.bind_result(*slot, (state.error or state.status.value) if state.status in _BROKEN and not state.gone else "")
-        self._dirty[listener.routing_key] = None
+        self._dirty.update(dict.fromkeys(listener.routing_keys))
         self._work(now)
 
-    def handle_connector_state(self, state: ConnectorState, *, now: float) -> None:
-        connector = self._connectors.get(state.name)
-        if connector is not None:
-            self._health[state.name] = state
+    def set_verdicts(self, verdicts: Mapping[str, Verdict | None], *, now: float) -> None:
+        """What checks say of the targets here. Of one that nobody checks nothing is said: it is trusted."""
+        for name, verdict in verdicts.items():
+            connector = self._connectors.get(name)
+            if connector is None:
+                continue
+            if verdict is None:
+                self._verdicts.pop(name, None)
+            else:
+                self._verdicts[name] = verdict
             self._dirty[connector.routing_key] = None
-            self._work(now)
+        self._work(now)
 
     # ---- time --------------------------------------------------------------------------------------------------------------------------
 
@@ -202,12 +236,14 @@ class AddressTable:
         return min((self.remote.deadline, *self._lost.values()), default=math.inf)
 
     def handle_timeout(self, now: float) -> None:
-        """Forget what was not refreshed, and who did not come back. Calling early is harmless."""
+        """Forget what was not refreshed, and what is offered by who did not come back. Calling early is harmless."""
         for router, until in list(self._lost.items()):
             if now >= until:
                 del self._lost[router]
                 self._reported.pop(router, None)
-                self._remote_changed(router, self.remote.remove(router), now)
+                self._offer_all(router)
+                self._dirty.update(dict.fromkeys(self.remote.keys_of(router)))
+                self._work(now)
         for router, changed in self.remote.expire(now).items():
             self._remote_changed(router, changed, now)
 
@@ -261,23 +297,34 @@ class AddressTable:
         """Whether every listener of these keys is in force as far as it can be: bound or refused, and listening where it is matched."""
         for key in keys:
             known = self._keys.get(key)
-            for name in known.listeners if known is not None else ():
+            for name, listener in known.listeners.items() if known is not None else ():
                 if ("listener", name) not in self._desired:
                     continue
                 state = self._binds.get(name)
-                if state is None or (state.status is BindStatus.BOUND and self.matched_listener(key)):
+                if state is None or (state.status is BindStatus.BOUND and any(map(self.matched_listener, listener.routing_keys))):
                     return False
         return True
 
     def matched_listener(self, key: str) -> bool:
         """Whether a target for this key is reachable."""
-        return ("route", key) in self._desired or any(self._connector_works(c) for c in self._key_or_empty(key).connectors.values())
+        if any(("connector", name) in self._desired for name in self._key_or_empty(key).connectors):
+            return True
+        return any(target.router in self._paths for target in self.targets(key))
 
     def matched_connector(self, key: str) -> bool:
         """Whether a listener for this key is reachable."""
         if any(self._listener_works(name) for name in self._key_or_empty(key).listeners):
             return True
-        return any(info.listeners and router in self._paths for router, info in self.remote.key(key).items())
+        return bool(self.listening_elsewhere(key))
+
+    def listening_elsewhere(self, key: str) -> list[str]:
+        """The reachable routers that have a listener for this key."""
+        return sorted(router for router, info in self.remote.key(key).items() if info.listeners and router in self._paths)
+
+    def site_names(self) -> dict[str, str]:
+        """Site id -> name, of all that can be reached and have said theirs."""
+        sites = {router.partition("/")[0] for router in self._paths}
+        return {site: self._site_names[site] for site in sites if site in self._site_names}
 
     def listener_statuses(self) -> list[AddressStatus]:
         return [self._listener_status(self._listeners[name]) for name in sorted(self._listeners)]
@@ -297,6 +344,11 @@ class AddressTable:
             for _, c in sorted(self._connectors.items())
         ]
 
+    def connector_error(self, name: str) -> str:
+        """Why this target is not well; empty: it is, or nobody has looked yet."""
+        verdict = self._verdicts.get(name)
+        return verdict.error if verdict is not None else ""
+
     def services(self) -> list[ServiceStatus]:
         """One per address of the network, as known here."""
         by_address: dict[str, list[AddressStatus]] = {}
@@ -309,6 +361,7 @@ class AddressTable:
             out.append(
                 ServiceStatus(
                     address=address,
+                    conditions=self._conditions.setdefault(("service", address), Conditions()).list(),
                     protocol=self._sync.protocol(address),
                     ports=sorted({o.service.port for o in offers}),
                     offers=offers,
@@ -319,14 +372,15 @@ class AddressTable:
             )
         return out
 
+    def offer_info(self, router: str, key: str) -> KeyInfo | None:
+        """What this router, perhaps our own, has of this key now. None: nothing, or it cannot be reached."""
+        if router == self.own:
+            return self._advertised.get(key)
+        return self.remote.info(router, key) if router in self._paths else None
+
     def targets(self, key: str) -> list[RouteTarget]:
-        """Where this key can be reached besides here, cheapest first."""
-        out = [
-            RouteTarget(router=router, next_hop=path.next_hop, cost=path.cost + info.cost)
-            for router, info in self.remote.key(key).items()
-            if info.targets and (path := self._paths.get(router)) is not None and self._sync.usable(router, key)
-        ]
-        return sorted(out, key=lambda t: (t.cost, t.router))
+        """The routers besides this one where streams for this key may go, whether there is a path to them or not."""
+        return [target for target in self._targets.get(key, ()) if self._sync.usable(target.router, key)]
 
     # ---- working out what was touched --------------------------------------------------------------------------------------------------
 
@@ -355,29 +409,35 @@ class AddressTable:
             elif name in self._automatic:
                 del self._automatic[name]
                 self._drop_listener(name)
+            if not self._sync.has(slot[0]):
+                self._conditions.pop(("service", slot[0]), None)
         self._dirty.update(dict.fromkeys(self._sync.take_keys()))
 
     def _work_key(self, key: str, now: float) -> None:
         known = self._key_or_empty(key)
         targets = self.targets(key)
+        offered = self._offered(key, known)
         self._want(("route", key), Route(name=key, targets=targets) if targets else None)
         for c in known.connectors.values():
             entry = Connector(name=c.name, routing_key=key, host=c.host, port=c.port, embedded=c.embedded)
-            self._want(("connector", c.name), entry if self._connector_works(c) else None)
+            self._want(("connector", c.name), entry if c.name in offered.here else None)
         for name, listener in known.listeners.items():
             works = not self._ports.listener_clash(listener)
-            entry2 = Listener(name=name, host=listener.host, port=listener.port, routing_key=key)
+            entry2 = Listener(
+                name=name,
+                host=listener.host,
+                port=listener.port,
+                routing_key=listener.routing_key,
+                strategy=listener.strategy,
+                keys=list(listener.keys),
+            )
             self._want(("listener", name), entry2 if works else None)
-        self._advertise_key(key, known)
-        facts = Facts(
-            targets_here=sum(self._connector_works(c) for c in known.connectors.values()),
-            targets_elsewhere=sorted({self._site(t.router) for t in targets}),
-            listeners_here=sum(self._listener_works(name) for name in known.listeners),
-            listeners_elsewhere=sorted({self._site(r) for r, info in self.remote.key(key).items() if info.listeners and r in self._paths}),
-        )
+        self._advertise_key(key, known, offered)
+        facts = self._facts(key)
         for name, listener in known.listeners.items():
             conditions = self._conditions.setdefault(("listener", name), Conditions())
-            describe_listener(conditions, listener, facts, self._ports.listener_clash(listener), self._binds.get(name), now=now)
+            its = self._facts(*listener.routing_keys) if listener.keys else facts
+            describe_listener(conditions, listener, its, self._ports.listener_clash(listener), self._binds.get(name), now=now)
         for c in known.connectors.values():
             conditions = self._conditions.setdefault(("connector", c.name), Conditions())
             reported = [(self._site(router), p) for router, problems in self._reported.items() for p in problems if p.key == key]
@@ -389,27 +449,53 @@ class AddressTable:
                 c,
                 facts,
                 self._ports.connector_clash(c),
-                self._health.get(c.name),
+                self._verdicts.get(c.name),
+                c.name in offered.here,
                 here,
                 reported,
                 key in self._crowded,
                 now=now,
             )
+        for address in self._sync.addresses_of(key, (self.own, *self.remote.key(key))):
+            self._describe_service(address, now)
         if key in self._keys and not known.connectors and not known.listeners:
             del self._keys[key]
 
-    def _advertise_key(self, key: str, known: _Key) -> None:
-        connectors = [c for c in known.connectors.values() if self._connector_works(c)]
+    def _describe_service(self, address: str, now: float) -> None:
+        places = {(offer.router, offer.key): self.offer_info(offer.router, offer.key) for offer in self._sync.offers(address)}
+        infos = [(self._site(router), info) for (router, _), info in places.items() if info is not None]
+        describe_service(self._conditions.setdefault(("service", address), Conditions()), address, infos, now=now)
+
+    def _facts(self, *keys: str) -> Facts:
+        """What there is for any of these keys."""
+        known = [self._key_or_empty(key) for key in keys]
+        remote = [item for key in keys for item in self.remote.key(key).items()]
+        return Facts(
+            targets_here=sum(("connector", name) in self._desired for k in known for name in k.connectors),
+            targets_elsewhere=sorted({self._site(t.router) for key in keys for t in self.targets(key) if t.router in self._paths}),
+            listeners_here=sum(self._listener_works(name) for k in known for name in k.listeners),
+            listeners_elsewhere=sorted({self._site(router) for key in keys for router in self.listening_elsewhere(key)}),
+            down_here=sum(name in self._verdicts and self._verdicts[name].is_out for k in known for name in k.connectors),
+            down_elsewhere=sorted({self._site(router) for router, info in remote if info.down and router in self._paths}),
+        )
+
+    def _advertise_key(self, key: str, known: _Key, offered: Offered) -> None:
         listeners = sum(self._listener_works(name) for name in known.listeners)
         services = self._offers(known) if self._service_sync else []
         info: KeyInfo | None = None
-        if not connectors and not listeners:
+        if not (offered.targets or offered.down or listeners):
             self._crowded.pop(key, None)
         elif key not in self._advertised and len(self._advertised) >= MAX_KEYS_PER_SITE:
             self._crowded[key] = None
         else:
-            cost = min((c.cost for c in connectors), default=0)
-            info = KeyInfo(key=key, targets=len(connectors), listeners=listeners, cost=cost, services=services[:MAX_SERVICES_PER_KEY])
+            info = KeyInfo(
+                key=key,
+                targets=offered.targets,
+                listeners=listeners,
+                cost=offered.cost,
+                services=services[:MAX_SERVICES_PER_KEY],
+                down=offered.down,
+            )
         if info == self._advertised.get(key):
             return
         self._advertise[key] = info
@@ -431,8 +517,14 @@ class AddressTable:
         return sorted(service for service in services if not _refusal(service))
 
     def _offer(self, router: str, key: str) -> None:
+        """What a router offers counts while there is a path to it, and `SYNC_LINGER` longer; targets that are down return."""
         info = self.remote.info(router, key)
-        self._sync.set_offers(router, key, list(info.services) if info is not None and info.targets else [])
+        counts = info is not None and (info.targets or info.down) and (router in self._paths or router in self._lost)
+        self._sync.set_offers(router, key, list(info.services) if info is not None and counts else [])
+
+    def _offer_all(self, router: str) -> None:
+        for key in sorted(self.remote.keys_of(router)):
+            self._offer(router, key)
 
     def _remote_changed(self, router: str, changed: set[str], now: float) -> None:
         for key in sorted(changed):
@@ -470,7 +562,7 @@ class AddressTable:
         if before == listener:
             return
         if before is not None:
-            self._forget_key(before.routing_key, listener.name)
+            self._forget_keys(before)
             if (before.host, before.port) != (listener.host, listener.port):
                 self._binds.pop(listener.name, None)
             if before.port != listener.port:
@@ -478,21 +570,23 @@ class AddressTable:
                 self._ports_changed(before.port)
         self._listeners[listener.name] = listener
         self._ports.put_listener(listener)
-        self._key(listener.routing_key).listeners[listener.name] = listener
-        self._dirty[listener.routing_key] = None
+        for key in listener.routing_keys:
+            self._key(key).listeners[listener.name] = listener
+            self._dirty[key] = None
 
     def _drop_listener(self, name: str) -> LocalListener | None:
         listener = self._listeners.pop(name, None)
         if listener is not None:
-            self._forget_key(listener.routing_key, name)
+            self._forget_keys(listener)
             self._ports.drop_listener(listener)
             self._conditions.pop(("listener", name), None)
             self._want(("listener", name), None)
         return listener
 
-    def _forget_key(self, key: str, listener: str) -> None:
-        self._keys[key].listeners.pop(listener, None)
-        self._dirty[key] = None
+    def _forget_keys(self, listener: LocalListener) -> None:
+        for key in listener.routing_keys:
+            self._keys[key].listeners.pop(listener.name, None)
+            self._dirty[key] = None
 
     def _drop_connector(self, name: str) -> LocalConnector | None:
         connector = self._connectors.pop(name, None)
@@ -528,6 +622,13 @@ class AddressTable:
         state = self._binds.get(name)
         return state is not None and state.status not in _BROKEN
 
+    def _offered(self, key: str, known: _Key) -> Offered:
+        working = [c for c in known.connectors.values() if self._connector_works(c)]
+        if not any(c.name in self._verdicts for c in working):
+            return offered_targets(working, {}, better_elsewhere=False)
+        elsewhere = any(target.cost < LAST_RESORT and target.router in self._paths for target in self.targets(key))
+        return offered_targets(working, self._verdicts, better_elsewhere=elsewhere)
+
     def _connector_works(self, connector: LocalConnector) -> bool:
         return not self._ports.connector_clash(connector)
 
@@ -540,7 +641,9 @@ class AddressTable:
             routing_key=listener.routing_key,
             host=listener.host,
             port=listener.port,
-            matched=self.matched_listener(listener.routing_key),
+            matched=any(map(self.matched_listener, listener.routing_keys)),
+            keys=listener.keys,
+            strategy=listener.strategy,
             automatic=listener.name in self._automatic,
             conditions=self._conditions[("listener", listener.name)].list(),
         )

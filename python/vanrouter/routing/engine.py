@@ -17,6 +17,7 @@ from vanrouter.errors import RemoteProtocolError
 from vanrouter.messages import (
     Fragment,
     KeyInfo,
+    Leaf,
     Neighbour,
     Sealed,
     Sign,
@@ -53,6 +54,7 @@ __all__ = ["Engine", "Issuers"]
 PROBLEM_EVERY: Final = 60.0
 MAX_PROBLEMS: Final = 1_024
 MIN_HOP_LIMIT: Final = 8
+ADMISSIONS_ROOM: Final = 1_700  # bytes of a fragment: as many admissions as a message may carry, of the size that they have
 Path = tuple[int, tuple[str, ...]]
 
 Issuers = Callable[[Sealed], Sequence[tuple[str, str]]]
@@ -64,7 +66,10 @@ def no_issuers(sealed: Sealed) -> Sequence[tuple[str, str]]:  # noqa: ARG001 - t
 
 
 class Engine:
-    """``issuers_of_own``: the sites whose admissions we hold. ``edge``: this router is a leaf; it relays nothing."""
+    """
+    ``name``: of our site, and ``version``: of our software, for people. ``issuers_of_own``: the sites whose admissions we hold. ``edge``:
+    this router is a leaf; it relays nothing.
+    """
 
     def __init__(
         self,
@@ -72,10 +77,12 @@ class Engine:
         *,
         identity: bytes,
         sign: Sign,
+        name: str = "",
         verify: Verify = verify_signature,
         issuers: Issuers = no_issuers,
         issuers_of_own: Sequence[str] = (),
         admissions: Sequence[bytes] = (),
+        version: str = "",
         edge: bool = False,
         limits: Limits | None = None,
         now: float,
@@ -91,8 +98,9 @@ class Engine:
         self.topology = Topology(self.own, own_word_suffices=edge)
         self.paths = Paths(self.own, self.topology.edges)
         self.remote = Remote()
-        self._routes = Routes(self.remote, self.path, self._counts_ours)
-        self._advertiser = Advertiser(own, admissions_size=sum(len(a) + 3 for a in admissions), now=now)
+        self._routes = Routes(self.remote, self._counts_ours)
+        self._admissions_room = max(ADMISSIONS_ROOM, sum(len(a) + 3 for a in admissions))
+        self._advertiser = Advertiser(own, name=name, version=version, admissions_size=self._admissions_room, now=now)
         self._local: dict[str, KeyInfo] = {}
         self._pace = Pace()
         self._refused: set[str] = set()
@@ -121,6 +129,8 @@ class Engine:
             self.membership.link_up(peer.site)
             peer.everything()
             self._hurry(now)
+            self._uplink_changed(link.router)
+        peer.name = link.site_name[:63]
         if peer.adjacency.handle(link):
             self._link_changed(peer, now)
 
@@ -146,7 +156,7 @@ class Engine:
 
     def set_local(self, key: str, info: KeyInfo | None, *, now: float) -> None:
         """What this site's own connectors and listeners make of a key. None: nothing any more."""
-        if info is not None and not info.targets and not info.listeners:
+        if info is not None and info.is_empty:
             info = None
         if info == self._local.get(key):
             return
@@ -155,6 +165,20 @@ class Engine:
         else:
             self._local[key] = info
         self._advertise(key, now)
+
+    def set_admissions(self, admissions: Sequence[bytes], issuers_of_own: Sequence[str], *, now: float) -> None:
+        """The admissions that we hold are others now: they are carried in all that we advertise."""
+        room, fitting = self._admissions_room, list[bytes]()
+        for admission in admissions:
+            room -= len(admission) + 3
+            if room >= 0:
+                fitting.append(admission)
+        self.membership.set_issuers(issuers_of_own)
+        self._hurry(now)
+        if fitting != self._admissions:
+            self._admissions = fitting
+            self._advertiser.mark_all()
+            self.handle_timeout(now)
 
     def set_draining(self, draining: bool, *, now: float) -> None:
         """Grace: the others prefer other routers from now on."""
@@ -220,7 +244,6 @@ class Engine:
         for router in sorted(changed):
             path = self.path(router)
             self._actions.append(PathChanged(router, path[1] if path else (), path[0] if path else 0))
-            self._routes.mark(self.remote.keys_of(router))
         self._actions += self._routes.take()
         out, self._actions = self._actions, []
         return out
@@ -239,6 +262,22 @@ class Engine:
     def peers(self) -> list[str]:
         return list(self._peers)
 
+    def attached(self) -> list[Peer]:
+        """Edge routers of ours."""
+        return [peer for peer in self._peers.values() if peer.edge]
+
+    def own_keys(self, *, merged: bool = True) -> dict[str, KeyInfo]:
+        """What we advertise of each key; not ``merged``: what is of this site alone, without its edges."""
+        return self._advertiser.keys() if merged else dict(self._local)
+
+    @property
+    def draining(self) -> bool:
+        return self.topology.is_draining(self.own)
+
+    def counts_ours(self, router: str) -> bool:
+        """Whether what this router advertises includes our own targets: it is our uplink."""
+        return self._counts_ours(router)
+
     def path(self, router: str) -> Path | None:
         """(price, next hops) toward a router. None: there is no path."""
         peer = self._peers.get(router)
@@ -248,6 +287,11 @@ class Engine:
         if cost is None:
             return None
         return cost + DRAIN_PENALTY * self.remote.draining(router), (router,)
+
+    def siblings(self) -> list[str]:
+        """The other routers of our site that can be reached, sorted."""
+        site = self.own.partition("/")[0]
+        return sorted(router for router in self.database.routers_of(site) if router != self.own and self.path(router) is not None)
 
     def hop_limit(self) -> int:
         """For OPENs that start here: twice the longest way, so that one detour while the network converges is no refusal."""
@@ -416,11 +460,13 @@ class Engine:
     # ---- links and keys ----------------------------------------------------------------------------------------------------------------
 
     def _link_changed(self, peer: Peer, now: float) -> None:
+        cost = peer.adjacency.cost
         if peer.edge:
             self._moved[peer.router] = None
             self._edge_keys.update(dict.fromkeys(self.remote.keys_of(peer.router)))
+            leaf = Leaf(router=peer.router, cost=cost, name=peer.name) if cost is not None and not self.edge else None
+            self._advertiser.set_edge(peer.router, leaf, now=now)
             return
-        cost = peer.adjacency.cost
         if not self.edge:
             item = Neighbour(router=peer.router, cost=cost) if cost is not None else None
             self._advertiser.set_neighbour(peer.router, item, now=now)
@@ -429,10 +475,12 @@ class Engine:
 
     def _drop_peer(self, peer: Peer, now: float) -> None:
         del self._peers[peer.router]
+        self._uplink_changed(peer.router)
         self.membership.link_down(peer.site)
         if peer.edge:
             self._remove(peer.router)
             self._moved[peer.router] = None
+            self._advertiser.set_edge(peer.router, None, now=now)
             return
         self._advertiser.set_neighbour(peer.router, None, now=now)
         costs = dict(self.topology.reported_by(self.own))
@@ -464,6 +512,10 @@ class Engine:
     def _counts_ours(self, router: str) -> bool:
         """Our uplink advertises our targets as its own."""
         return self.edge and router in self._peers
+
+    def _uplink_changed(self, router: str) -> None:
+        if self.edge:
+            self._routes.mark(self.remote.keys_of(router))
 
     def _reachable(self, router: str) -> bool:
         return self.path(router) is not None

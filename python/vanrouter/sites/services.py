@@ -1,5 +1,5 @@
 """
-Listeners, connectors and what other sites serve: drives the address table and the talk with the other control planes.
+Listeners, connectors and what other sites serve: drives the address table, routing and the talk with the other control planes.
 
 ``flush`` is the one place where what they decided goes to the data plane and to the peers. Call it after any input.
 """
@@ -7,38 +7,74 @@ Listeners, connectors and what other sites serve: drives the address table and t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import vanrouter
-from vanrouter.addresses import AddressTable, Exchange, LocalConnector, LocalListener, Reserved
+from vanrouter.addresses import AddressTable, LocalConnector, LocalListener, Reserved
+from vanrouter.addresses.health import Health
+from vanrouter.checks import Check
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
 from vanrouter.messages import SiteInfo
+from vanrouter.model import RouterId
 from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
 from vanrouter.resources.kinds import SiteSpec
+from vanrouter.resources.shapes import format_host_port
+from vanrouter.routing import LAST_RESORT, Engine, Speaker
+from vanrouter.sites.admissions import Admissions, held_admissions
 from vanrouter.sites.context import Context
+from vanrouter.sites.probes import Probes
 from vanrouter.sites.wanted import Fault, WantedConnector, WantedListener
+from vanrouter.stores.resources import Problem
 
 __all__ = ["Services"]
 
 log = logging.getLogger("vanrouter.sites")
 
+MAX_ROUTERS: Final = 64  # of one site, as others are told
+
+# What to do about what a member did (`vanrouter.routing.Problem.reason`).
+_NEXT: Final = {
+    "LinkToItself": "give the link the endpoint of another site",
+    "DuplicateRouter": "somebody has a copy of this site's identity key: end the other router, or delete this site and create it anew",
+    "NotJoined": "nothing if the network is still converging; else link that site to one of this network",
+    "TooManySites": "look at who admits so many sites, and delete the links to it if they are not wanted",
+    "NoRoom": "the network is larger than this router may keep (docs/routing.md, bounds)",
+    "EdgeRelays": "look at that edge site: it runs something else than this software",
+}
+
 
 class Services:
-    def __init__(self, context: Context, spec: SiteSpec, admissions: Iterable[bytes] = ()) -> None:
+    def __init__(self, context: Context, spec: SiteSpec) -> None:
         self._context = context
+        self._admissions = Admissions(context.wall)
+        held = held_admissions(context.home.state)
         self.table = AddressTable(context.own, service_address=spec.service_address, service_sync=spec.service_sync)
-        self.exchange = Exchange(
-            self.table,
+        self.engine = Engine(
+            context.own,
             identity=context.keys.identity.public_der,
             sign=context.keys.identity.sign,
-            info=self._info(spec),
-            admissions=list(admissions),
+            name=context.site_name,
+            version=vanrouter.__version__,
+            issuers=self._admissions.issuers,
+            issuers_of_own=[issuer for issuer, _ in self._admissions.pairs(held)],
+            admissions=held,
+            edge=context.edge,
             now=context.now(),
         )
+        self._siblings: list[str] = []  # the other live routers of this site
+        self._speaker = Speaker(self.table, self.engine, info=self._info(spec))
+        self.exchange = self._speaker.exchange
+        self._hop_limit = 0
+        self._spec = spec
         self._listeners: dict[str, LocalListener] = {}
         self._connectors: dict[str, LocalConnector] = {}
         self._embedded: dict[str, LocalConnector] = {}
         self.faults: dict[tuple[str, str], Fault] = {}  # names that cannot be resolved
+        self._health = Health(context.rng)
+        self.probes = Probes(self._health, changed=self._checked)
+        self._hosts: dict[str, str] = {}  # connector -> its host as it was written
+        self._out: set[str] = set()  # connectors whose target is out
 
     def _info(self, spec: SiteSpec) -> SiteInfo:
         context = self._context
@@ -47,7 +83,7 @@ class Services:
             version=vanrouter.__version__,
             platform="linux",
             namespace=context.home.directory.name[:63],
-            routers=[str(context.own)],
+            routers=[str(context.own), *self._siblings][:MAX_ROUTERS],
             service_sync=spec.service_sync,
         )
 
@@ -80,26 +116,43 @@ class Services:
             if self._connectors.get(name) != connector:
                 table.put_connector(connector, now=now)
         self._listeners, self._connectors = wanted_listeners, wanted_connectors
-        self.exchange.set_info(self._info(spec), now=now)
+        self._spec = spec
+        self._check_targets(connectors)
+        self.exchange.set_info(self._info(spec))
         self.flush()
+
+    def _check_targets(self, wanted: Mapping[str, WantedConnector]) -> None:
+        now = self._context.now()
+        found = {name: c for name, c in self._connectors.items() if name in wanted and not c.embedded}
+        for name in self._hosts.keys() - found.keys():
+            self._health.drop(name)
+        for name, connector in found.items():
+            self._health.put(name, connector.host, connector.port, wanted[name].check, now=now)
+        self._hosts = {name: wanted[name].host for name in found}
+        self._take_verdicts()
+        self.probes.wake()
 
     def embed(self, connector: LocalConnector) -> None:
         """A target in this process."""
         self._embedded[connector.name] = self._connectors[connector.name] = connector
         self.table.put_connector(connector, now=self._context.now())
+        self._health.put(connector.name, "", 0, Check(type="none"), now=self._context.now())
+        self._take_verdicts()
         self.flush()
 
     def unembed(self, name: str) -> None:
         if self._embedded.pop(name, None) is not None:
             self._connectors.pop(name, None)
+            self._health.drop(name)
             self.table.drop_connector(name, now=self._context.now())
             self.flush()
 
     def _resolved_listeners(self, wanted: Mapping[str, WantedListener]) -> dict[str, LocalListener]:
         found: dict[str, LocalListener] = {}
         for name, w in wanted.items():
-            if (host := self._address("Listener", name, w.host)) is not None:
-                found[name] = LocalListener(name=name, routing_key=w.routing_key, host=host, port=w.port)
+            kind, called = ("MultiKeyListener", name.partition("/")[2]) if w.keys else ("Listener", name)
+            if (host := self._address(kind, called, w.host)) is not None:
+                found[name] = LocalListener(name=name, routing_key=w.routing_key, host=host, port=w.port, strategy=w.strategy, keys=w.keys)
         return found
 
     def _resolved_connectors(self, wanted: Mapping[str, WantedConnector]) -> dict[str, LocalConnector]:
@@ -128,48 +181,123 @@ class Services:
             case ListenerState():
                 self.table.handle_listener_state(event, now=now)
             case ConnectorState():
-                self.table.handle_connector_state(event, now=now)
+                self._health.handle_connects(event.name, event.failures, event.error, now=now)
+                self._take_verdicts()
+                self.probes.wake()
             case LinkState():
-                self.exchange.handle_link_state(event, now=now)
+                self._speaker.handle_link_state(event, now=now)
             case MessagesReset():
-                self.exchange.handle_messages_reset(event.router, now=now)
+                self._speaker.handle_messages_reset(event.router, now=now)
             case InForce():
                 self._context.forwarding.in_force = event.generation
-                self.exchange.handle_in_force(event.generation, now=now)
+                self.exchange.handle_in_force(event.generation)
+
+    def _checked(self) -> None:
+        """A check has ended."""
+        if self._take_verdicts():
+            self.flush()
+
+    def _take_verdicts(self) -> bool:
+        """Whether there were new ones."""
+        verdicts = self._health.take_changed()
+        for name, verdict in verdicts.items():
+            is_out, was_out = verdict is not None and verdict.is_out, name in self._out
+            if is_out:
+                self._context.names.ask_again(self._hosts[name])  # it may have moved
+            if verdict is not None and is_out != was_out:
+                c = self._connectors[name]
+                extra = {"connector": name, "target": format_host_port(c.host, c.port)}
+                if is_out:
+                    log.warning("a target fails its checks", extra={**extra, "error": verdict.error})
+                else:
+                    log.info("a target is back", extra=extra)
+            (self._out.add if is_out else self._out.discard)(name)
+        if verdicts:
+            self.table.set_verdicts(verdicts, now=self._context.now())
+        return bool(verdicts)
 
     def handle_message(self, message: Message) -> None:
         """A peer that breaks the rules loses its link; it may dial again."""
         try:
-            self.exchange.handle_message_untrusted(message.router, message.data, now=self._context.now())
+            self._speaker.handle_message_untrusted(message.router, message.data, now=self._context.now())
         except RemoteProtocolError as exc:
             log.warning("control message refused", extra={"router": message.router, "error": str(exc)})
             self._context.plane.cut(message.router, f"control message refused: {exc}"[:200])
 
+    def link_cost(self, router: str, default: int) -> int:
+        """What the link with this router costs: the larger of what both ends say; ``default``: of a link that is not for routing (yet)."""
+        reported, own = self.engine.topology.reported_by, self.engine.own
+        said = [cost for cost in (reported(own).get(router), reported(router).get(own)) if cost is not None and cost < LAST_RESORT]
+        return max(said, default=default)
+
+    def has_joined(self) -> bool:
+        """Whether a neighbour has said who it is and what it serves, and streams can go there."""
+        return any(peer.info is not None and self.engine.path(peer.router) is not None for peer in self.exchange.peers())
+
+    def problems(self, site_name: Callable[[str], str]) -> list[Problem]:
+        """What members did that routing did not take, for status. ``site_name`` of a router or site id."""
+        return [
+            Problem(
+                f"network: {found.reason}",
+                f"site {site_name(found.subject)} ({found.subject}): {found.message} (it came from site {site_name(found.peer)})",
+                _NEXT.get(found.reason, "look at that site: van status there; if nobody answers for it, delete the links that lead to it"),
+            )
+            for found in self.engine.problems(self._context.now())
+        ]
+
+    def admissions_changed(self) -> None:
+        """A token was redeemed, or a certificate renewed: what we advertise carries the new admission."""
+        held = held_admissions(self._context.home.state)
+        self.engine.set_admissions(held, [issuer for issuer, _ in self._admissions.pairs(held)], now=self._context.now())
+        self.flush()
+
+    def set_draining(self) -> None:
+        """Grace: the others prefer other routers from now on."""
+        self.engine.set_draining(True, now=self._context.now())
+        self.flush()
+
+    def leave(self) -> None:
+        """This router is about to end: the last thing that it says."""
+        self.engine.leave(now=self._context.now())
+        self.flush()
+
     @property
     def deadline(self) -> float:
-        return self.exchange.deadline
+        return self._speaker.deadline
 
     def handle_timeout(self) -> None:
-        self.exchange.handle_timeout(self._context.now())
+        self._speaker.handle_timeout(self._context.now())
 
     def flush(self) -> None:
         """Hand changes to the plane and messages to the peers, until there is nothing new to hand over."""
-        context = self._context
-        self.exchange.handle_timeout(context.now())
+        context, now = self._context, self._context.now()
+        for problem in self._speaker.work(now):
+            extra = {"reason": problem.reason, "subject": problem.subject, "router": problem.peer, "problem": problem.message}
+            log.warning("a member broke the rules of routing", extra=extra)
+        if self._hop_limit != self._speaker.hop_limit:
+            self._hop_limit = self._speaker.hop_limit
+            context.plane.set_hop_limit(self._hop_limit)
+        if (siblings := self.engine.siblings()) != self._siblings:
+            self._siblings = siblings
+            boots = [context.own.boot, *(RouterId.parse(router).boot for router in siblings)]
+            context.plane.set_siblings(sorted(boots[:MAX_ROUTERS]))
+            self.exchange.set_info(self._info(self._spec))
         delta = self.table.take_changes()
         context.forwarding.change(put=delta.put, drop=delta.drop)
-        self.exchange.handed_over(context.forwarding.generation, now=context.now())
-        full: set[str] = set()
-        for outgoing in self.exchange.outbox():
-            if outgoing.router in full:
-                continue
-            try:
-                taken = context.plane.send_message(outgoing.router, outgoing.data)
-            except LocalProtocolError:
-                log.exception("control message not sent", extra={"router": outgoing.router})
-                taken = False
-            if taken:
-                self.exchange.sent(outgoing)
-            else:
-                full.add(outgoing.router)
+        self.exchange.handed_over(context.forwarding.generation)
+        for router in self._speaker.routers():
+            self._send(router, now)
         context.timers.wake()
+
+    def _send(self, router: str, now: float) -> None:
+        """Everything that is due to this peer, as far as the plane takes it."""
+        while messages := self._speaker.next_messages(router, now):
+            for message in messages:
+                try:
+                    taken = self._context.plane.send_message(router, message.data)
+                except LocalProtocolError:
+                    log.exception("control message not sent", extra={"router": router})
+                    return
+                if not taken:
+                    return
+                self._speaker.sent(message)

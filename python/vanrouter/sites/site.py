@@ -43,13 +43,13 @@ from vanrouter.plane import (
 from vanrouter.resources import to_yaml
 from vanrouter.sites.accesses import Accesses
 from vanrouter.sites.context import Context
+from vanrouter.sites.insight import Insight
 from vanrouter.sites.joining import Joining
 from vanrouter.sites.links import Links
 from vanrouter.sites.logs import AccessLog
 from vanrouter.sites.services import Services
 from vanrouter.sites.wanted import Wanted, compute_wanted
 from vanrouter.stores.resources import Loaded, Problem
-from vanrouter.tokens import LinkCredential
 
 __all__ = ["RunningSite"]
 
@@ -90,13 +90,14 @@ class RunningSite:
         self._inherited_until = context.now() + SYNC_LINGER if self._inherited else math.inf
         context.forwarding.change(put=inherited)
         self.loaded = loaded
-        self.wanted: Wanted = compute_wanted(loaded.resources)
+        self.wanted: Wanted = compute_wanted(loaded.resources, edge=context.edge)
         self.conditions = Conditions()
         self.accesses = Accesses(context)
         self.links = Links(context)
         self.joining = Joining(context, self.accesses, stored=self._credential_stored)
         self.joining.start()
-        self.services = Services(context, self.wanted.site_spec, self._admissions())
+        self.services = Services(context, self.wanted.site_spec)
+        self.insight = Insight(self)
         self._stop = _Stop(context.timing.grace, context.timing.drain)
         self._stopping = trio.Event()
         self._refused = False
@@ -111,16 +112,6 @@ class RunningSite:
         self._announced = False
         self._access_log = AccessLog()
 
-    def _admissions(self) -> list[bytes]:
-        found: list[bytes] = []
-        for name in self.context.home.state.credential_names():
-            try:
-                files = self.context.home.state.read_credential(name)
-                found.append(LinkCredential.from_files(files or {}).admission)
-            except (ConfigError, StoreError):
-                continue  # its link says what is wrong with it
-        return found[:8]
-
     # ---- Running -------------------------------------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> bool:
@@ -130,7 +121,7 @@ class RunningSite:
             async with trio.open_nursery() as visitors:
                 async with trio.open_nursery() as control:
                     self._background = visitors
-                    for task in (self._events, self._timers, self.context.names.run, self._write):
+                    for task in (self._events, self._timers, self.context.names.run, self.services.probes.run, self._write):
                         control.start_soon(task)
                     self.reconcile()
                     task_status.started()
@@ -155,8 +146,7 @@ class RunningSite:
         now = self.context.now()
         self.conditions.set("Ready", "False", "Leaving", "this router is leaving; its streams go on until the deadline", now=now)
         self.context.plane.leave()
-        self.services.exchange.set_draining(True, now=now)
-        self.services.flush()
+        self.services.set_draining()
         self._writers.cancel()
         self._stopping.set()
 
@@ -189,8 +179,7 @@ class RunningSite:
             await trio.sleep(DRAIN_POLL)
         self.links.stop()
         if self.links.states and not self._has_successor:
-            self.services.exchange.leave(now=self.context.now())
-            self.services.flush()
+            self.services.leave()
             await trio.sleep(GOODBYE)
         if left:
             log.warning("streams were cut at the deadline", extra={"streams": left, "drain": self._stop.drain})
@@ -205,7 +194,7 @@ class RunningSite:
             self._store_problem = None
         except StoreError as exc:
             self._store_problem = Problem(str(self.context.home.resources.directory), str(exc), exc.hint)
-        wanted = compute_wanted(self.loaded.resources)
+        wanted = compute_wanted(self.loaded.resources, edge=self.context.edge)
         if wanted.site is None:
             # The site's own resource is gone or was never good: what it said stays in force.
             wanted.problems.append(Problem("Site", "there is no Site among the resources; the last one stays in force", "put it back"))
@@ -213,11 +202,18 @@ class RunningSite:
         elif wanted.site.name != self.context.site_name:
             text = f"the name changed to {wanted.site.name}; this router started as {self.context.site_name} and keeps that name"
             wanted.problems.append(Problem(f"{wanted.site.ref}: metadata.name", text, "restart the router to take the new name"))
+        if wanted.site is not None and wanted.site.spec.edge != self.context.edge:
+            kind = "an edge" if self.context.edge else "an interior"
+            text = f"spec.edge changed; this router started as {kind} and stays that"
+            wanted.problems.append(Problem(f"{wanted.site.ref}: spec.edge", text, "restart the router to change it"))
         self.wanted = wanted
         self.accesses.reconcile(wanted.accesses, wanted.secrets)
         self.services.reconcile(wanted.site_spec, wanted.listeners, wanted.connectors, self.accesses.reserved())
         self.context.forwarding.begin()
         self.links.reconcile(wanted.links, wanted.secrets)
+        for state in self.links.states.values():
+            self.services.handle(self.links.priced(state))
+        self.services.flush()
         self._redeem_tokens()
         self._describe()
         return self.problems()
@@ -246,6 +242,7 @@ class RunningSite:
 
     def _credential_stored(self, name: str) -> None:
         self.links.credential_changed(name)
+        self.services.admissions_changed()
         self.context.wanted.wake()
 
     # ---- Tasks ---------------------------------------------------------------------------------------------------------------------------
@@ -301,10 +298,11 @@ class RunningSite:
             case StreamEnd():
                 self._access_log.log(event, now=self.context.now())
             case Message():
-                self.services.handle_message(event)
+                if not self.insight.handle_message(event):
+                    self.services.handle_message(event)
             case LinkState():
                 self.links.handle_link_state(event)
-                self.services.handle(event)
+                self.services.handle(self.links.priced(event))
             case InForce() | ListenerState() | ConnectorState() | MessagesReset():
                 self.services.handle(event)
             case DialResult():
@@ -354,17 +352,17 @@ class RunningSite:
     def _describe_names(self, now: float) -> None:
         """Two sites of one name work, because ids are identity; people mix them up."""
         ids: dict[str, set[str]] = {self.context.site_name: {self.context.keys.site_id}}
-        for router, state in self.links.states.items():
-            ids.setdefault(state.site_name, set()).add(router.partition("/")[0])
+        for site_id, name in self.services.table.site_names().items():
+            ids.setdefault(name, set()).add(site_id)
         twice = sorted(name for name, sites in ids.items() if len(sites) > 1)
         if twice:
-            whose = "this site and a linked one" if self.context.site_name in twice else "two linked sites"
+            whose = "this site and another one of the network" if self.context.site_name in twice else "two sites of the network"
             name = self.context.site_name if self.context.site_name in twice else twice[0]
             who = ", ".join(sorted(i[:12] for i in ids[name]))
             text = f"{whose} are both called {name} (ids {who}); everything works, but people may mix them up"
             self.conditions.set("UniqueName", "False", "DuplicateName", text, now=now, next="create one of them anew under another name")
         elif self.conditions.get("UniqueName") is not None:
-            self.conditions.set("UniqueName", "True", "Unique", "no linked site has this name", now=now)
+            self.conditions.set("UniqueName", "True", "Unique", "no other site has this name", now=now)
 
     # ---- Embedding -----------------------------------------------------------------------------------------------------------------------
 

@@ -12,14 +12,17 @@ from typing import Final
 
 import msgspec
 
+from vanrouter.checks import Check
 from vanrouter.errors import ConfigError
 from vanrouter.messages import ServicePort
-from vanrouter.resources import Connector, Link, Listener, Resource, RouterAccess, Secret, Site
-from vanrouter.resources.kinds import SiteSpec
+from vanrouter.plane import KeyWeight, Strategy
+from vanrouter.resources import Connector, Link, Listener, MultiKeyListener, Resource, RouterAccess, Secret, Site
+from vanrouter.resources.kinds import HealthCheck, SiteSpec
 from vanrouter.resources.shapes import parse_host_port
 from vanrouter.stores.resources import Key, Located, Problem
 
 __all__ = [
+    "EDGE_HINT",
     "Fault",
     "Wanted",
     "WantedAccess",
@@ -27,9 +30,11 @@ __all__ = [
     "WantedLink",
     "WantedListener",
     "compute_wanted",
+    "multi_key_name",
 ]
 
 SKUPPER_PORT: Final = 55671
+EDGE_HINT: Final = "link this site to interior sites instead, or make it one: remove spec.edge and restart its router"
 ANY_HOST: Final = "0.0.0.0"  # noqa: S104 - what `default` means, as with the incumbent
 
 
@@ -60,10 +65,14 @@ class WantedAccess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WantedListener(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a Listener or, with ``keys``, of a MultiKeyListener: two kinds in one space of names, see `multi_key_name`."""
+
     name: str
-    routing_key: str
+    routing_key: str = ""
     host: str
     port: int
+    strategy: Strategy = "balanced"
+    keys: tuple[KeyWeight, ...] = ()
 
 
 class WantedConnector(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +81,7 @@ class WantedConnector(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     service: ServicePort | None = None
+    check: Check = Check()
 
 
 class Wanted(msgspec.Struct, kw_only=True):
@@ -91,7 +101,8 @@ class Wanted(msgspec.Struct, kw_only=True):
         return self.site.spec if self.site is not None else SiteSpec()
 
 
-def compute_wanted(resources: Mapping[Key, Located]) -> Wanted:
+def compute_wanted(resources: Mapping[Key, Located], *, edge: bool | None = None) -> Wanted:
+    """``edge``: what the router is for its life, whatever the Site says by now."""
     wanted = Wanted(specs={key: located.resource for key, located in resources.items()})
     for (kind, name), located in sorted(resources.items()):
         resource = located.resource
@@ -106,11 +117,24 @@ def compute_wanted(resources: Mapping[Key, Located]) -> Wanted:
                 _listener(wanted, resource)
             case Connector():
                 _connector(wanted, resource)
+            case MultiKeyListener():
+                _multi_key_listener(wanted, resource)
             case Secret():
                 (wanted.tokens if resource.is_token else wanted.secrets)[name] = resource
             case _:
                 wanted.problems.append(_unsupported(kind, name, located.file))
+    if wanted.site_spec.edge if edge is None else edge:
+        _no_access_at_an_edge(wanted)
     return wanted
+
+
+def _no_access_at_an_edge(wanted: Wanted) -> None:
+    """An edge is a leaf: it dials, and nobody dials it."""
+    for name in wanted.accesses:
+        where = "spec.linkAccess" if name == "default" else f"RouterAccess {name}"
+        text = f"{where} is not in force: this is an edge site, and others do not link to an edge"
+        wanted.problems.append(Problem(f"Site: {where}", text, EDGE_HINT))
+    wanted.accesses.clear()
 
 
 def _site(wanted: Wanted, site: Site, file: str) -> None:
@@ -126,10 +150,9 @@ def _site(wanted: Wanted, site: Site, file: str) -> None:
         return
     if access is not None:
         wanted.accesses["default"] = access
-    for field, given in (("edge", site.spec.edge), ("ha", site.spec.ha)):
-        if given:
-            text = f"spec.{field} is not supported on a host by this release; the site runs as an interior site with one router"
-            wanted.problems.append(Problem(f"{site.ref}: spec.{field}", text, f"remove spec.{field}"))
+    if site.spec.ha:
+        text = "spec.ha is not supported on a host by this release; the site runs with one router"
+        wanted.problems.append(Problem(f"{site.ref}: spec.ha", text, "remove spec.ha"))
 
 
 def _link_access(text: str) -> WantedAccess | None:
@@ -182,7 +205,31 @@ def _listener(wanted: Wanted, listener: Listener) -> None:
     elif spec.expose_pods_by_name:
         wanted.faults["Listener", listener.name] = Fault("NotSupported", "there are no pods on a host", "remove spec.exposePodsByName")
     else:
-        wanted.listeners[listener.name] = WantedListener(name=listener.name, routing_key=spec.routing_key, host=spec.host, port=spec.port)
+        wanted.listeners[listener.name] = WantedListener(
+            name=listener.name, routing_key=spec.routing_key, host=spec.host, port=spec.port, strategy=spec.strategy
+        )
+
+
+def multi_key_name(name: str) -> str:
+    """What a MultiKeyListener is called among the listeners: no Listener, and nothing that service sync makes, has such a name."""
+    return f"multikeylistener/{name}"
+
+
+def _multi_key_listener(wanted: Wanted, listener: MultiKeyListener) -> None:
+    spec = listener.spec
+    if spec.tls_credentials or spec.require_client_cert:
+        message = "TLS toward clients is not supported by this release, and it does not listen without"
+        todo = "remove spec.tlsCredentials and spec.requireClientCert to listen without TLS"
+        wanted.faults["MultiKeyListener", listener.name] = Fault("NotSupported", message, todo)
+        return
+    strategy: Strategy
+    if spec.strategy.priority is not None:
+        strategy, keys = "priority", [KeyWeight(key) for key in spec.strategy.priority.routing_keys]
+    else:
+        weights = spec.strategy.weighted.routing_keys if spec.strategy.weighted is not None else {}
+        strategy, keys = "weighted", [KeyWeight(key, weight) for key, weight in sorted(weights.items())]
+    name = multi_key_name(listener.name)
+    wanted.listeners[name] = WantedListener(name=name, host=spec.host, port=spec.port, strategy=strategy, keys=tuple(keys))
 
 
 def _connector(wanted: Wanted, connector: Connector) -> None:
@@ -199,7 +246,12 @@ def _connector(wanted: Wanted, connector: Connector) -> None:
             address = spec.expose.address or spec.routing_key
             service = ServicePort(address=address, port=spec.expose.port, protocol=spec.expose.protocol)
         wanted.connectors[connector.name] = WantedConnector(
-            name=connector.name, routing_key=spec.routing_key, host=spec.host, port=spec.port, service=service
+            name=connector.name,
+            routing_key=spec.routing_key,
+            host=spec.host,
+            port=spec.port,
+            service=service,
+            check=(spec.health_check or HealthCheck()).resolve(),
         )
 
 
