@@ -12,7 +12,7 @@ import statistics
 import time
 import tracemalloc
 
-from benches.routing.network import admissions, make_engine, random_links, sign, site
+from benches.routing.network import admissions, leaf, make_engine, random_links, sign, site
 from vanrouter.messages import Fragment, KeyInfo, Neighbour, encode_signed
 from vanrouter.model import RouterId
 from vanrouter.plane import LinkState
@@ -62,6 +62,7 @@ class OneRouter:
             number=0,
             sequence=self.sequence[index],
             keys=keys,
+            edges=[leaf(index, edge) for edge in range(self.edges)],
             neighbours=[Neighbour(router=self.routers[peer]) for peer in sorted(self.near[index])],
         )
         name = b"%d" % index
