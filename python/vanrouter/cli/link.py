@@ -235,7 +235,7 @@ def update(invocation: Invocation, name: str, cost: int | None, dry_run: bool, w
         site,
         change,
         wait=wait,
-        check=lambda status: "" if (_find(status["links"], name) or {}).get("spec", {}).get("cost") == cost else "old cost",
+        check=lambda status: "" if (_find(status["links"], name) or {}).get("spec", {}).get("cost", 1) == cost else "old cost",
     )
 
 

@@ -13,6 +13,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+import msgspec
+
 from vanrouter.conditions import Condition, Conditions, Status
 from vanrouter.errors import ConfigError, StoreError
 from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor, Uplinks
@@ -293,6 +295,14 @@ class Links:
         if link.stands_by and (status is None or not status.active):
             return status, [*link.conditions.list(), *link.standby.list()]
         return status, [*link.conditions.list(), *([status.condition] if status is not None else [])]
+
+    def priced(self, state: LinkState) -> LinkState:
+        """With the cost that this end wants now. The other end says its own, and routing takes the larger one, so that a changed cost
+        needs no new lane. An edge says nothing of its links: there it is what it said when it dialled."""
+        if state.edge:
+            return state
+        wanted = [self.dialled[name].wanted.cost for name in state.dialled if name in self.dialled]
+        return msgspec.structs.replace(state, cost=min(wanted, default=1))
 
     def operational(self, router: str) -> list[Condition]:
         """How the link with a router is, whoever dialled it."""

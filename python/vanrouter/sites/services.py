@@ -16,7 +16,7 @@ from vanrouter.errors import LocalProtocolError, RemoteProtocolError
 from vanrouter.messages import SiteInfo
 from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
 from vanrouter.resources.kinds import SiteSpec
-from vanrouter.routing import Engine, Speaker
+from vanrouter.routing import LAST_RESORT, Engine, Speaker
 from vanrouter.sites.admissions import Admissions, held_admissions
 from vanrouter.sites.context import Context
 from vanrouter.sites.wanted import Fault, WantedConnector, WantedListener
@@ -168,6 +168,12 @@ class Services:
         except RemoteProtocolError as exc:
             log.warning("control message refused", extra={"router": message.router, "error": str(exc)})
             self._context.plane.cut(message.router, f"control message refused: {exc}"[:200])
+
+    def link_cost(self, router: str, default: int) -> int:
+        """What the link with this router costs: the larger of what both ends say; ``default``: of a link that is not for routing (yet)."""
+        reported, own = self.engine.topology.reported_by, self.engine.own
+        said = [cost for cost in (reported(own).get(router), reported(router).get(own)) if cost is not None and cost < LAST_RESORT]
+        return max(said, default=default)
 
     def has_joined(self) -> bool:
         """Whether a neighbour has said who it is and what it serves, and streams can go there."""

@@ -211,6 +211,9 @@ class RunningSite:
         self.services.reconcile(wanted.site_spec, wanted.listeners, wanted.connectors, self.accesses.reserved())
         self.context.forwarding.begin()
         self.links.reconcile(wanted.links, wanted.secrets)
+        for state in self.links.states.values():
+            self.services.handle(self.links.priced(state))
+        self.services.flush()
         self._redeem_tokens()
         self._describe()
         return self.problems()
@@ -299,7 +302,7 @@ class RunningSite:
                     self.services.handle_message(event)
             case LinkState():
                 self.links.handle_link_state(event)
-                self.services.handle(event)
+                self.services.handle(self.links.priced(event))
             case InForce() | ListenerState() | ConnectorState() | MessagesReset():
                 self.services.handle(event)
             case DialResult():

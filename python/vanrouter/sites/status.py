@@ -95,7 +95,7 @@ class Reporter:
             "direction": "outgoing",
             "remoteSiteName": status.site_name if status is not None and status.site_name else self._issuer_name(name),
             "remoteSiteId": routers[0].partition("/")[0] if routers else link.expected_site,
-            "cost": status.cost if status is not None and status.active else link.wanted.cost,
+            "cost": self._site.services.link_cost(routers[0], link.wanted.cost) if routers else link.wanted.cost,
             "lanes": status.lanes if status is not None else 0,
             "lanesWanted": status.lanes_wanted if status is not None else 0,
             "endpoint": status.endpoint.partition(" ")[0] if status is not None else "",  # without the name for SNI
@@ -132,7 +132,7 @@ class Reporter:
                     "remoteSiteName": state.site_name,
                     "remoteSiteId": site_id,
                     "remoteLinkName": state.peer_link,
-                    "cost": state.cost,
+                    "cost": self._site.services.link_cost(router, state.cost),
                     "lanes": state.lanes,
                     "lanesWanted": state.lanes_wanted,
                     "endpoint": state.address,
