@@ -81,7 +81,7 @@ class Advertiser:
 
     def set_key(self, key: str, info: KeyInfo | None, *, now: float) -> None:
         """None, or neither targets nor listeners: it is not advertised."""
-        if info is not None and not info.targets and not info.listeners:
+        if info is not None and info.is_empty:
             info = None
         self._set(("key", key), info, now)
 

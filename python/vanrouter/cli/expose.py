@@ -13,6 +13,8 @@ from typing import Any, Final
 import click
 
 from vanrouter.cli.base import Invocation, command, pass_invocation
+from vanrouter.cli.checks import CHECK_FIELDS
+from vanrouter.cli.nouns import named, with_fields
 from vanrouter.cli.output import say, warn
 from vanrouter.cli.running import Site
 from vanrouter.cli.values import HOST_PORT, NAME, PORT, HostPort, timeout_option, wait_option
@@ -46,12 +48,14 @@ def _target(words: tuple[str, ...]) -> HostPort | None:
 @click.option("--port", type=PORT, help="Port under which others reach it; default: the server's.")
 @click.option("--address", type=NAME, required=True, help="Name under which others reach it.")
 @click.option("--protocol", type=click.Choice(["tcp"]), default="tcp", show_default=True, help="Protocol of the service.")
+@with_fields(CHECK_FIELDS)
 @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
 @wait_option("the linked sites that are up have it")
 @timeout_option(30, "How long to wait.")
 @pass_invocation
 def expose(
     invocation: Invocation,
+    /,
     target: tuple[str, ...],
     port: int | None,
     address: str,
@@ -59,6 +63,7 @@ def expose(
     dry_run: bool,
     wait: bool,
     timeout: float,
+    **checks: Any,
 ) -> None:
     """Offer a local service to the network.
 
@@ -78,7 +83,7 @@ def expose(
         "host": server.host,
         "port": server.port,
         "expose": {"port": port, "address": address} | ({"protocol": protocol} if protocol != "tcp" else {}),
-    }
+    } | named(CHECK_FIELDS, checks)
     change = wanted.create(site, "Connector", _connector_name(site, address, server, port), spec, dry_run=dry_run)
     sentence = f"Service {address} is exposed on port {port}"
     left_out: list[str] = []

@@ -76,14 +76,19 @@ class ServicePort(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class KeyInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One routing key as its origin sees it. Neither targets nor listeners: it would not be listed."""
+    """One routing key as its origin sees it. Neither targets, down or not, nor listeners: it would not be listed."""
 
     key: Key
     targets: Count = 0
     listeners: Count = 0  # the connector at the other end is matched while some router says so
     cost: Cost = 0  # added to the path's
+    down: Count = 0  # targets that fail their checks. They count in ``targets`` only as a last resort
     services: Annotated[list[ServicePort], msgspec.Meta(max_length=MAX_SERVICES_PER_KEY)] = []
     strategy: Label = ""  # a hint for listeners that have none of their own
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.targets or self.listeners or self.down)
 
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -156,7 +156,7 @@ class Engine:
 
     def set_local(self, key: str, info: KeyInfo | None, *, now: float) -> None:
         """What this site's own connectors and listeners make of a key. None: nothing any more."""
-        if info is not None and not info.targets and not info.listeners:
+        if info is not None and info.is_empty:
             info = None
         if info == self._local.get(key):
             return

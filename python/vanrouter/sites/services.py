@@ -12,13 +12,16 @@ from typing import Final
 
 import vanrouter
 from vanrouter.addresses import AddressTable, LocalConnector, LocalListener, Reserved
+from vanrouter.addresses.health import Health
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
 from vanrouter.messages import SiteInfo
 from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
 from vanrouter.resources.kinds import SiteSpec
+from vanrouter.resources.shapes import format_host_port
 from vanrouter.routing import LAST_RESORT, Engine, Speaker
 from vanrouter.sites.admissions import Admissions, held_admissions
 from vanrouter.sites.context import Context
+from vanrouter.sites.probes import Probes
 from vanrouter.sites.wanted import Fault, WantedConnector, WantedListener
 from vanrouter.stores.resources import Problem
 
@@ -62,6 +65,10 @@ class Services:
         self._connectors: dict[str, LocalConnector] = {}
         self._embedded: dict[str, LocalConnector] = {}
         self.faults: dict[tuple[str, str], Fault] = {}  # names that cannot be resolved
+        self._health = Health(context.rng)
+        self.probes = Probes(self._health, changed=self._checked)
+        self._hosts: dict[str, str] = {}  # connector -> its host as it was written
+        self._out: set[str] = set()  # connectors whose target is out
 
     def _info(self, spec: SiteSpec) -> SiteInfo:
         context = self._context
@@ -103,8 +110,20 @@ class Services:
             if self._connectors.get(name) != connector:
                 table.put_connector(connector, now=now)
         self._listeners, self._connectors = wanted_listeners, wanted_connectors
+        self._check_targets(connectors)
         self.exchange.set_info(self._info(spec))
         self.flush()
+
+    def _check_targets(self, wanted: Mapping[str, WantedConnector]) -> None:
+        now = self._context.now()
+        found = {name: c for name, c in self._connectors.items() if name in wanted and not c.embedded}
+        for name in self._hosts.keys() - found.keys():
+            self._health.drop(name)
+        for name, connector in found.items():
+            self._health.put(name, connector.host, connector.port, wanted[name].check, now=now)
+        self._hosts = {name: wanted[name].host for name in found}
+        self._take_verdicts()
+        self.probes.wake()
 
     def embed(self, connector: LocalConnector) -> None:
         """A target in this process."""
@@ -152,7 +171,9 @@ class Services:
             case ListenerState():
                 self.table.handle_listener_state(event, now=now)
             case ConnectorState():
-                self.table.handle_connector_state(event, now=now)
+                self._health.handle_connects(event.name, event.failures, event.error, now=now)
+                self._take_verdicts()
+                self.probes.wake()
             case LinkState():
                 self._speaker.handle_link_state(event, now=now)
             case MessagesReset():
@@ -160,6 +181,30 @@ class Services:
             case InForce():
                 self._context.forwarding.in_force = event.generation
                 self.exchange.handle_in_force(event.generation)
+
+    def _checked(self) -> None:
+        """A check has ended."""
+        if self._take_verdicts():
+            self.flush()
+
+    def _take_verdicts(self) -> bool:
+        """Whether there were new ones."""
+        verdicts = self._health.take_changed()
+        for name, verdict in verdicts.items():
+            is_out, was_out = verdict is not None and verdict.is_out, name in self._out
+            if is_out:
+                self._context.names.ask_again(self._hosts[name])  # it may have moved
+            if verdict is not None and is_out != was_out:
+                c = self._connectors[name]
+                extra = {"connector": name, "target": format_host_port(c.host, c.port)}
+                if is_out:
+                    log.warning("a target fails its checks", extra={**extra, "error": verdict.error})
+                else:
+                    log.info("a target is back", extra=extra)
+            (self._out.add if is_out else self._out.discard)(name)
+        if verdicts:
+            self.table.set_verdicts(verdicts, now=self._context.now())
+        return bool(verdicts)
 
     def handle_message(self, message: Message) -> None:
         """A peer that breaks the rules loses its link; it may dial again."""

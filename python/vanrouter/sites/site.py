@@ -121,7 +121,7 @@ class RunningSite:
             async with trio.open_nursery() as visitors:
                 async with trio.open_nursery() as control:
                     self._background = visitors
-                    for task in (self._events, self._timers, self.context.names.run, self._write):
+                    for task in (self._events, self._timers, self.context.names.run, self.services.probes.run, self._write):
                         control.start_soon(task)
                     self.reconcile()
                     task_status.started()

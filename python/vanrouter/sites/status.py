@@ -14,6 +14,7 @@ import msgspec
 
 import vanrouter
 from vanrouter.addresses import AddressStatus, ServiceStatus
+from vanrouter.addresses.offered import LAST_RESORT
 from vanrouter.conditions import Condition
 from vanrouter.messages import ServicePort
 from vanrouter.resources import to_dict
@@ -206,21 +207,27 @@ class Reporter:
     # ---- Services ------------------------------------------------------------------------------------------------------------------------
 
     def services(self) -> list[Doc]:
-        local_targets = {c.service: c for c in self._site.services.table.connector_statuses()}
+        local_targets: dict[ServicePort | None, list[AddressStatus]] = {}
+        for status in self._site.services.table.connector_statuses():
+            local_targets.setdefault(status.service, []).append(status)
         return [self._service(s, local_targets) for s in self._site.services.table.services()]
 
-    def _service(self, service: ServiceStatus, local_targets: Mapping[ServicePort | None, AddressStatus]) -> Doc:
+    def _service(self, service: ServiceStatus, local_targets: Mapping[ServicePort | None, list[AddressStatus]]) -> Doc:
         own = str(self._site.context.own)
         targets: list[Doc] = []
         for offer in service.offers:
             target: Doc = {"site": self._site_name(offer.router), "siteId": offer.router.partition("/")[0], "connector": offer.key}
             target |= {"routingKey": offer.key, "port": offer.service.port, "problem": offer.problem}
-            if offer.router == own:
-                local = local_targets.get(offer.service)
-                if local is not None:
-                    target |= {"connector": local.name, "host": local.host}
-                    target["targetPort"] = local.port
-            targets.append(target)
+            info = self._site.services.table.offer_info(offer.router, offer.key)
+            target["healthy"] = info is not None and info.targets > 0 and info.cost < LAST_RESORT
+            local = [c for c in local_targets.get(offer.service, ()) if c.routing_key == offer.key] if offer.router == own else []
+            if not local:
+                targets.append({**target, "down": info.down if info is not None else 0})
+            for c in local:
+                its = {"connector": c.name, "host": c.host, "targetPort": c.port}
+                health = next((x for x in c.conditions if x.type == "Healthy"), None)
+                bad = health is not None and health.status == "False"
+                targets.append({**target, **its, "healthy": not bad, "down": int(bad)})
         problems = [{"site": self._site.context.site_name, "siteId": self._site.context.keys.site_id, "port": p.port, "message": p.message}
                     for p in service.skipped]  # fmt: skip
         remote_listeners, remote_problems = self._elsewhere(service)
@@ -229,6 +236,7 @@ class Reporter:
             "address": service.address,
             "ports": service.ports,
             "protocol": service.protocol,
+            "conditions": self._conditions(service.conditions),
             "targets": targets,
             "listeners": [self._listener_here(s) for s in service.listeners if _listens(s)] + remote_listeners,
             "problems": problems + remote_problems,

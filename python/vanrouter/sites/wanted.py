@@ -12,11 +12,12 @@ from typing import Final
 
 import msgspec
 
+from vanrouter.checks import Check
 from vanrouter.errors import ConfigError
 from vanrouter.messages import ServicePort
 from vanrouter.plane import KeyWeight, Strategy
 from vanrouter.resources import Connector, Link, Listener, MultiKeyListener, Resource, RouterAccess, Secret, Site
-from vanrouter.resources.kinds import SiteSpec
+from vanrouter.resources.kinds import HealthCheck, SiteSpec
 from vanrouter.resources.shapes import parse_host_port
 from vanrouter.stores.resources import Key, Located, Problem
 
@@ -80,6 +81,7 @@ class WantedConnector(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     service: ServicePort | None = None
+    check: Check = Check()
 
 
 class Wanted(msgspec.Struct, kw_only=True):
@@ -244,7 +246,12 @@ def _connector(wanted: Wanted, connector: Connector) -> None:
             address = spec.expose.address or spec.routing_key
             service = ServicePort(address=address, port=spec.expose.port, protocol=spec.expose.protocol)
         wanted.connectors[connector.name] = WantedConnector(
-            name=connector.name, routing_key=spec.routing_key, host=spec.host, port=spec.port, service=service
+            name=connector.name,
+            routing_key=spec.routing_key,
+            host=spec.host,
+            port=spec.port,
+            service=service,
+            check=(spec.health_check or HealthCheck()).resolve(),
         )
 
 
