@@ -146,10 +146,12 @@ async def test_a_check_that_changes_is_in_force_without_touching_live_streams(wo
             await client.send_all(b"before")
             assert await client.receive_some() == b"before"
             http = {**QUICK, "type": "http"}
+            home.resources.put(resource("Connector", "other", routingKey="hello", host="127.0.0.1", port=server, healthCheck=QUICK))
             home.resources.put(resource("Connector", "hello", routingKey="hello", host="127.0.0.1", port=server, healthCheck=http))
             await world.call(home, "reconcile")
             said = await until_reason(world, home, "connectors", "hello", "Healthy", "TargetDown")
-            assert "not HTTP" in said["message"] or "no answer" in said["message"]
+            assert "not HTTP" in said["message"]
+            assert "no new stream goes there" in said["message"]
             await client.send_all(b"after")
             assert await client.receive_some() == b"after"
             home.resources.put(

@@ -66,7 +66,8 @@ def test_an_unknown_field_is_named_with_its_path_and_what_was_meant(linked: Link
 
 def test_a_target_that_refuses_is_in_the_status_of_its_site(shared: Linked) -> None:
     nobody, port = free_port(), free_port()
-    shared.van(f"-n south expose host 127.0.0.1:{nobody} --port {port} --address dead")
+    said = shared.van(f"-n south expose host 127.0.0.1:{nobody} --port {port} --address dead")
+    says(said.stderr, "does not answer yet", f"127.0.0.1:{nobody}", "refused")
     found = until(
         "south says that its target refuses",
         lambda: next(

@@ -33,7 +33,7 @@ from vanrouter.checks import Check
 
 __all__ = ["MAX_PER_SECOND", "MAX_RUNNING", "TRANSITIONS", "Health", "Input", "Outcome", "Probe", "State", "Verdict"]
 
-MAX_PER_SECOND: Final = 100  # at 0.3 ms each this is 3 % of a core, and 250 targets at the default interval
+MAX_PER_SECOND: Final = 100  # at 0.4 ms each this is 4 % of a core, and 250 targets at the default interval
 MAX_RUNNING: Final = 128  # descriptors
 CALM: Final = 60.0  # seconds: who goes out again so soon after a return stays out longer each time
 LONGEST_HOLD: Final = 60.0

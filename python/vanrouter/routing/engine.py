@@ -288,6 +288,11 @@ class Engine:
             return None
         return cost + DRAIN_PENALTY * self.remote.draining(router), (router,)
 
+    def siblings(self) -> list[str]:
+        """The other routers of our site that can be reached, sorted."""
+        site = self.own.partition("/")[0]
+        return sorted(router for router in self.database.routers_of(site) if router != self.own and self.path(router) is not None)
+
     def hop_limit(self) -> int:
         """For OPENs that start here: twice the longest way, so that one detour while the network converges is no refusal."""
         return min(255, max(MIN_HOP_LIMIT, 2 * self.paths.depth()))

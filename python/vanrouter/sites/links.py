@@ -20,7 +20,7 @@ from vanrouter.errors import ConfigError, StoreError
 from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor, Uplinks
 from vanrouter.links.status import AFTER_LOSS
 from vanrouter.model import SiteId
-from vanrouter.pki import build_credential
+from vanrouter.pki import PrivateKey, build_credential, certificates_to_pem, renew_at
 from vanrouter.pki.authority import van_name
 from vanrouter.plane import Credential, Dial, DialResult, Link, LinkState, Ref
 from vanrouter.resources import Secret
@@ -48,6 +48,9 @@ class DialledLink:
         self.supervisor: LinkSupervisor | None = None
         self.conditions = Conditions()
         self.renewal_error = ""
+        self.is_to_siblings = False
+        self.own: set[tuple[str, int]] = set()  # of a link to siblings: the endpoints that turned out to be ours
+        self.renew_at = math.inf  # wall clock: of a credential that is made here
         self.stands_by = False
         self.standby = Conditions()  # what is said instead of the supervisor's condition
 
@@ -64,7 +67,7 @@ class Links:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._ids = itertools.count(1)
-        self._dials: dict[int, str] = {}
+        self._dials: dict[int, Dial] = {}
         self.dialled: dict[str, DialledLink] = {}
         self.states: dict[str, LinkState] = {}  # by router: every link that is up
         self._conditions: dict[str, Conditions] = {}  # by router: how that link is, and since when
@@ -117,16 +120,16 @@ class Links:
         if not link.stands_by or self._context.forwarding.entry("link", name) is not None:
             self._put_entry(link)
         if link.supervisor is not None and before[0] != link.expected_site:
-            self._carry_out(name, link.supervisor.drop(now=now))
+            self._carry_out(link.supervisor.drop(now=now))
             link.supervisor = None
         if link.supervisor is None:
             link.supervisor = LinkSupervisor(
                 name, rng=self._context.rng, next_id=lambda: next(self._ids), now=now, expected_site=link.expected_site
             )
             for state in self.states.values():
-                self._carry_out(name, link.supervisor.handle_link_state(state, now=now))
+                self._carry_out(link.supervisor.handle_link_state(state, now=now))
         elif dial_again or before[1] != link.credential:
-            self._carry_out(name, link.supervisor.credentials_changed(now=now))
+            self._carry_out(link.supervisor.credentials_changed(now=now))
         self._set_endpoints(link)
 
     def _put_entry(self, link: DialledLink) -> None:
@@ -139,6 +142,11 @@ class Links:
         """Raises ConfigError when there is none, or it is broken; the old one stays."""
         wanted, identity = link.wanted, self._context.keys.identity
         name = f"link:{wanted.name}"
+        link.is_to_siblings = wanted.site_id == self._context.keys.site_id
+        if link.is_to_siblings:
+            if link.credential is None or self._context.wall() >= link.renew_at:
+                self._make_sibling_credential(link, name)
+            return
         if link.secret is not None:
             data = link.secret.data
             link.issued = None
@@ -161,13 +169,26 @@ class Links:
         link.credential = issued.credential(name, identity)
         link.issued = issued
 
+    def _make_sibling_credential(self, link: DialledLink, name: str) -> None:
+        """To another router of this very site: a leaf of our own CA, for a new key that never leaves this process."""
+        keys, wall, key = self._context.keys, self._context.wall(), PrivateKey.generate()
+        leaf = keys.authority.issue_client(key.public_der, keys.site_id, now=wall, lifetime=self._context.timing.leaf_lifetime)
+        link.renew_at = renew_at(leaf, jitter=self._context.rng.random())
+        link.credential = build_credential(
+            name,
+            certificate_pem=certificates_to_pem([leaf]),
+            key_pem=key.pem(),
+            trust_pem=keys.authority.certificate_pem(),
+            identity=keys.identity,
+        )
+
     def _set_endpoints(self, link: DialledLink) -> None:
         """From the names' last answers."""
         if link.supervisor is None:
             return
         now = self._context.now()
         if link.stands_by:
-            self._carry_out(link.wanted.name, link.supervisor.set_endpoints([], now=now))
+            self._carry_out(link.supervisor.set_endpoints([], now=now))
             return
         site_name = van_name(SiteId(link.expected_site)) if link.expected_site else UNKNOWN_SITE
         endpoints: list[Endpoint] = []
@@ -179,15 +200,15 @@ class Links:
             if answer.error:
                 unresolved.append((host, answer.error))
             server_name = site_name if is_ip(host) and not link.verify_host else host
-            endpoints += [Endpoint(host=a, port=port, server_name=server_name) for a in answer.addresses]
-        self._carry_out(link.wanted.name, link.supervisor.set_endpoints(endpoints, now=now))
+            endpoints += [Endpoint(host=a, port=port, server_name=server_name) for a in answer.addresses if (a, port) not in link.own]
+        self._carry_out(link.supervisor.set_endpoints(endpoints, now=now))
         for host, error in unresolved:
             link.supervisor.unresolved(host, error, now=now)
 
     def _drop(self, name: str) -> None:
         link = self.dialled.pop(name)
         if link.supervisor is not None:
-            self._carry_out(name, link.supervisor.drop(now=self._context.now()))
+            self._carry_out(link.supervisor.drop(now=self._context.now()))
         self._context.forwarding.change(drop=[Ref("link", name), Ref("credential", f"link:{name}")])
 
     # ---- what happens --------------------------------------------------------------------------------------------------------------------
@@ -205,21 +226,25 @@ class Links:
         if known != (state.lanes > 0):
             what = "link up" if state.lanes > 0 else "link down"
             log.info(what, extra={"site": state.site_name, "router": state.router, "address": state.address, "reason": state.error})
-        for name, link in list(self.dialled.items()):
+        for link in list(self.dialled.values()):
             if link.supervisor is not None:
-                self._carry_out(name, link.supervisor.handle_link_state(state, now=now))
+                self._carry_out(link.supervisor.handle_link_state(state, now=now))
         if self._uplinks is not None:
             for name in self.dialled:
                 self._uplinks.set_well(name, any(_is_well(s) for s in self.states.values() if name in s.dialled), now=now)
             self._stand_by()
 
     def handle_dial_result(self, result: DialResult) -> None:
-        name = self._dials.pop(result.id, "")
-        link = self.dialled.get(name)
-        if link is None or link.supervisor is None:
+        dial = self._dials.pop(result.id, None)
+        link = self.dialled.get(dial.link) if dial is not None else None
+        if dial is None or link is None or link.supervisor is None:
             return
-        self._carry_out(name, link.supervisor.handle_dial_result(result, now=self._context.now()))
-        if not result.router and result.reason != "cancelled":
+        name = dial.link
+        self._carry_out(link.supervisor.handle_dial_result(result, now=self._context.now()))
+        if result.reason == "self" and link.is_to_siblings:
+            link.own.add((dial.host, dial.port))  # all routers of a site may have the same list of them
+            self._set_endpoints(link)
+        elif not result.router and result.reason != "cancelled":
             log.info("dial failed", extra={"link": name, "reason": result.reason, "error": result.error})
             for host, _ in link.wanted.endpoints:
                 self._context.names.ask_again(host)
@@ -227,21 +252,26 @@ class Links:
     @property
     def deadline(self) -> float:
         own = min(self._look_at, self._uplinks.deadline(self._context.now())) if self._uplinks is not None else math.inf
-        return min((own, *(link.supervisor.deadline for link in self.dialled.values() if link.supervisor is not None)))
+        wall, now = self._context.wall(), self._context.now()
+        renewal = min((now + max(0.0, link.renew_at - wall) for link in self.dialled.values()), default=math.inf)
+        return min((own, renewal, *(link.supervisor.deadline for link in self.dialled.values() if link.supervisor is not None)))
 
     def handle_timeout(self) -> None:
-        now = self._context.now()
-        for name, link in list(self.dialled.items()):
+        now, wall = self._context.now(), self._context.wall()
+        for link in list(self.dialled.values()):
+            if wall >= link.renew_at:
+                self._configure(link)
+        for link in list(self.dialled.values()):
             if link.supervisor is not None and link.supervisor.deadline <= now:
-                self._carry_out(name, link.supervisor.handle_timeout(now))
+                self._carry_out(link.supervisor.handle_timeout(now))
         self._stand_by()
 
     def stop(self) -> None:
         """Dial no more."""
         self._stopped = True
-        for name, link in self.dialled.items():
+        for link in self.dialled.values():
             if link.supervisor is not None:
-                self._carry_out(name, link.supervisor.drop(now=self._context.now()))
+                self._carry_out(link.supervisor.drop(now=self._context.now()))
 
     def _stand_by(self) -> None:
         """Of an edge site: who begins to stand by, who is called, and whose lanes are not needed any more."""
@@ -276,11 +306,11 @@ class Links:
                 log.info("uplink stands by again", extra={"link": name})
                 self._context.forwarding.change(drop=[Ref("link", name)])
 
-    def _carry_out(self, name: str, actions: Iterable[Action]) -> None:
+    def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
                 case Dial():
-                    self._dials[action.id] = name
+                    self._dials[action.id] = action
                     self._context.plane.dial(action)
                 case CancelDial():
                     self._context.plane.cancel_dial(action.id)

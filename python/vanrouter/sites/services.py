@@ -13,8 +13,10 @@ from typing import Final
 import vanrouter
 from vanrouter.addresses import AddressTable, LocalConnector, LocalListener, Reserved
 from vanrouter.addresses.health import Health
+from vanrouter.checks import Check
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
 from vanrouter.messages import SiteInfo
+from vanrouter.model import RouterId
 from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
 from vanrouter.resources.kinds import SiteSpec
 from vanrouter.resources.shapes import format_host_port
@@ -28,6 +30,8 @@ from vanrouter.stores.resources import Problem
 __all__ = ["Services"]
 
 log = logging.getLogger("vanrouter.sites")
+
+MAX_ROUTERS: Final = 64  # of one site, as others are told
 
 # What to do about what a member did (`vanrouter.routing.Problem.reason`).
 _NEXT: Final = {
@@ -58,9 +62,11 @@ class Services:
             edge=context.edge,
             now=context.now(),
         )
+        self._siblings: list[str] = []  # the other live routers of this site
         self._speaker = Speaker(self.table, self.engine, info=self._info(spec))
         self.exchange = self._speaker.exchange
         self._hop_limit = 0
+        self._spec = spec
         self._listeners: dict[str, LocalListener] = {}
         self._connectors: dict[str, LocalConnector] = {}
         self._embedded: dict[str, LocalConnector] = {}
@@ -77,7 +83,7 @@ class Services:
             version=vanrouter.__version__,
             platform="linux",
             namespace=context.home.directory.name[:63],
-            routers=[str(context.own)],
+            routers=[str(context.own), *self._siblings][:MAX_ROUTERS],
             service_sync=spec.service_sync,
         )
 
@@ -110,6 +116,7 @@ class Services:
             if self._connectors.get(name) != connector:
                 table.put_connector(connector, now=now)
         self._listeners, self._connectors = wanted_listeners, wanted_connectors
+        self._spec = spec
         self._check_targets(connectors)
         self.exchange.set_info(self._info(spec))
         self.flush()
@@ -129,11 +136,14 @@ class Services:
         """A target in this process."""
         self._embedded[connector.name] = self._connectors[connector.name] = connector
         self.table.put_connector(connector, now=self._context.now())
+        self._health.put(connector.name, "", 0, Check(type="none"), now=self._context.now())
+        self._take_verdicts()
         self.flush()
 
     def unembed(self, name: str) -> None:
         if self._embedded.pop(name, None) is not None:
             self._connectors.pop(name, None)
+            self._health.drop(name)
             self.table.drop_connector(name, now=self._context.now())
             self.flush()
 
@@ -267,6 +277,11 @@ class Services:
         if self._hop_limit != self._speaker.hop_limit:
             self._hop_limit = self._speaker.hop_limit
             context.plane.set_hop_limit(self._hop_limit)
+        if (siblings := self.engine.siblings()) != self._siblings:
+            self._siblings = siblings
+            boots = [context.own.boot, *(RouterId.parse(router).boot for router in siblings)]
+            context.plane.set_siblings(sorted(boots[:MAX_ROUTERS]))
+            self.exchange.set_info(self._info(self._spec))
         delta = self.table.take_changes()
         context.forwarding.change(put=delta.put, drop=delta.drop)
         self.exchange.handed_over(context.forwarding.generation)
