@@ -1,7 +1,8 @@
 """
 A relay between two sockets that misbehaves on command: ``relay_program.py HOST PORT TO-HOST TO-PORT SEED``.
 
-It knows nothing of what it carries. It says its port, then obeys lines of JSON on stdin (until stdin ends), and answers each with the monotonic time at which it was done:
+It knows nothing of what it carries. It says its port, then obeys lines of JSON on stdin (until stdin ends), and answers each with the
+monotonic time at which it was done:
 
     {"do": "delay", "seconds": 0.05, "jitter": 0.01}    from now on; order is kept
     {"do": "stall"}, {"do": "flow"}                     pass nothing; pass it all
