@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 import trio
 
+from vanrouter import plane as contract
 from vanrouter.plane import (
     AccessState,
     AnyEvent,
@@ -103,9 +104,10 @@ class Driver:
     def _route_to(self, router: str) -> None:
         self._routed = router
         base, self._generation = self._generation, self._generation + 1
-        targets = [RouteTarget(router=router, next_hop=router, cost=1)]
+        path = contract.Path(name=router, next_hops=[router], cost=1)
+        targets = [RouteTarget(router=router)]
         routes = [Route(name=key, targets=targets) for key in self._orders.routing_keys]
-        self._plane.apply(Changes(base=base, generation=self._generation, put=list(routes)))
+        self._plane.apply(Changes(base=base, generation=self._generation, put=[path, *routes]))
 
     def _dial(self) -> None:
         if self._orders.dial is not None:

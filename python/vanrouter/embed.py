@@ -301,7 +301,7 @@ async def _join(site: RunningSite, token: AccessToken | None) -> None:
     if token is not None:
         if token.id not in site.joining.redeemed:
             await site.joining.redeem(token)
-        await _until(lambda: any(peer.info is not None for peer in site.services.exchange.peers()))
+        await _until(site.services.has_joined)
 
 
 async def _until(check: Callable[[], object]) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "parse_name",
     "parse_routing_key",
     "parse_site_id",
+    "site_id_from_bytes",
     "site_id_of_key",
     "site_id_to_bytes",
 ]
@@ -90,6 +91,11 @@ def site_id_of_key(spki_der: bytes) -> SiteId:
 def site_id_to_bytes(site: SiteId) -> bytes:
     """The 32 bytes of the wire."""
     return base64.b32decode(site.upper() + "====")
+
+
+def site_id_from_bytes(raw: bytes) -> SiteId:
+    """The text of what stands on the wire."""
+    return SiteId(base64.b32encode(raw).decode().rstrip("=").lower())
 
 
 def parse_site_id(text: str) -> SiteId:

@@ -1,14 +1,16 @@
-"""Sites in memory: real tables and exchanges, planes that obey at once, wires that lose nothing, and a clock that the test moves."""
+"""Sites in memory: real tables, routing and exchanges, planes that obey at once, wires that lose nothing, a clock that the test moves."""
 
 from __future__ import annotations
 
 import hashlib
 
-from vanrouter.addresses import AddressStatus, AddressTable, Delta, Exchange, LocalConnector, LocalListener
+from vanrouter import addresses
+from vanrouter.addresses import AddressStatus, AddressTable, Delta, LocalConnector, LocalListener
 from vanrouter.conditions import Condition
 from vanrouter.messages import Fragment, KeyInfo, ServicePort, SiteInfo
 from vanrouter.model import RouterId, SiteId, site_id_of_key
-from vanrouter.plane import BindStatus, LinkState, Listener, ListenerState, Ref, Route
+from vanrouter.plane import BindStatus, LinkState, Listener, ListenerState, Path, Ref, Route, RouteTarget
+from vanrouter.routing import Engine, Speaker
 
 
 def fake_sign(key: bytes):  # type: ignore[no-untyped-def]
@@ -56,28 +58,55 @@ def condition(statuses: list[AddressStatus], name: str, type: str) -> Condition:
     return found
 
 
+def learn(table: AddressTable, fragment: Fragment, *, now: float = 0.0) -> bool:
+    """What routing does with a fragment that it takes: the table has it, and the routes that follow from it."""
+    before = table.remote.keys_of(fragment.origin)
+    taken = table.put_fragment_untrusted(fragment, now=now)
+    for key in dict.fromkeys([*before, *table.remote.keys_of(fragment.origin)]):
+        targets = [RouteTarget(router, info.cost) for router, info in table.remote.key(key).items() if info.targets]
+        table.set_route(key, sorted(targets, key=lambda t: (t.cost, t.router)), now=now)
+    return taken
+
+
+def direct(router: str, cost: int) -> addresses.Path:
+    """The path to a neighbour."""
+    return addresses.Path((router,), cost)
+
+
+def forget(table: AddressTable, router: str, *, now: float = 0.0) -> None:
+    before = table.remote.keys_of(router)
+    table.forget(router, now=now)
+    for key in before:
+        table.set_route(key, [RouteTarget(r, info.cost) for r, info in table.remote.key(key).items() if info.targets], now=now)
+
+
 class Site:
     """One site with a plane that binds every listener unless its port is in ``busy``."""
 
-    def __init__(self, name: str, *, service_address: str = "127.0.0.1", sync: bool = True, boot: int = 1) -> None:
+    def __init__(self, name: str, *, service_address: str = "127.0.0.1", sync: bool = True, boot: int = 1, edge: bool = False) -> None:
         self.name = name
         self.router = router(name, boot)
         self.busy: set[tuple[str, int]] = set()
         self.table = AddressTable(RouterId.parse(self.router), service_address=service_address, service_sync=sync)
-        self.exchange = Exchange(
-            self.table,
+        self.engine = Engine(
+            RouterId.parse(self.router),
             identity=name.encode(),
             sign=fake_sign(name.encode()),
             verify=fake_verify,
-            info=SiteInfo(name=name, service_sync=sync),
+            name=name,
+            edge=edge,
             now=0.0,
         )
+        self.edge = edge
+        self.speaker = Speaker(self.table, self.engine, info=SiteInfo(name=name, service_sync=sync))
+        self.exchange = self.speaker.exchange
         self.generation = 0
         self.plane: dict[tuple[str, str], object] = {}
         self.deltas: list[Delta] = []
 
     def apply(self, now: float) -> bool:
         """Hand the changes to the plane, and answer for it. Whether there were any."""
+        self.speaker.work(now)
         delta = self.table.take_changes()
         if delta:
             self.generation += 1
@@ -86,8 +115,8 @@ class Site:
                 del self.plane[ref.kind, ref.name]
             for entry in delta.put:
                 self.plane[type(entry).__struct_config__.tag, entry.name] = entry
-        self.exchange.handed_over(self.generation, now=now)
-        self.exchange.handle_in_force(self.generation, now=now)
+        self.exchange.handed_over(self.generation)
+        self.exchange.handle_in_force(self.generation)
         for (kind, name), entry in list(self.plane.items()):
             if kind == "listener" and isinstance(entry, Listener):
                 status = BindStatus.BOUND
@@ -98,7 +127,7 @@ class Site:
                 self.table.handle_listener_state(
                     ListenerState(name=name, status=status, port=entry.port, error="address in use" if "in_use" in status else ""), now=now
                 )
-        self.exchange.handle_timeout(now)
+        self.speaker.work(now)
         return bool(delta)
 
     def listening(self) -> dict[str, str]:
@@ -106,7 +135,24 @@ class Site:
         return {e.name: f"{e.host}:{e.port}" for e in self.plane.values() if isinstance(e, Listener)}
 
     def routes(self) -> dict[str, list[tuple[str, str, int]]]:
-        return {e.name: [(t.router, t.next_hop, t.cost) for t in e.targets] for e in self.plane.values() if isinstance(e, Route)}
+        """key -> (router, next hop, price of path and target), cheapest first: what the plane makes of its paths and routes."""
+        paths = {e.name: e for e in self.plane.values() if isinstance(e, Path)}
+        out: dict[str, list[tuple[str, str, int]]] = {}
+        for route in self.plane.values():
+            for target in route.targets if isinstance(route, Route) else ():
+                if (path := paths.get(target.router)) is not None:
+                    ways = [(target.router, hop, path.cost + target.cost) for hop in path.next_hops]
+                    out[route.name] = sorted(out.get(route.name, []) + ways, key=lambda way: (way[2], way))
+        return out
+
+    def due(self, peer: str, now: float) -> list[bytes]:
+        """Everything that is to go to this peer, as taken by a plane that takes everything."""
+        out = []
+        while messages := self.speaker.next_messages(peer, now):
+            for message in messages:
+                self.speaker.sent(message)
+                out.append(message.data)
+        return out
 
 
 class Network:
@@ -121,38 +167,34 @@ class Network:
     def link(self, a: Site, b: Site, cost: int = 1) -> None:
         self.links.add(frozenset((a.router, b.router)))
         for one, other in ((a, b), (b, a)):
-            one.exchange.handle_link_state(
-                LinkState(router=other.router, site_name=other.name, lanes=1, lanes_wanted=1, cost=cost), now=self.now
-            )
-            one.exchange.handle_messages_reset(other.router, now=self.now)
+            up = LinkState(router=other.router, site_name=other.name, lanes=1, lanes_wanted=1, cost=cost, edge=other.edge)
+            one.speaker.handle_link_state(up, now=self.now)
+            one.speaker.handle_messages_reset(other.router, now=self.now)
 
     def unlink(self, a: Site, b: Site) -> None:
         self.links.discard(frozenset((a.router, b.router)))
         for one, other in ((a, b), (b, a)):
             gone = LinkState(router=other.router, site_name=other.name, lanes=0, lanes_wanted=1, error="cut")
-            one.exchange.handle_link_state(gone, now=self.now)
+            one.speaker.handle_link_state(gone, now=self.now)
 
     def deliver(self) -> bool:
         moved = False
         for site in self.sites.values():
-            for outgoing in site.exchange.outbox():
-                if frozenset((site.router, outgoing.router)) in self.links:
-                    site.exchange.sent(outgoing)
-                    self.sites[outgoing.router].exchange.handle_message_untrusted(site.router, outgoing.data, now=self.now)
-                    self.sent += 1
-                    moved = True
+            site.speaker.work(self.now)
+            for peer in site.speaker.routers():
+                if frozenset((site.router, peer)) in self.links:
+                    for data in site.due(peer, self.now):
+                        self.sites[peer].speaker.handle_message_untrusted(site.router, data, now=self.now)
+                        self.sent += 1
+                        moved = True
         return moved
-
-    def on_their_way(self) -> bool:
-        return any(frozenset((s.router, o.router)) in self.links for s in self.sites.values() for o in s.exchange.outbox())
 
     def settle(self) -> None:
         for _ in range(100):
             moved = self.deliver()
             for site in self.sites.values():
-                site.exchange.handle_timeout(self.now)
                 moved |= site.apply(self.now)
-            if not moved and not self.on_their_way():
+            if not moved and not self.deliver():
                 return
         raise AssertionError("it does not settle")
 
@@ -171,8 +213,11 @@ __all__ = [
     "SiteId",
     "condition",
     "connector",
+    "direct",
     "entries",
+    "forget",
     "fragment",
+    "learn",
     "listener",
     "offer",
     "router",

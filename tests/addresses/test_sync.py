@@ -8,11 +8,26 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_sites import KeyInfo, Network, Site, condition, connector, entries, fragment, listener, offer, router, service
+from memory_sites import (
+    KeyInfo,
+    Network,
+    Site,
+    condition,
+    connector,
+    direct,
+    entries,
+    forget,
+    fragment,
+    learn,
+    listener,
+    offer,
+    router,
+    service,
+)
 
-from vanrouter.addresses import AddressTable, Path, Reserved
+from vanrouter.addresses import AddressTable, Reserved
 from vanrouter.model import RouterId
-from vanrouter.plane import Listener, Route
+from vanrouter.plane import Listener, Path
 
 
 def linked(*sites: Site) -> Network:
@@ -40,8 +55,7 @@ def test_what_one_site_exposes_appears_at_the_other_and_goes_when_it_is_taken_ba
     assert condition(south.table.connector_statuses(), "hello-9090", "Ready").status == "True"
     south.table.drop_connector("hello-9090", now=0.0)
     net.settle()
-    assert north.plane == {}
-    assert south.plane == {}
+    assert {kind for kind, _ in (*north.plane, *south.plane)} == {"path"}
     assert north.table.services() == []
 
 
@@ -120,24 +134,27 @@ def test_another_routing_key_on_the_same_address_and_port_is_a_conflict() -> Non
     expose(east, "hello", 9090, key="hallo")
     net.settle()
     assert next(e for e in north.plane.values() if isinstance(e, Listener)).routing_key == "hello"
-    assert condition(east.table.connector_statuses(), "hello-9090", "Synced").reason == "KeyConflict"
+    told = condition(east.table.connector_statuses(), "hello-9090", "Synced")
+    assert told.reason == "ConflictHere", "east is two hops from south, and knows what it offers"
+    assert "routing key hello here" in told.message
+    assert [p.reason for p in north.table.problems(east.router)] == ["KeyConflict"]
 
 
 def test_what_came_first_stays_while_anybody_offers_it() -> None:
     """south: tcp, key hello.  east: http.  west: tcp, key hallo.  Then south goes, and a second west offers what south did"""
     t = AddressTable(RouterId.parse(router("north")))
     for name in ("south", "east", "west", "far"):
-        t.set_path(router(name), Path(router(name), 1), now=0.0)
-    t.put_fragment_untrusted(fragment("south", 1, offer("hello", 9090, key="hello")), now=0.0)
-    t.put_fragment_untrusted(fragment("east", 1, offer("hello", 9090, "http", key="hello")), now=0.0)
-    t.put_fragment_untrusted(fragment("west", 1, offer("hello", 9090, key="hallo")), now=0.0)
-    t.put_fragment_untrusted(fragment("far", 1, offer("hello", 9090, key="hello")), now=0.0)
-    t.withdraw(router("south"), now=1.0)
+        t.set_path(router(name), direct(router(name), 1), now=0.0)
+    learn(t, fragment("south", 1, offer("hello", 9090, key="hello")), now=0.0)
+    learn(t, fragment("east", 1, offer("hello", 9090, "http", key="hello")), now=0.0)
+    learn(t, fragment("west", 1, offer("hello", 9090, key="hallo")), now=0.0)
+    learn(t, fragment("far", 1, offer("hello", 9090, key="hello")), now=0.0)
+    forget(t, router("south"), now=1.0)
     assert [s.protocol for s in t.services()] == ["tcp"]
     assert [s.routing_key for s in t.listener_statuses()] == ["hello"]
-    t.withdraw(router("far"), now=2.0)
+    forget(t, router("far"), now=2.0)
     assert [s.routing_key for s in t.listener_statuses()] == ["hallo"]
-    t.withdraw(router("west"), now=3.0)
+    forget(t, router("west"), now=3.0)
     assert [s.protocol for s in t.services()] == ["http"]
 
 
@@ -152,7 +169,8 @@ def test_a_port_of_another_service_is_skipped_with_a_reason_until_it_is_free() -
     (other,) = [s for s in north.table.services() if s.address == "other"]
     assert other.skipped[0].reason == "PortTaken"
     assert "the service hello" in other.skipped[0].message
-    assert condition(east.table.connector_statuses(), "other-9090", "Synced").reason == "PortTaken"
+    assert condition(east.table.connector_statuses(), "other-9090", "Synced").reason == "ConflictHere"
+    assert [p.reason for p in north.table.problems(east.router)] == ["PortTaken"]
     assert north.routes().keys() == {"hello:9090", "other:9090"}, "an explicit listener may still use it"
     south.table.drop_connector("hello-9090", now=0.0)
     net.settle()
@@ -183,8 +201,9 @@ def test_our_own_listeners_targets_and_accesses_keep_their_ports() -> None:
 def test_a_port_that_is_not_reserved_any_more_gets_its_listener_at_once() -> None:
     t = AddressTable(RouterId.parse(router("north")))
     t.set_reserved([Reserved("127.0.0.1", 9090, "the link access default")], now=0.0)
-    t.put_fragment_untrusted(fragment("south", 1, offer("hello", 9090)), now=0.0)
-    assert entries(t.take_changes()) == ([], [])
+    t.set_path(router("south"), direct(router("south"), 1), now=0.0)
+    learn(t, fragment("south", 1, offer("hello", 9090)), now=0.0)
+    assert "listener/hello:9090" not in entries(t.take_changes())[0]
     t.set_reserved([], now=1.0)
     assert entries(t.take_changes()) == (["listener/hello:9090"], [])
 
@@ -313,10 +332,10 @@ def test_in_any_order_no_port_has_two_listeners_and_the_differences_add_up(scrip
         if what == "advertise":
             sequences[name] = sequences.get(name, 0) + 1
             infos = {f"{k or a}:{port}": offer(a, port, protocol, key=f"{k or a}:{port}") for a, port, protocol, k in value}
-            t.put_fragment_untrusted(fragment(name, sequences[name], *infos.values()), now=now)
+            learn(t, fragment(name, sequences[name], *infos.values()), now=now)
         elif what == "path":
             (reachable.add if value else reachable.discard)(router(name))
-            t.set_path(router(name), Path(router(name), 1) if value else None, now=now)
+            t.set_path(router(name), direct(router(name), 1) if value else None, now=now)
         elif what == "listener":
             if value:
                 t.put_listener(listener(name, value), now=now)
@@ -344,9 +363,7 @@ def test_in_any_order_no_port_has_two_listeners_and_the_differences_add_up(scrip
     listeners = [e for e in plane.values() if isinstance(e, Listener)]
     where = [(e.host, e.port) for e in listeners]
     assert len(where) == len(set(where)), "two listeners on one port"
-    for e in plane.values():
-        if isinstance(e, Route):
-            assert {target.router for target in e.targets} <= reachable
+    assert {e.name for e in plane.values() if isinstance(e, Path)} == reachable
     for status in t.services():
         automatic = {s.port for s in status.listeners}
         skipped = {p.port for p in status.skipped}
@@ -357,5 +374,6 @@ def test_in_any_order_no_port_has_two_listeners_and_the_differences_add_up(scrip
 
 def test_a_key_without_targets_offers_nothing() -> None:
     t = AddressTable(RouterId.parse(router("north")))
-    t.put_fragment_untrusted(fragment("south", 1, KeyInfo(key="hello:9090", listeners=1, services=[service("hello", 9090)])), now=0.0)
+    t.set_path(router("south"), direct(router("south"), 1), now=0.0)
+    learn(t, fragment("south", 1, KeyInfo(key="hello:9090", listeners=1, services=[service("hello", 9090)])), now=0.0)
     assert t.services() == []

@@ -7,12 +7,28 @@ From what is configured and advertised to the smallest difference for the data p
 from __future__ import annotations
 
 import pytest
-from memory_sites import KeyInfo, Network, Site, condition, connector, entries, fragment, listener, offer, router, service
+from memory_sites import (
+    KeyInfo,
+    Network,
+    Site,
+    condition,
+    connector,
+    direct,
+    entries,
+    forget,
+    fragment,
+    learn,
+    listener,
+    offer,
+    router,
+    service,
+)
 
 from vanrouter.addresses import AddressTable, LocalConnector, Path, Reserved
 from vanrouter.addresses.table import SYNC_LINGER
 from vanrouter.model import RouterId
 from vanrouter.plane import BindStatus, Connector, ConnectorState, Listener, ListenerState, Route, RouteTarget
+from vanrouter.plane import Path as PathEntry
 
 SOUTH, EAST = router("south"), router("east")
 
@@ -47,8 +63,8 @@ def test_what_is_configured_goes_to_the_plane_and_only_the_difference_does() -> 
 
 def test_one_key_of_thousands_changes_one_entry_and_one_advertised_key() -> None:
     t = table(service_sync=False)
-    t.set_path(SOUTH, Path(SOUTH, 1), now=0.0)
-    t.put_fragment_untrusted(fragment("south", 1, *(KeyInfo(key=f"k{n}", targets=1) for n in range(1000))), now=0.0)
+    t.set_path(SOUTH, direct(SOUTH, 1), now=0.0)
+    learn(t, fragment("south", 1, *(KeyInfo(key=f"k{n}", targets=1) for n in range(1000))), now=0.0)
     for n in range(1000):
         t.put_connector(connector(f"c{n}", 10_000 + n), now=0.0)
     t.take_changes()
@@ -58,7 +74,7 @@ def test_one_key_of_thousands_changes_one_entry_and_one_advertised_key() -> None
     assert t.take_advertised() == {}
     t.drop_connector("c501", now=1.0)
     assert t.take_advertised() == {"c501": None}
-    t.put_fragment_untrusted(fragment("south", 1, KeyInfo(key="k1000", targets=1), number=1), now=1.0)
+    learn(t, fragment("south", 1, KeyInfo(key="k1000", targets=1), number=1), now=1.0)
     assert entries(t.take_changes()) == (["route/k1000"], ["connector/c501"])
 
 
@@ -77,52 +93,71 @@ def test_a_snapshot_has_everything_and_counts_as_taken() -> None:
     assert not t.take_changes()
 
 
-def test_a_route_leads_where_the_paths_say_cheapest_first() -> None:
+def test_a_route_names_routers_and_a_path_says_how_each_is_reached() -> None:
     """north ── 3 ── west ── south, and north ── 1 ── east: the next hop to south is west, and nothing assumes otherwise"""
     t, west = table(), router("west")
-    t.set_path(SOUTH, Path(west, 5), now=0.0)
-    t.set_path(EAST, Path(EAST, 1), now=0.0)
-    t.put_fragment_untrusted(fragment("south", 1, KeyInfo(key="hello", targets=2, cost=1)), now=0.0)
-    t.put_fragment_untrusted(fragment("east", 1, KeyInfo(key="hello", targets=1, cost=7)), now=0.0)
-    assert t.take_changes().put == [Route(name="hello", targets=[RouteTarget(SOUTH, west, 6), RouteTarget(EAST, EAST, 8)])]
-    t.set_path(SOUTH, Path(SOUTH, 9), now=0.0)
-    assert t.take_changes().put == [Route(name="hello", targets=[RouteTarget(EAST, EAST, 8), RouteTarget(SOUTH, SOUTH, 10)])]
+    t.set_path(SOUTH, Path((west,), 5), now=0.0)
+    t.set_path(EAST, Path((EAST,), 1), now=0.0)
+    learn(t, fragment("south", 1, KeyInfo(key="hello", targets=2, cost=1)), now=0.0)
+    learn(t, fragment("east", 1, KeyInfo(key="hello", targets=1, cost=7)), now=0.0)
+    assert t.take_changes().put == [
+        PathEntry(name=SOUTH, next_hops=[west], cost=5),
+        PathEntry(name=EAST, next_hops=[EAST], cost=1),
+        Route(name="hello", targets=[RouteTarget(SOUTH, 1), RouteTarget(EAST, 7)]),
+    ]
+
+
+def test_a_changed_path_is_one_entry_however_many_keys_lie_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    t, west = table(), router("west")
+    t.set_path(SOUTH, Path((SOUTH,), 1), now=0.0)
+    learn(t, fragment("south", 1, *(KeyInfo(key=f"k{n}", targets=1) for n in range(500))), now=0.0)
+    t.take_changes()
+    looked_at: list[str] = []
+    monkeypatch.setattr(AddressTable, "_work_key", lambda _self, key, _now: looked_at.append(key))
+    t.set_path(SOUTH, Path((SOUTH, west), 1), now=1.0)
+    t.set_path(SOUTH, Path((west,), 7), now=1.0)
+    assert t.take_changes().put == [PathEntry(name=SOUTH, next_hops=[west], cost=7)]
+    assert looked_at == []
 
 
 def test_equal_costs_are_ordered_by_router_id() -> None:
     t = table()
     for name in ("south", "east", "west"):
-        t.set_path(router(name), Path(router(name), 1), now=0.0)
-        t.put_fragment_untrusted(fragment(name, 1, KeyInfo(key="hello", targets=1)), now=0.0)
+        t.set_path(router(name), direct(router(name), 1), now=0.0)
+        learn(t, fragment(name, 1, KeyInfo(key="hello", targets=1)), now=0.0)
     found = [target.router for target in t.targets("hello")]
     assert found == sorted(found)
+    assert len(found) == 3
 
 
 def test_a_key_with_listeners_only_has_no_route() -> None:
     t = table()
-    t.set_path(SOUTH, Path(SOUTH, 1), now=0.0)
-    t.put_fragment_untrusted(fragment("south", 1, KeyInfo(key="hello", listeners=1)), now=0.0)
-    assert not t.take_changes()
+    t.set_path(SOUTH, direct(SOUTH, 1), now=0.0)
+    learn(t, fragment("south", 1, KeyInfo(key="hello", listeners=1)), now=0.0)
+    assert entries(t.take_changes()) == ([f"path/{SOUTH}"], [])
     assert t.matched_connector("hello")
     assert not t.matched_listener("hello")
 
 
 def test_without_a_path_nothing_is_reachable_and_with_it_again_everything_is() -> None:
     t = table()
-    t.set_path(SOUTH, Path(SOUTH, 1), now=0.0)
-    t.put_fragment_untrusted(fragment("south", 1, KeyInfo(key="hello", targets=1, listeners=1)), now=0.0)
+    t.set_path(SOUTH, direct(SOUTH, 1), now=0.0)
+    learn(t, fragment("south", 1, KeyInfo(key="hello", targets=1, listeners=1)), now=0.0)
     t.take_changes()
     t.set_path(SOUTH, None, now=1.0)
-    assert entries(t.take_changes()) == ([], ["route/hello"])
+    assert entries(t.take_changes()) == ([], [f"path/{SOUTH}"])
     assert not t.matched_connector("hello")
-    t.set_path(SOUTH, Path(SOUTH, 1), now=2.0)
-    assert entries(t.take_changes()) == (["route/hello"], [])
+    assert not t.matched_listener("hello")
+    t.set_path(SOUTH, direct(SOUTH, 1), now=2.0)
+    assert entries(t.take_changes()) == ([f"path/{SOUTH}"], [])
+    assert t.matched_connector("hello")
+    assert t.matched_listener("hello")
 
 
-def test_a_router_that_stays_away_is_forgotten_after_the_linger_and_not_before() -> None:
+def test_the_services_of_a_router_that_stays_away_go_after_the_linger_and_not_before_and_come_back_with_it() -> None:
     t = table()
-    t.set_path(SOUTH, Path(SOUTH, 1), now=0.0)
-    t.put_fragment_untrusted(fragment("south", 1, offer("hello", 9090)), now=0.0)
+    t.set_path(SOUTH, direct(SOUTH, 1), now=0.0)
+    learn(t, fragment("south", 1, offer("hello", 9090)), now=0.0)
     t.set_path(SOUTH, None, now=10.0)
     t.take_changes()
     t.handle_timeout(10.0 + SYNC_LINGER - 0.001)
@@ -131,6 +166,15 @@ def test_a_router_that_stays_away_is_forgotten_after_the_linger_and_not_before()
     assert t.listener_statuses() == []
     assert entries(t.take_changes()) == ([], ["listener/hello:9090"])
     assert t.services() == []
+    t.set_path(SOUTH, direct(SOUTH, 3), now=500.0)
+    assert entries(t.take_changes()) == (["listener/hello:9090", f"path/{SOUTH}"], []), "nobody says again what he said before"
+
+
+def test_what_a_router_offers_to_which_there_was_never_a_path_gets_no_listener() -> None:
+    t = table()
+    learn(t, fragment("south", 1, offer("hello", 9090)), now=0.0)
+    assert t.services() == []
+    assert entries(t.take_changes()) == (["route/hello:9090"], [])
 
 
 def test_both_ends_agree_that_listener_and_connector_are_matched() -> None:
@@ -286,10 +330,10 @@ def test_more_keys_than_a_site_may_advertise_are_said_and_wait_for_room() -> Non
 
 def test_a_withdrawn_router_is_gone_at_once_with_its_listeners() -> None:
     t = table()
-    t.set_path(SOUTH, Path(SOUTH, 1), now=0.0)
-    t.put_fragment_untrusted(fragment("south", 1, offer("hello", 9090)), now=0.0)
+    t.set_path(SOUTH, direct(SOUTH, 1), now=0.0)
+    learn(t, fragment("south", 1, offer("hello", 9090)), now=0.0)
     t.take_changes()
-    t.withdraw(SOUTH, now=1.0)
+    forget(t, SOUTH, now=1.0)
     assert entries(t.take_changes()) == ([], ["listener/hello:9090", "route/hello:9090"])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import trio
-from plane_harness import free_port
+from plane_harness import free_port, path
 from site_credentials import Authority, Site
 
 from vanrouter.model import RouterId
@@ -114,7 +114,8 @@ class ChildPair:
             [
                 ingress.site.credential(self.authority),
                 Link(name="link", credential="main", expected_site=egress.site.id),
-                Route(name="k", targets=[RouteTarget(egress.id, egress.id, 1)]),
+                path(egress.id),
+                Route(name="k", targets=[RouteTarget(egress.id)]),
                 Listener(name="l", host="127.0.0.1", port=self.port, routing_key="k"),
             ],
         )

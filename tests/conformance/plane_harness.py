@@ -41,6 +41,7 @@ from vanrouter.plane import (
     ListenerState,
     Message,
     MessagesReset,
+    Path,
     PlaneConfig,
     Ref,
     Route,
@@ -50,7 +51,7 @@ from vanrouter.plane import (
     Visitor,
 )
 
-__all__ = ["KINDS", "PAIRS", "Pair", "Router", "free_port", "make_plane"]
+__all__ = ["KINDS", "PAIRS", "Pair", "Router", "free_port", "make_plane", "path"]
 
 KINDS = ["baseline", "core"]
 PAIRS = ["baseline-baseline", "core-core", "core-baseline", "baseline-core"]  # ingress-egress
@@ -63,6 +64,11 @@ def make_plane(kind: str, config: PlaneConfig) -> DataPlane:
         pytest.skip(f"{module} does not exist yet")
     plane: DataPlane = getattr(importlib.import_module(module), name)(config)
     return plane
+
+
+def path(router: str, *, over: list[str] | None = None, cost: int = 1) -> Path:
+    """To a neighbour, or over neighbours to another router."""
+    return Path(name=router, next_hops=over or [router], cost=cost)
 
 
 class Router:
@@ -204,6 +210,7 @@ class Pair:
             [
                 ingress.site.credential(self.authority),
                 Link(name="link", credential="main", expected_site=egress.site.id),
+                path(egress.id),
                 self.route("k"),
             ],
         )
@@ -211,7 +218,7 @@ class Pair:
             await self.link()
 
     def route(self, key: str) -> Route:
-        return Route(name=key, targets=[RouteTarget(self.egress.id, self.egress.id, 1)])
+        return Route(name=key, targets=[RouteTarget(self.egress.id)])
 
     async def link(self, port: int | None = None) -> None:
         result = await self.ingress.dial(port or self.access_port, expected_site=self.egress.site.id)

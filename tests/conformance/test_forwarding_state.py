@@ -8,7 +8,7 @@ import socket
 import pytest
 import trio
 from applications import connect, echo, echo_through, served
-from plane_harness import Pair, Router, free_port
+from plane_harness import Pair, Router, free_port, path
 from site_credentials import Site
 
 from vanrouter.errors import StaleGeneration
@@ -53,6 +53,7 @@ async def test_a_snapshot_drops_what_is_not_in_it_and_leaves_the_rest_alone(pair
             entries = [
                 ingress.site.credential(pair.authority),  # a rotation by the way
                 Listener(name="l", host="127.0.0.1", port=port, routing_key="k"),
+                path(pair.egress.id),
                 pair.route("k"),
             ]
             from vanrouter.plane import Link
@@ -73,7 +74,7 @@ async def test_no_change_touches_a_live_stream(pair: Pair) -> None:
         async with await connect(port) as client:
             await client.send_all(b"before")
             assert await client.receive_some() == b"before"
-            pair.ingress.drop(Ref("listener", "l"), Ref("route", "k"))
+            pair.ingress.drop(Ref("listener", "l"), Ref("route", "k"), Ref("path", pair.egress.id))
             pair.egress.drop(Ref("connector", "c"), Ref("access", "access"))
             await pair.ingress.until(lambda: pair.ingress.listeners["l"].gone)
             await pair.egress.until(lambda: pair.egress.accesses["access"].gone)

@@ -12,7 +12,7 @@ import pytest
 import scripted_peer as wire
 import trio
 from applications import connect, echo, echo_through, is_reset, read_to_end, served, swallow
-from plane_harness import Pair, Router
+from plane_harness import Pair, Router, path
 from scripted_peer import ScriptedPeer, dialled_in, frame, u32, u64, waiting_for_a_dial
 from site_credentials import Authority, Site
 
@@ -109,6 +109,8 @@ BAD_HELLOS: dict[str, Frames] = {
     "credit of 8 bytes": lambda peer: peer.hello({6: bytes(8)}),
     "siblings of 9 bytes": lambda peer: peer.hello({7: bytes(9)}),
     "65 siblings": lambda peer: peer.hello({7: bytes(8 * 65)}),
+    "a role of 2 bytes": lambda peer: peer.hello({12: b"\0\1"}),
+    "a role of nothing": lambda peer: peer.hello({12: b""}),
     "cost 0": lambda peer: peer.hello({8: u32(0)}),
     "cost 1,000,001": lambda peer: peer.hello({8: u32(1_000_001)}),
     "a link name of 64 bytes": lambda peer: peer.hello({9: b"a" * 64}),
@@ -136,9 +138,10 @@ async def test_a_hello_is_refused_that_has(victim: Victim, what: str) -> None:
 
 async def test_a_hello_with_things_nobody_knows_is_accepted(victim: Victim) -> None:
     async with victim.peer(greeted=False) as peer:
-        await peer.send(peer.hello({200: b"from the future", 11: u64(2**63), 10: "größer".encode()}))
+        await peer.send(peer.hello({200: b"from the future", 12: b"\xff", 11: u64(2**63), 10: "größer".encode()}))
         await peer.until(wire.HELLO)
         await peer.is_alive()
+        assert not any(link.edge for link in victim.router.links.values()), "an unknown role is read as interior"
 
 
 async def test_no_hello_within_five_seconds_ends_the_connection(victim: Victim) -> None:
@@ -384,12 +387,17 @@ async def test_a_lane_that_ends_without_a_word_resets_its_streams(victim: Victim
         assert target.endings == ["reset"]
 
 
-async def test_the_opener_cannot_speak_for_another_site(victim: Victim) -> None:
-    async with victim.peer() as peer:
+async def test_an_edge_cannot_speak_for_another_site(victim: Victim) -> None:
+    async with victim.peer(greeted=False) as peer:
+        await peer.send(peer.hello({12: b"\1"}))
+        await peer.until(wire.HELLO)
+        await victim.router.until(lambda: any(link.edge for link in victim.router.links.values()))
         await peer.send(peer.open(1, source=bytes(range(32))))
         answer = await peer.until(wire.OPEN_ERR, 1)
         assert answer[0] == 4  # policy
         await peer.is_alive()
+        await peer.send(peer.open(3))
+        await peer.until(wire.OPEN_OK, 3)
 
 
 async def test_a_router_that_takes_no_new_streams_refuses_those_that_come_all_the_same(victim: Victim) -> None:
@@ -475,7 +483,7 @@ async def test_the_dialler_closes_the_lane_and_resets_its_client_after(kind: str
         await peer.greet()
         await router.until(lambda: router.dials and router.dials[1].router)
         there = router.dials[1].router
-        router.put(Route(name="k", targets=[RouteTarget(there, there, 1)]))
+        router.put(path(there), Route(name="k", targets=[RouteTarget(there)]))
         listener = await router.add_listener()
 
         client = await connect(listener)
@@ -503,7 +511,7 @@ async def test_an_honest_acceptor_by_hand_gets_an_open_with_its_early_data(kind:
         await peer.greet()
         await router.until(lambda: router.dials and router.dials[1].router)
         there = router.dials[1].router
-        router.put(Route(name="k", targets=[RouteTarget(there, there, 1)]))
+        router.put(path(there), Route(name="k", targets=[RouteTarget(there)]))
         listener = await router.add_listener()
         client = await connect(listener)
         await client.send_all(b"hello")
@@ -555,7 +563,7 @@ async def test_the_end_of_a_stream_needs_no_credit(kind: str, nursery: trio.Nurs
         await peer.greet()
         await router.until(lambda: router.dials and router.dials[1].router)
         there = router.dials[1].router
-        router.put(Route(name="k", targets=[RouteTarget(there, there, 1)]))
+        router.put(path(there), Route(name="k", targets=[RouteTarget(there)]))
         listener = await router.add_listener()
         client = await connect(listener)
         await peer.until(wire.OPEN, 1)

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 import trio
 from applications import connect, echo, echo_through, is_reset, served
-from plane_harness import Pair, Router, free_port
+from plane_harness import Pair, Router, free_port, path
 from relay import relayed
 from scripted_peer import POLICY, PROTOCOL, dialled_in, waiting_for_a_dial
 from site_credentials import Authority, Site
@@ -34,6 +34,17 @@ async def test_the_larger_cost_of_both_ends_counts(kinds: str, nursery: trio.Nur
     await pair.link()
     assert pair.ingress.links[pair.egress.id].cost == 7
     assert pair.egress.links[pair.ingress.id].cost == 7
+
+
+@pytest.mark.parametrize("edge", ["ingress", "egress"])
+async def test_an_edge_says_that_it_is_one(kinds: str, nursery: trio.Nursery, edge: str) -> None:
+    pair = Pair(kinds)
+    near, far = kinds.split("-")
+    pair.ingress = Router(near, Site("north"), edge=edge == "ingress")
+    pair.egress = Router(far, Site("south"), edge=edge == "egress")
+    await pair.start(nursery)
+    assert pair.ingress.links[pair.egress.id].edge is (edge == "egress")
+    assert pair.egress.links[pair.ingress.id].edge is (edge == "ingress")
 
 
 # ---- Dialling -----------------------------------------------------------------------------------------------------------------
@@ -328,7 +339,7 @@ async def test_an_unanswered_open_without_data_goes_elsewhere_when_its_link_is_s
         assert (await pair.ingress.dial(third_port, link="third")).router == third.id
         for router in (pair.egress, third):
             router.add_connector(target.port)
-        pair.ingress.put(Route(name="k", targets=[RouteTarget(pair.egress.id, pair.egress.id, 1), RouteTarget(third.id, third.id, 100)]))
+        pair.ingress.put(path(third.id, cost=100), Route(name="k", targets=[RouteTarget(pair.egress.id), RouteTarget(third.id)]))
         port = await pair.ingress.add_listener()
         relay.go_silent()
         client = await connect(port)

@@ -117,9 +117,7 @@ class World:
     def routes(self, name: str) -> dict[str, list[tuple[str, str, int]]]:
         """key -> (router, next hop, price), by names."""
         names = {engine.own: name for name, engine in self.engines.items()}
-        return {
-            key: [(names[t.router], names[t.next_hop], t.cost) for t in targets] for key, targets in self.engines[name].routes().items()
-        }
+        return {key: [(names[r], names[hop], cost) for r, hop, cost in found] for key, found in reachable(self.engines[name]).items()}
 
     def path(self, a: str, b: str) -> tuple[int, list[str]] | None:
         names = {engine.own: name for name, engine in self.engines.items()}
@@ -127,8 +125,20 @@ class World:
         return (path[0], [names[hop] for hop in path[1]]) if path is not None else None
 
 
+def reachable(engine: Engine) -> dict[str, list[tuple[str, str, int]]]:
+    """key -> (router, next hop, price of path and target), cheapest first: what a plane makes of paths and routes."""
+    out: dict[str, list[tuple[str, str, int]]] = {}
+    for key, targets in engine.routes().items():
+        for target in targets:
+            if (path := engine.path(target.router)) is not None:
+                out.setdefault(key, []).extend((target.router, hop, path[0] + target.cost) for hop in path[1])
+        if key in out:
+            out[key].sort(key=lambda way: (way[2], way[0], way[1]))
+    return out
+
+
 def of_type(actions: list[Action], kind: type) -> list[Action]:
     return [action for action in actions if isinstance(action, kind)]
 
 
-__all__ = ["PathChanged", "RouteChanged", "World", "issuers", "of_type", "router", "sign", "site", "verify"]
+__all__ = ["PathChanged", "RouteChanged", "World", "issuers", "of_type", "reachable", "router", "sign", "site", "verify"]

@@ -90,10 +90,11 @@ def check_databases(network: Network, *, honest: Iterable[Router] | None = None)
 def check_routes(network: Network) -> None:
     """Every router's routes are what its paths and everybody's keys make of them; targets are only where they are offered."""
     for router in network.routers.values():
-        for key in {key for other in network.routers.values() for key in other.keys} | set(router.routes):
+        routes = router.routes
+        for key in {key for other in network.routers.values() for key in other.keys} | set(router.said):
             expected = sorted(_targets(network, router, key))
-            assert sorted((t.router, t.next_hop, t.cost) for t in router.routes.get(key, [])) == expected, (router.name, key)
-            assert router.routes.get(key, []) == router.engine.routes().get(key, [])
+            assert sorted(routes.get(key, [])) == expected, (router.name, key)
+            assert router.said.get(key, []) == router.engine.routes().get(key, [])
 
 
 def _targets(network: Network, router: Router, key: str) -> list[tuple[str, str, int]]:

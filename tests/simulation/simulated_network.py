@@ -12,6 +12,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable
+from typing import NamedTuple
 
 from simulated_keys import FastKeys, Keys
 
@@ -46,6 +47,14 @@ class Link:
         self.flying[end].clear()
 
 
+class Way(NamedTuple):
+    """One way of a stream to a target."""
+
+    router: str
+    next_hop: str
+    cost: int
+
+
 class Router:
     """One start of one site's router, and a plane that does as it is told."""
 
@@ -65,13 +74,24 @@ class Router:
             limits=network.limits,
             now=network.now,
         )
-        self.routes: dict[str, list[RouteTarget]] = {}
+        self.said: dict[str, list[RouteTarget]] = {}
         self.keys: dict[str, KeyInfo] = {}
         self.problems: list[Problem] = []
         self.draining = False
         self.alive = True
         self.timer = math.inf
         self.changes = 0
+
+    @property
+    def routes(self) -> dict[str, list[Way]]:
+        """What a plane makes of paths and routes, cheapest first. Keys that lead nowhere are left out."""
+        out: dict[str, list[Way]] = {}
+        for key, targets in self.said.items():
+            for target in targets:
+                if (path := self.engine.path(target.router)) is not None:
+                    out.setdefault(key, []).extend(Way(target.router, hop, path[0] + target.cost) for hop in path[1])
+            out.get(key, []).sort(key=lambda way: (way.cost, way.router, way.next_hop))
+        return out
 
     def set_key(self, key: str, targets: int, cost: int = 0) -> None:
         if targets:
@@ -91,8 +111,8 @@ class Router:
         now = self.network.now
         for action in self.engine.take_actions(now):
             if isinstance(action, RouteChanged):
-                assert self.routes.get(action.key, []) != action.targets, "only what changed is said"
-                self.routes[action.key] = action.targets
+                assert self.said.get(action.key, []) != action.targets, "only what changed is said"
+                self.said[action.key] = action.targets
                 self.changes += 1
             elif isinstance(action, Problem):
                 self.problems.append(action)

@@ -24,7 +24,7 @@ FRAGMENT_RATE: Final = 1.0  # per second and fragment
 ORIGIN_RATE: Final = 20.0  # per second, all fragments together
 BURST: Final = 10
 REFRESH: Final = 300.0
-FIXED: Final = 600  # bytes of a message that are not items or admissions: origin, key, signature, names of fields
+FIXED: Final = 700  # bytes of a message that are not items or admissions: origin, site name, key, signature, names of fields
 MAX_ENTRIES_PER_FRAGMENT: Final = 1000
 
 Item = KeyInfo | Neighbour
@@ -68,8 +68,9 @@ class _Frame:
 class Advertiser:
     """Keep what we advertise; say which fragments to seal and send, and when."""
 
-    def __init__(self, own: RouterId, *, admissions_size: int = 0, now: float) -> None:
-        self._own = str(own)
+    def __init__(self, own: RouterId, *, name: str = "", admissions_size: int = 0, now: float) -> None:
+        """``name``: of the site, for people."""
+        self._own, self._name = str(own), name
         self._budget = MAX_FRAGMENT - FIXED - admissions_size
         self._frames: list[_Frame] = [_Frame(0, now=now)]
         self._where: dict[tuple[str, str], _Frame] = {}
@@ -91,6 +92,11 @@ class Advertiser:
         if draining != self._draining:
             self._draining = draining
             self._mark(self._frames[0])
+
+    def mark_all(self) -> None:
+        """What every fragment carries besides its items is another now."""
+        for frame in self._frames:
+            self._mark(frame)
 
     def position(self, key: str) -> tuple[int, int] | None:
         """(number, sequence) that a peer must have applied to have this key as it is now. None: it is not advertised."""
@@ -188,4 +194,5 @@ class Advertiser:
             keys=[item for item in frame.items.values() if isinstance(item, KeyInfo)],
             neighbours=[item for item in frame.items.values() if isinstance(item, Neighbour)],
             draining=self._draining and frame.number == 0,
+            name=self._name if frame.number == 0 else "",
         )

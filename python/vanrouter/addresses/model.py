@@ -52,9 +52,9 @@ class Reserved(msgspec.Struct, frozen=True):
 
 
 class Path(msgspec.Struct, frozen=True):
-    """How to reach another router: the neighbour toward it and the price."""
+    """How to reach another router: the neighbours toward it, all equally good, and the price."""
 
-    next_hop: str
+    next_hops: tuple[str, ...]
     cost: int
 
 

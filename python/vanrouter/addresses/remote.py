@@ -82,10 +82,19 @@ class Remote:
     def routers(self) -> list[str]:
         return list(self._origins)
 
+    def has_site(self, site: str) -> bool:
+        """Whether a router of this site advertises anything."""
+        return site in self._sites
+
     def sequence(self, router: str, number: int) -> int:
         origin = self._origins.get(router)
         stored = origin.fragments.get(number) if origin is not None else None
         return stored.fragment.sequence if stored is not None else 0
+
+    def sequences(self, router: str) -> dict[int, int]:
+        """Number -> sequence of everything that this router advertises."""
+        origin = self._origins.get(router)
+        return {number: stored.fragment.sequence for number, stored in origin.fragments.items()} if origin is not None else {}
 
     def draining(self, router: str) -> bool:
         origin = self._origins.get(router)

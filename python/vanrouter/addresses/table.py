@@ -22,6 +22,7 @@ from vanrouter.errors import ConfigError
 from vanrouter.messages import MAX_SERVICES_PER_KEY, Fragment, KeyInfo, Problem, ServicePort
 from vanrouter.model import RouterId
 from vanrouter.plane import AnyEntry, BindStatus, Connector, ConnectorState, Listener, ListenerState, Ref, Route, RouteTarget
+from vanrouter.plane import Path as PathEntry
 
 __all__ = ["SYNC_LINGER", "AddressTable"]
 
@@ -57,8 +58,9 @@ class AddressTable:
         self._connectors: dict[str, LocalConnector] = {}
         self._keys: dict[str, _Key] = {}
         self._paths: dict[str, Path] = {}
+        self._targets: dict[str, list[RouteTarget]] = {}  # routing key -> who has targets elsewhere, reachable or not
         self._site_names: dict[str, str] = {}  # site id -> the name that people know it by
-        self._lost: dict[str, float] = {}  # routers without a path -> when to forget what they advertised
+        self._lost: dict[str, float] = {}  # routers that lost their path -> until when their services keep their listeners
         self._binds: dict[str, ListenerState] = {}
         self._health: dict[str, ConnectorState] = {}
         self._reported: dict[str, list[Problem]] = {}  # router -> what it cannot do with what we advertise
@@ -126,37 +128,62 @@ class AddressTable:
     # ---- what others say, and how they are reached -------------------------------------------------------------------------------------
 
     def set_path(self, router: str, path: Path | None, *, now: float) -> None:
-        """How this router is reached now. None: not at all; what it advertised is kept for `SYNC_LINGER`, for its listeners only."""
-        if path == self._paths.get(router):
+        """How this router is reached now. None: not at all; what it offers keeps its listeners for `SYNC_LINGER`.
+
+        A path that changes is one entry for the plane. Keys are looked at only when it comes or goes: they are matched, or not, then.
+        """
+        before = self._paths.get(router)
+        if path == before:
             return
         if path is None:
             del self._paths[router]
             self._lost[router] = now + SYNC_LINGER
+            self._want(("path", router), None)
         else:
             self._paths[router] = path
-            self._lost.pop(router, None)
-        self._dirty.update(dict.fromkeys(self.remote.keys_of(router)))
+            was_counted = self._lost.pop(router, None) is not None
+            self._want(("path", router), PathEntry(name=router, next_hops=list(path.next_hops), cost=path.cost))
+            if before is None and not was_counted:
+                self._offer_all(router)
+        if (path is None) != (before is None):
+            self._dirty.update(dict.fromkeys(self.remote.keys_of(router)))
+        self._work(now)
+
+    def set_route(self, key: str, targets: list[RouteTarget], *, now: float) -> None:
+        """The routers that have targets of this key, whether there is a path to them or not. None: nobody any more."""
+        if targets:
+            self._targets[key] = targets
+        else:
+            self._targets.pop(key, None)
+        self._dirty[key] = None
         self._work(now)
 
     def set_site_name(self, site: str, name: str) -> None:
         """For messages to people only."""
         self._site_names[site] = name
 
+    def site_name(self, site: str) -> str:
+        """Empty: it has not said."""
+        return self._site_names.get(site, "")
+
     def put_fragment_untrusted(self, fragment: Fragment, *, now: float) -> bool:
         """Take what a router advertises; who it is was verified by the caller. False: nothing newer. Raises RemoteProtocolError."""
         changed = self.remote.put_untrusted(fragment, now=now)
         if changed is None:
             return False
-        if fragment.origin not in self._paths:
-            self._lost.setdefault(fragment.origin, now + SYNC_LINGER)
+        if fragment.name:
+            self._site_names[fragment.origin.partition("/")[0]] = fragment.name
         self._remote_changed(fragment.origin, changed, now)
         return True
 
-    def withdraw(self, router: str, *, now: float) -> None:
-        """This start of this router is over: nothing of it counts any more, nor does anything older that still arrives."""
+    def forget(self, router: str, *, now: float) -> None:
+        """Nothing of this start of this router counts any more."""
         self._lost.pop(router, None)
         self._reported.pop(router, None)
-        self._remote_changed(router, self.remote.withdraw(router, now=now), now)
+        self._remote_changed(router, self.remote.remove(router), now)
+        site = router.partition("/")[0]
+        if not self.remote.has_site(site):
+            self._site_names.pop(site, None)
 
     def set_reported(self, router: str, problems: list[Problem], *, now: float) -> None:
         """What this router cannot do with what we advertise; replaces what it said before."""
@@ -202,12 +229,14 @@ class AddressTable:
         return min((self.remote.deadline, *self._lost.values()), default=math.inf)
 
     def handle_timeout(self, now: float) -> None:
-        """Forget what was not refreshed, and who did not come back. Calling early is harmless."""
+        """Forget what was not refreshed, and what is offered by who did not come back. Calling early is harmless."""
         for router, until in list(self._lost.items()):
             if now >= until:
                 del self._lost[router]
                 self._reported.pop(router, None)
-                self._remote_changed(router, self.remote.remove(router), now)
+                self._offer_all(router)
+                self._dirty.update(dict.fromkeys(self.remote.keys_of(router)))
+                self._work(now)
         for router, changed in self.remote.expire(now).items():
             self._remote_changed(router, changed, now)
 
@@ -271,13 +300,24 @@ class AddressTable:
 
     def matched_listener(self, key: str) -> bool:
         """Whether a target for this key is reachable."""
-        return ("route", key) in self._desired or any(self._connector_works(c) for c in self._key_or_empty(key).connectors.values())
+        if any(self._connector_works(c) for c in self._key_or_empty(key).connectors.values()):
+            return True
+        return any(target.router in self._paths for target in self.targets(key))
 
     def matched_connector(self, key: str) -> bool:
         """Whether a listener for this key is reachable."""
         if any(self._listener_works(name) for name in self._key_or_empty(key).listeners):
             return True
-        return any(info.listeners and router in self._paths for router, info in self.remote.key(key).items())
+        return bool(self.listening_elsewhere(key))
+
+    def listening_elsewhere(self, key: str) -> list[str]:
+        """The reachable routers that have a listener for this key."""
+        return sorted(router for router, info in self.remote.key(key).items() if info.listeners and router in self._paths)
+
+    def site_names(self) -> dict[str, str]:
+        """Site id -> name, of all that can be reached and have said theirs."""
+        sites = {router.partition("/")[0] for router in self._paths}
+        return {site: self._site_names[site] for site in sites if site in self._site_names}
 
     def listener_statuses(self) -> list[AddressStatus]:
         return [self._listener_status(self._listeners[name]) for name in sorted(self._listeners)]
@@ -320,13 +360,8 @@ class AddressTable:
         return out
 
     def targets(self, key: str) -> list[RouteTarget]:
-        """Where this key can be reached besides here, cheapest first."""
-        out = [
-            RouteTarget(router=router, next_hop=path.next_hop, cost=path.cost + info.cost)
-            for router, info in self.remote.key(key).items()
-            if info.targets and (path := self._paths.get(router)) is not None and self._sync.usable(router, key)
-        ]
-        return sorted(out, key=lambda t: (t.cost, t.router))
+        """The routers besides this one where streams for this key may go, whether there is a path to them or not."""
+        return [target for target in self._targets.get(key, ()) if self._sync.usable(target.router, key)]
 
     # ---- working out what was touched --------------------------------------------------------------------------------------------------
 
@@ -371,9 +406,9 @@ class AddressTable:
         self._advertise_key(key, known)
         facts = Facts(
             targets_here=sum(self._connector_works(c) for c in known.connectors.values()),
-            targets_elsewhere=sorted({self._site(t.router) for t in targets}),
+            targets_elsewhere=sorted({self._site(t.router) for t in targets if t.router in self._paths}),
             listeners_here=sum(self._listener_works(name) for name in known.listeners),
-            listeners_elsewhere=sorted({self._site(r) for r, info in self.remote.key(key).items() if info.listeners and r in self._paths}),
+            listeners_elsewhere=sorted({self._site(router) for router in self.listening_elsewhere(key)}),
         )
         for name, listener in known.listeners.items():
             conditions = self._conditions.setdefault(("listener", name), Conditions())
@@ -431,8 +466,14 @@ class AddressTable:
         return sorted(service for service in services if not _refusal(service))
 
     def _offer(self, router: str, key: str) -> None:
+        """What a router offers counts while there is a path to it, and `SYNC_LINGER` longer."""
         info = self.remote.info(router, key)
-        self._sync.set_offers(router, key, list(info.services) if info is not None and info.targets else [])
+        counts = info is not None and info.targets and (router in self._paths or router in self._lost)
+        self._sync.set_offers(router, key, list(info.services) if info is not None and counts else [])
+
+    def _offer_all(self, router: str) -> None:
+        for key in sorted(self.remote.keys_of(router)):
+            self._offer(router, key)
 
     def _remote_changed(self, router: str, changed: set[str], now: float) -> None:
         for key in sorted(changed):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import trio
 
 from vanrouter.baseline.lane import Lane, OwnRouter, tune_lane
-from vanrouter.baseline.opening import connect_tcp
+from vanrouter.baseline.sockets import connect_tcp
 from vanrouter.baseline.tls import ALPN_LINK, TlsTransport, check_dates, client_context
 from vanrouter.errors import ConfigError, LinkError, PeerRejected
 from vanrouter.plane import Dial, DialResult, Link

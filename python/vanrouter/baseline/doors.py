@@ -114,7 +114,7 @@ class Doors:
             return
         now = trio.current_time()
         for door in self._listeners.values():
-            if self._plane.is_matched(door.entry.routing_key):
+            if self._plane.is_matched(door.entry):
                 door.linger_until = now + self._plane.config.listener_linger
                 if door.port.status is BindStatus.BOUND:
                     door.port.listen()
@@ -131,7 +131,7 @@ class Doors:
             await trio.sleep(TICK)
             now = trio.current_time()
             for door in self._listeners.values():
-                if self._plane.is_matched(door.entry.routing_key):
+                if self._plane.is_matched(door.entry):
                     door.linger_until = now + self._plane.config.listener_linger
                 elif door.port.status is BindStatus.LISTENING and now >= door.linger_until and not self._are_shared:
                     door.port.unlisten()

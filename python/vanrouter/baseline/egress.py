@@ -12,7 +12,7 @@ from vanrouter.baseline.lane import Lane
 from vanrouter.baseline.pump import SocketPump
 from vanrouter.baseline.records import StreamRecord
 from vanrouter.baseline.sockets import AppSocket, reset_on_close
-from vanrouter.model import RouterId, SiteId, StreamClass, site_id_to_bytes
+from vanrouter.model import StreamClass, site_id_to_bytes
 
 if TYPE_CHECKING:
     from vanrouter.baseline.plane import BaselinePlane
@@ -28,18 +28,17 @@ def serve_open(plane: BaselinePlane, lane: Lane, far: LaneFar, open_: Open) -> N
         far.refuse(*refusal)
         return
     record = StreamRecord(plane.totals, plane.mailbox.put, uuid=open_.uuid, key=open_.routing_key)
-    record.reached(router=str(lane.router))
-    connector = plane.choose_connector(open_.routing_key, set())
+    record.reached(router=str(open_.source))
+    connector = plane.targets.choose_connector(open_.routing_key, set())
     if connector is not None and connector.embedded:
-        source = str(RouterId(lane.router.site, open_.source_boot))
-        stream = plane.offer_incoming(connector, source=source, record=record, counts=True)
+        stream = plane.offer_incoming(connector, source=str(open_.source), record=record, counts=True)
         if stream is None:
             record.end(StreamClass.REFUSED, f"too many streams wait for {connector.name}")
             far.refuse(StreamClass.REFUSED, f"too many streams wait for {connector.name}")
             return
         far.owner, stream.far = stream, far
         record.reached(connector=connector.name, router=record.router)
-        record.when_over(plane.began(connector.name))
+        record.when_over(plane.targets.began(open_.routing_key, connector.name))
         far.accept()
         plane.hand_over(connector, stream)
         return
@@ -51,35 +50,34 @@ def serve_open(plane: BaselinePlane, lane: Lane, far: LaneFar, open_: Open) -> N
 def _refusal(plane: BaselinePlane, lane: Lane, open_: Open) -> tuple[StreamClass, str] | None:
     if plane.is_refusing:
         return StreamClass.DRAIN, "this router is leaving"
-    if open_.source_site != site_id_to_bytes(SiteId(lane.router.site)):
-        return StreamClass.POLICY, "the source is another site than the link's"
     trunk = plane.trunk(str(lane.router))
+    if trunk is not None and trunk.is_edge and open_.source_site != site_id_to_bytes(lane.router.site):
+        return StreamClass.POLICY, "an edge opens streams of its own site only"
     if trunk is None or trunk.stream_count > plane.config.max_streams_per_link:
         return StreamClass.RESOURCE, f"more than {plane.config.max_streams_per_link} streams on this link"
     ours = (plane.site_bytes, plane.router.boot)
     if (open_.destination_site, open_.destination_boot) not in (ours, (bytes(32), 0), (plane.site_bytes, 0)):
         return StreamClass.LINK, "this router forwards no streams"
-    if plane.choose_connector(open_.routing_key, set()) is None:
+    if plane.targets.choose_connector(open_.routing_key, set()) is None:
         return StreamClass.REFUSED, f"no target of {open_.routing_key!r} is here"
     return None
 
 
 async def _connect(plane: BaselinePlane, far: LaneFar, pump: SocketPump, open_: Open) -> None:
-    tried: set[str] = set()
+    key, tried = open_.routing_key, set[tuple[str, str]]()
     reason = "no target is here any more"
     with trio.CancelScope() as scope:
         pump.abandoned = scope.cancel  # the opener may go while we connect
-        while (connector := plane.choose_connector(open_.routing_key, tried)) is not None:
+        while (connector := plane.targets.choose_connector(key, tried)) is not None:
+            tried.add((key, connector.name))
             if connector.embedded:
-                tried.add(connector.name)
                 continue
-            done = plane.began(connector.name)
+            done = plane.targets.began(key, connector.name)
             try:
-                sock = await plane.connect_to(connector)
+                sock = await plane.targets.connect(connector)
             except OSError as error:
                 done()
                 reason = f"{connector.host}:{connector.port}: {error.strerror or error}"
-                tried.add(connector.name)
                 continue
             except BaseException:
                 done()

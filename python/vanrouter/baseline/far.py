@@ -94,7 +94,7 @@ class LaneFar:
         self._stream = stream
         self.owner = owner
         self.answer: Answer | None = None  # of a stream that we opened, until it is answered
-        self.kept = bytearray()  # early data, until the answer: it may have to be sent elsewhere
+        self.kept: bytearray | None = None  # early data, until the answer, if it may have to be sent elsewhere
         self.ended = False
 
     @property
@@ -111,7 +111,7 @@ class LaneFar:
         return min(self._lane.mux.room(self._stream), self.MOST_QUEUED - self._stream.queued)
 
     def send(self, data: bytes) -> None:
-        if self.answer is not None:
+        if self.kept is not None:
             self.kept += data
         self._lane.mux.send(self._stream, data)
         self._lane.kick()

@@ -14,9 +14,10 @@ from typing import Final
 import msgspec
 
 from vanrouter.errors import ConfigError, RemoteProtocolError
-from vanrouter.model import StreamClass, parse_routing_key
+from vanrouter.model import RouterId, StreamClass, parse_routing_key, site_id_from_bytes
 
 __all__ = [
+    "DEFAULT_HOP_LIMIT",
     "HEADER_SIZE",
     "MAX_PAYLOAD",
     "Frame",
@@ -39,6 +40,7 @@ __all__ = [
 HEADER_SIZE: Final = 8
 MAX_PAYLOAD: Final = 16_376  # with its header one full TLS record
 MAX_REASON: Final = 255
+DEFAULT_HOP_LIMIT: Final = 32
 FIRST_SKIPPABLE_TYPE: Final = 0x80
 
 _HEADER: Final = struct.Struct(">II")  # stream id; length u24 and type u8 in one
@@ -232,8 +234,16 @@ class Open(msgspec.Struct, frozen=True, kw_only=True):
     credit: int
     destination_site: bytes = bytes(32)
     destination_boot: int = 0
-    hop_limit: int = 8
+    hop_limit: int = DEFAULT_HOP_LIMIT
     attributes: bytes = b""  # encoded: unknown ones are passed on as they are
+
+    @property
+    def source(self) -> RouterId:
+        return RouterId(site_id_from_bytes(self.source_site), self.source_boot)
+
+    @property
+    def destination(self) -> RouterId:
+        return RouterId(site_id_from_bytes(self.destination_site), self.destination_boot)
 
 
 def encode_open(open_: Open) -> bytes:

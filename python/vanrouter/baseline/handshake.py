@@ -29,6 +29,7 @@ LEAST_CONTROL_CREDIT: Final = 65_540
 MAX_LABEL: Final = 63
 MAX_SIBLINGS: Final = 64
 MAX_COST: Final = 1_000_000
+EDGE: Final = 1  # the role; 0 and unknown ones are interior
 STATEMENT_PREFIX: Final = b"vanrouter identity statement v1\0"
 
 _SITE_NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,61}[a-z0-9])?")
@@ -53,6 +54,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     link_name: str = ""
     software: str = ""
     features: int = 0
+    edge: bool = False
 
     @property
     def router(self) -> RouterId:
@@ -77,6 +79,8 @@ def encode_hello(hello: Hello) -> bytes:
         attributes.append((10, hello.software.encode()[:MAX_LABEL]))
     if hello.features:
         attributes.append((11, hello.features.to_bytes(8, "big")))
+    if hello.edge:
+        attributes.append((12, bytes([EDGE])))
     return bytes([VERSION]) + encode_attributes(attributes)
 
 
@@ -133,6 +137,7 @@ def _decode_hello_untrusted(payload: memoryview) -> Hello:
         link_name=_text_untrusted(attributes.get(9, b""), "link name"),
         software=_text_untrusted(attributes.get(10, b""), "software"),
         features=_numbers_untrusted(attributes.get(11, bytes(8)), ">Q", "features")[0],
+        edge=_numbers_untrusted(attributes.get(12, b"\0"), ">B", "role")[0] == EDGE,
     )
 
 

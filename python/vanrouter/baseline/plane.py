@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -27,15 +28,16 @@ from vanrouter.baseline.doors import Doors
 from vanrouter.baseline.egress import serve_open
 from vanrouter.baseline.embedded import EmbeddedStream
 from vanrouter.baseline.far import LaneFar
-from vanrouter.baseline.frame import GoAwayCode, Open
+from vanrouter.baseline.frame import DEFAULT_HOP_LIMIT, GoAwayCode, Open
 from vanrouter.baseline.handshake import Hello, encode_hello
 from vanrouter.baseline.lane import Lane, OwnRouter
 from vanrouter.baseline.mailbox import Mailbox
-from vanrouter.baseline.opening import Opening, connect_tcp
+from vanrouter.baseline.opening import Opening
 from vanrouter.baseline.pump import SocketPump
 from vanrouter.baseline.records import StreamRecord, Totals
 from vanrouter.baseline.sockets import AbortWatch, AppSocket, reset_on_close, tune
 from vanrouter.baseline.table import Table
+from vanrouter.baseline.targets import Search, Targets, keys_of
 from vanrouter.baseline.trunk import Trunk
 from vanrouter.errors import ConfigError, NoSuchKey, PeerRejected, StreamRefused
 from vanrouter.model import RouterId, StreamClass, site_id_of_key, site_id_to_bytes
@@ -51,12 +53,12 @@ from vanrouter.plane import (
     Dial,
     Incoming,
     InForce,
+    KeyWeight,
     Kind,
     Link,
     Listener,
     PlaneConfig,
     PlaneStream,
-    RouteTarget,
     Snapshot,
 )
 
@@ -72,7 +74,7 @@ SOFTWARE = "vanrouter baseline"
 class BaselinePlane:
     name = "baseline"
 
-    def __init__(self, config: PlaneConfig, *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: PlaneConfig, *, wall_clock: Callable[[], float] = time.time, rng: random.Random | None = None) -> None:
         self.config = config
         self.wall_clock = wall_clock
         site = site_id_of_key(config.identity_key)
@@ -91,8 +93,8 @@ class BaselinePlane:
         self._trunks: dict[str, Trunk] = {}
         self._lanes: dict[Lane, None] = {}
         self._pumps: set[SocketPump] = set()
-        self._outstanding: dict[str, int] = {}  # streams by target: a connector's name or a router's id
-        self._failures: dict[str, int] = {}  # connects in a row, by connector
+        self.targets = Targets(self._table, self._trunks, report=self.mailbox.put, rng=rng or random.Random())  # noqa: S311
+        self.hop_limit = DEFAULT_HOP_LIMIT
         self._siblings: list[int] = []
         self._is_ready = False
         self._targets_changed = trio.Event()
@@ -137,6 +139,7 @@ class BaselinePlane:
 
     def apply(self, changes: Changes | Snapshot) -> None:
         difference = self._table.apply(changes)
+        self.targets.changed([*difference.dropped, *difference.replaced, *difference.put])
         for entry in difference.dropped:
             self._drop(entry)
         for entry in sorted(difference.put, key=_puts_first):
@@ -154,7 +157,6 @@ class BaselinePlane:
             case Access():
                 self._doors.drop_access(entry)
             case Connector():
-                self._failures.pop(entry.name, None)
                 self.totals.counters.by_connector.pop(entry.name, None)
             case Link():
                 for dialler in list(self.dials.values()):
@@ -171,7 +173,6 @@ class BaselinePlane:
             case Credential():
                 self._doors.credential_changed(entry)
             case Connector():
-                self._failures.pop(entry.name, None)
                 self.mailbox.put(ConnectorState(name=entry.name))
 
     def entry(self, kind: Kind, name: str) -> AnyEntry | None:
@@ -209,6 +210,11 @@ class BaselinePlane:
     def set_siblings(self, boots: list[int]) -> None:
         self._siblings = list(boots)
 
+    def set_hop_limit(self, limit: int) -> None:
+        if not 1 <= limit <= 255:
+            raise ConfigError(f"a hop limit of {limit} is not in 1..255")
+        self.hop_limit = limit
+
     def leave(self) -> None:
         self._is_leaving = True
         self._doors.share()
@@ -232,7 +238,7 @@ class BaselinePlane:
         record = self._record(routing_key)
         stream = EmbeddedStream(routing_key=routing_key, source="", record=record, blames=StreamClass.CLIENT)
         try:
-            failure = await Opening(self, routing_key, stream).run()
+            failure = await Opening(self, Search(self.targets, [KeyWeight(routing_key)], "balanced"), stream).run()
         except BaseException:
             record.end(StreamClass.CLIENT, "connect was given up")
             raise
@@ -271,6 +277,7 @@ class BaselinePlane:
                 cost=cost,
                 link_name=link_name,
                 software=SOFTWARE,
+                edge=self.config.edge,
             )
         )
 
@@ -338,10 +345,11 @@ class BaselinePlane:
             reset_on_close(sock)
             sock.close()
             return
-        record = self._record(listener.routing_key, listener=listener.name)
+        keys = keys_of(listener)
+        record = self._record(keys[0].routing_key, listener=listener.name)
         pump = self.new_pump(record, blames=StreamClass.CLIENT)
         pump.socket = AppSocket(sock, self.abort_watch)
-        opening = Opening(self, listener.routing_key, pump)
+        opening = Opening(self, Search(self.targets, keys, listener.strategy), pump)
         pump.read_now()
         self.spawn(self._open, opening, pump)
         self.spawn(pump.run)
@@ -356,66 +364,11 @@ class BaselinePlane:
         uuid = os.urandom(16)
         return StreamRecord(self.totals, self.mailbox.put, uuid=uuid, key=key, listener=listener)
 
+    def is_matched(self, listener: Listener) -> bool:
+        return self.targets.is_matched(keys_of(listener))
+
     def new_pump(self, record: StreamRecord, *, blames: StreamClass, counts: bool = True) -> SocketPump:
         return SocketPump(self.spawn, self._pumps, record, blames=blames, counts=counts)
-
-    def is_matched(self, routing_key: str) -> bool:
-        if self._table.connectors(routing_key):
-            return True
-        route = self._table.route(routing_key)
-        return route is not None and any(target.next_hop in self._trunks for target in route.targets)
-
-    def choose(self, routing_key: str, tried: set[str]) -> Connector | RouteTarget | None:
-        """The best target that was not tried yet: sound ones first, then by cost and what they have to do already."""
-        connector = self.choose_connector(routing_key, tried)
-        best: Connector | RouteTarget | None = connector
-        rank = (0, 0, 0) if connector is None else self._rank_connector(connector)
-        route = self._table.route(routing_key)
-        for target in route.targets if route else ():
-            trunk = self._trunks.get(target.next_hop)
-            if target.router in tried or trunk is None or not trunk.takes_streams:
-                continue
-            its = (int(trunk.is_suspect), int(trunk.is_draining), target.cost + self._outstanding.get(target.router, 0))
-            if best is None or its < rank:
-                best, rank = target, its
-        return best
-
-    def choose_connector(self, routing_key: str, tried: set[str]) -> Connector | None:
-        connectors = [connector for connector in self._table.connectors(routing_key) if connector.name not in tried]
-        return min(connectors, key=self._rank_connector, default=None)
-
-    def _rank_connector(self, connector: Connector) -> tuple[int, int, int]:
-        return (int(self._failures.get(connector.name, 0) > 0), 0, self._outstanding.get(connector.name, 0))
-
-    def began(self, target: str) -> Callable[[], None]:
-        """One more stream for this target; call the result when it is over."""
-        self._outstanding[target] = self._outstanding.get(target, 0) + 1
-
-        def done() -> None:
-            left = self._outstanding[target] - 1
-            if left:
-                self._outstanding[target] = left
-            else:
-                del self._outstanding[target]
-
-        return done
-
-    async def connect_to(self, connector: Connector) -> socket.socket:
-        """Raises OSError. Keeps the connector's passive health."""
-        try:
-            sock = await connect_tcp(connector.host, connector.port)
-        except OSError as error:
-            self._note_health(connector, str(error.strerror or error))
-            raise
-        self._note_health(connector, "")
-        return sock
-
-    def _note_health(self, connector: Connector, error: str) -> None:
-        before = self._failures.get(connector.name, 0)
-        failures = before + 1 if error else 0
-        if self._table.get("connector", connector.name) == connector and failures != before:
-            self._failures[connector.name] = failures
-            self.mailbox.put(ConnectorState(name=connector.name, error=error, failures=failures))
 
     def offer_incoming(self, connector: Connector, *, source: str, record: StreamRecord, counts: bool) -> EmbeddedStream | None:
         """A new stream for a program here. None: too many wait for it already."""

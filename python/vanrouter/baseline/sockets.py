@@ -17,10 +17,11 @@ from typing import Final
 
 import trio
 
-__all__ = ["AbortWatch", "AppSocket", "Signal", "tune"]
+__all__ = ["CONNECT_TIMEOUT", "AbortWatch", "AppSocket", "Signal", "connect_tcp", "reset_on_close", "tune"]
 
 logger = logging.getLogger("vanrouter.baseline")
 
+CONNECT_TIMEOUT: Final = 5.0
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST and drops what is unsent
 
 
@@ -97,6 +98,29 @@ def tune(sock: socket.socket) -> None:
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+async def connect_tcp(host: str, port: int) -> socket.socket:
+    """A tuned, connected socket. Raises OSError."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        tune(sock)
+        try:
+            sock.connect((host, port))
+        except BlockingIOError:
+            with trio.move_on_after(CONNECT_TIMEOUT) as timeout:
+                await trio.lowlevel.wait_writable(sock)
+            if timeout.cancelled_caught:
+                raise TimeoutError(None, f"no answer within {CONNECT_TIMEOUT:.0f} s") from None
+            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if number:
+                raise OSError(number, os.strerror(number)) from None
+    except BaseException:
+        # Also when whoever wanted it has gone: a server that has accepted it already must not take this for a clean end.
+        reset_on_close(sock)
+        sock.close()
+        raise
+    return sock
 
 
 class AppSocket:

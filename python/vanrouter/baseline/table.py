@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from vanrouter.errors import StaleGeneration
-from vanrouter.plane import Access, AnyEntry, Changes, Connector, Credential, Kind, Link, Listener, Route, Snapshot
+from vanrouter.plane import Access, AnyEntry, Changes, Connector, Credential, Kind, Link, Listener, Path, Route, Snapshot
 
 __all__ = ["Difference", "Table"]
 
@@ -15,6 +15,7 @@ _KINDS: dict[type, Kind] = {
     Link: "link",
     Listener: "listener",
     Connector: "connector",
+    Path: "path",
     Route: "route",
 }
 
@@ -24,6 +25,7 @@ class Difference(msgspec.Struct):
 
     dropped: list[AnyEntry] = []
     put: list[AnyEntry] = []
+    replaced: list[AnyEntry] = []  # what had the names of some of those put
 
 
 class Table:
@@ -41,6 +43,10 @@ class Table:
     def route(self, routing_key: str) -> Route | None:
         entry = self._entries.get(("route", routing_key))
         return entry if isinstance(entry, Route) else None
+
+    def path(self, router: str) -> Path | None:
+        entry = self._entries.get(("path", router))
+        return entry if isinstance(entry, Path) else None
 
     def apply(self, changes: Changes | Snapshot) -> Difference:
         """Raises StaleGeneration, and then nothing has changed."""
@@ -67,6 +73,7 @@ class Table:
                 continue
             if old is not None:
                 self._forget(old)
+                difference.replaced.append(old)
             self._entries[_ref(entry)] = entry
             if isinstance(entry, Connector):
                 self._connectors.setdefault(entry.routing_key, {})[entry.name] = entry

@@ -28,7 +28,7 @@ class Trunk:
         self._receives_on: Lane | None = None
         self._was_full = False
         self.inbox: deque[tuple[Lane, bytes]] = deque()
-        self.outstanding = 0  # streams that we opened on it and that live
+        self.last_chosen = 0  # for a new stream; see ``choice``
         self.bytes_of_gone_lanes = [0, 0]
 
     # ---- Lanes ---------------------------------------------------------------------------------------------------------------
@@ -70,6 +70,10 @@ class Trunk:
     @property
     def takes_streams(self) -> bool:
         return any(lane.takes_streams for lane in self.lanes)
+
+    @property
+    def is_edge(self) -> bool:
+        return any(lane.hello is not None and lane.hello.edge for lane in self.lanes)
 
     # ---- Control messages ----------------------------------------------------------------------------------------------------
 
@@ -117,6 +121,7 @@ class Trunk:
             lanes_wanted=min(self._our_lanes_wanted, first.lanes_wanted, MOST_LANES) if first else 0,
             suspect=bool(self.lanes) and self.is_suspect,
             draining=self.is_draining,
+            edge=self.is_edge,
             cost=max((max(lane.cost, lane.hello.cost) for lane in self.lanes if lane.hello), default=1),
             dialled=sorted({lane.link for lane in self.lanes if lane.link}),
             accepted=sorted({lane.access for lane in self.lanes if lane.access}),

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from vanrouter.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from vanrouter.messages.scan import check_shape_untrusted
 from vanrouter.messages.types import MAX_FRAGMENT, Fragment, Withdrawal
-from vanrouter.model import RouterId, parse_routing_key, site_id_of_key
+from vanrouter.model import RouterId, parse_name, parse_routing_key, site_id_of_key
 
 __all__ = ["MAX_ADMISSION", "MAX_ADMISSIONS", "Sealed", "Sign", "Verify", "open_untrusted", "seal", "verify_signature"]
 
@@ -97,6 +97,8 @@ def open_untrusted(wire: bytes, kind: type[Fragment] | type[Withdrawal], *, veri
 def _check_fragment(fragment: Fragment) -> None:
     if fragment.sequence == 0:
         raise RemoteProtocolError("a fragment has sequence 0")
+    if fragment.name:
+        parse_name(fragment.name, "site name")
     for info in fragment.keys:
         parse_routing_key(info.key)
         for service in info.services:

@@ -101,6 +101,7 @@ class Fragment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     keys: Annotated[list[KeyInfo], Entries] = []
     neighbours: Annotated[list[Neighbour], Entries] = []
     draining: bool = False  # of the router; read from fragment 0
+    name: Label = ""  # of its site, for people; in fragment 0
 
     @property
     def router(self) -> RouterId:

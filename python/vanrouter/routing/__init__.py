@@ -26,6 +26,7 @@ from vanrouter.routing.adjacency import LAST_RESORT
 from vanrouter.routing.database import MAX_AGE, MAX_JUMP, Limits
 from vanrouter.routing.engine import Engine, Issuers
 from vanrouter.routing.paths import MAX_NEXT_HOPS, Paths
+from vanrouter.routing.speaker import Speaker
 from vanrouter.routing.topology import DRAIN_PENALTY, Topology
 
 __all__ = [
@@ -45,5 +46,6 @@ __all__ = [
     "Problem",
     "RouteChanged",
     "Send",
+    "Speaker",
     "Topology",
 ]

@@ -20,7 +20,7 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class RouteChanged(msgspec.Struct, frozen=True):
-    """Where a routing key can be reached besides here, cheapest first. No targets: nowhere any more."""
+    """The routers that have targets of a routing key, cheapest first, whether there is a path to them or not. No targets: none any more."""
 
     key: str
     targets: list[RouteTarget]

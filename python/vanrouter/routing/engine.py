@@ -53,6 +53,7 @@ __all__ = ["Engine", "Issuers"]
 PROBLEM_EVERY: Final = 60.0
 MAX_PROBLEMS: Final = 1_024
 MIN_HOP_LIMIT: Final = 8
+ADMISSIONS_ROOM: Final = 1_700  # bytes of a fragment: as many admissions as a message may carry, of the size that they have
 Path = tuple[int, tuple[str, ...]]
 
 Issuers = Callable[[Sealed], Sequence[tuple[str, str]]]
@@ -64,7 +65,7 @@ def no_issuers(sealed: Sealed) -> Sequence[tuple[str, str]]:  # noqa: ARG001 - t
 
 
 class Engine:
-    """``issuers_of_own``: the sites whose admissions we hold. ``edge``: this router is a leaf; it relays nothing."""
+    """``name``: of our site, for people. ``issuers_of_own``: the sites whose admissions we hold. ``edge``: this router is a leaf."""
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Engine:
         *,
         identity: bytes,
         sign: Sign,
+        name: str = "",
         verify: Verify = verify_signature,
         issuers: Issuers = no_issuers,
         issuers_of_own: Sequence[str] = (),
@@ -91,8 +93,9 @@ class Engine:
         self.topology = Topology(self.own, own_word_suffices=edge)
         self.paths = Paths(self.own, self.topology.edges)
         self.remote = Remote()
-        self._routes = Routes(self.remote, self.path, self._counts_ours)
-        self._advertiser = Advertiser(own, admissions_size=sum(len(a) + 3 for a in admissions), now=now)
+        self._routes = Routes(self.remote, self._counts_ours)
+        self._admissions_room = max(ADMISSIONS_ROOM, sum(len(a) + 3 for a in admissions))
+        self._advertiser = Advertiser(own, name=name, admissions_size=self._admissions_room, now=now)
         self._local: dict[str, KeyInfo] = {}
         self._pace = Pace()
         self._refused: set[str] = set()
@@ -121,6 +124,7 @@ class Engine:
             self.membership.link_up(peer.site)
             peer.everything()
             self._hurry(now)
+            self._uplink_changed(link.router)
         if peer.adjacency.handle(link):
             self._link_changed(peer, now)
 
@@ -155,6 +159,20 @@ class Engine:
         else:
             self._local[key] = info
         self._advertise(key, now)
+
+    def set_admissions(self, admissions: Sequence[bytes], issuers_of_own: Sequence[str], *, now: float) -> None:
+        """The admissions that we hold are others now: they are carried in all that we advertise."""
+        room, fitting = self._admissions_room, list[bytes]()
+        for admission in admissions:
+            room -= len(admission) + 3
+            if room >= 0:
+                fitting.append(admission)
+        self.membership.set_issuers(issuers_of_own)
+        self._hurry(now)
+        if fitting != self._admissions:
+            self._admissions = fitting
+            self._advertiser.mark_all()
+            self.handle_timeout(now)
 
     def set_draining(self, draining: bool, *, now: float) -> None:
         """Grace: the others prefer other routers from now on."""
@@ -220,7 +238,6 @@ class Engine:
         for router in sorted(changed):
             path = self.path(router)
             self._actions.append(PathChanged(router, path[1] if path else (), path[0] if path else 0))
-            self._routes.mark(self.remote.keys_of(router))
         self._actions += self._routes.take()
         out, self._actions = self._actions, []
         return out
@@ -429,6 +446,7 @@ class Engine:
 
     def _drop_peer(self, peer: Peer, now: float) -> None:
         del self._peers[peer.router]
+        self._uplink_changed(peer.router)
         self.membership.link_down(peer.site)
         if peer.edge:
             self._remove(peer.router)
@@ -464,6 +482,10 @@ class Engine:
     def _counts_ours(self, router: str) -> bool:
         """Our uplink advertises our targets as its own."""
         return self.edge and router in self._peers
+
+    def _uplink_changed(self, router: str) -> None:
+        if self.edge:
+            self._routes.mark(self.remote.keys_of(router))
 
     def _reachable(self, router: str) -> bool:
         return self.path(router) is not None

@@ -42,6 +42,10 @@ class Membership:
         self._above: set[str] = {own}  # who admitted us, and who admitted them
         self._learn(own, [(issuer, own) for issuer in issuers])
 
+    def set_issuers(self, issuers: Sequence[str]) -> None:
+        """Of the admissions that we hold now."""
+        self._learn(self._own, [(issuer, self._own) for issuer in issuers])
+
     def __contains__(self, site: str) -> bool:
         return site in self._members
 

@@ -1,8 +1,9 @@
 """
-Routing key -> where it can be reached besides here, from what routers advertise and how they are reached.
+Routing key -> the routers that have targets of it, from what routers advertise.
 
-Refuses to compute a key that nothing touched: a changed fragment marks its changed keys, a changed path the keys of that router. Says only
-what differs from what it said before. An interior's keys include those of its edges: targets are interiors, and edges of our own.
+Refuses to know how a router is reached: a changed path is no changed route, and a router without a path stays a target that does not count.
+Computes only keys that something touched, and says only what differs from what it said before. An interior's keys include those of its
+edges: targets are interiors, and edges of our own.
 """
 
 from __future__ import annotations
@@ -15,19 +16,17 @@ from vanrouter.messages import MAX_SERVICES_PER_KEY, KeyInfo
 from vanrouter.plane import RouteTarget
 from vanrouter.routing.actions import RouteChanged
 
-__all__ = ["Reach", "Routes", "merged"]
+__all__ = ["Routes", "merged"]
 
 MAX_COST: Final = 1_000_000
 MAX_COUNT: Final = 1_000_000
 
-Reach = Callable[[str], tuple[int, tuple[str, ...]] | None]
-
 
 class Routes:
-    """``reach`` gives (price, next hops) of a router; ``counts_ours`` whether what a router advertises includes our own targets."""
+    """``counts_ours``: whether what a router advertises includes our own targets."""
 
-    def __init__(self, remote: Remote, reach: Reach, counts_ours: Callable[[str], bool]) -> None:
-        self._remote, self._reach, self._counts_ours = remote, reach, counts_ours
+    def __init__(self, remote: Remote, counts_ours: Callable[[str], bool]) -> None:
+        self._remote, self._counts_ours = remote, counts_ours
         self._own: dict[str, KeyInfo] = {}
         self._said: dict[str, list[RouteTarget]] = {}
         self._dirty: dict[str, None] = {}
@@ -68,9 +67,9 @@ class Routes:
             targets = info.targets
             if own is not None and self._counts_ours(router):
                 targets -= own.targets
-            if targets > 0 and (path := self._reach(router)) is not None:
-                out += [RouteTarget(router, hop, path[0] + info.cost) for hop in path[1]]
-        return sorted(out, key=lambda target: (target.cost, target.router, target.next_hop))
+            if targets > 0:
+                out.append(RouteTarget(router, info.cost))
+        return sorted(out, key=lambda target: (target.cost, target.router))
 
 
 def merged(own: KeyInfo | None, edges: list[tuple[int, KeyInfo]]) -> KeyInfo | None:

@@ -1,5 +1,5 @@
 """
-Listeners, connectors and what other sites serve: drives the address table and the talk with the other control planes.
+Listeners, connectors and what other sites serve: drives the address table, routing and the talk with the other control planes.
 
 ``flush`` is the one place where what they decided goes to the data plane and to the peers. Call it after any input.
 """
@@ -7,34 +7,55 @@ Listeners, connectors and what other sites serve: drives the address table and t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import vanrouter
-from vanrouter.addresses import AddressTable, Exchange, LocalConnector, LocalListener, Reserved
+from vanrouter.addresses import AddressTable, LocalConnector, LocalListener, Reserved
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
 from vanrouter.messages import SiteInfo
 from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
 from vanrouter.resources.kinds import SiteSpec
+from vanrouter.routing import Engine, Speaker
+from vanrouter.sites.admissions import Admissions, held_admissions
 from vanrouter.sites.context import Context
 from vanrouter.sites.wanted import Fault, WantedConnector, WantedListener
+from vanrouter.stores.resources import Problem
 
 __all__ = ["Services"]
 
 log = logging.getLogger("vanrouter.sites")
 
+# What to do about what a member did (`vanrouter.routing.Problem.reason`).
+_NEXT: Final = {
+    "LinkToItself": "give the link the endpoint of another site",
+    "DuplicateRouter": "somebody has a copy of this site's identity key: end the other router, or delete this site and create it anew",
+    "NotJoined": "nothing if the network is still converging; else link that site to one of this network",
+    "TooManySites": "look at who admits so many sites, and delete the links to it if they are not wanted",
+    "NoRoom": "the network is larger than this router may keep (docs/routing.md, bounds)",
+    "EdgeRelays": "look at that edge site: it runs something else than this software",
+}
+
 
 class Services:
-    def __init__(self, context: Context, spec: SiteSpec, admissions: Iterable[bytes] = ()) -> None:
+    def __init__(self, context: Context, spec: SiteSpec) -> None:
         self._context = context
+        self._admissions = Admissions(context.wall)
+        held = held_admissions(context.home.state)
         self.table = AddressTable(context.own, service_address=spec.service_address, service_sync=spec.service_sync)
-        self.exchange = Exchange(
-            self.table,
+        self.engine = Engine(
+            context.own,
             identity=context.keys.identity.public_der,
             sign=context.keys.identity.sign,
-            info=self._info(spec),
-            admissions=list(admissions),
+            name=context.site_name,
+            issuers=self._admissions.issuers,
+            issuers_of_own=[issuer for issuer, _ in self._admissions.pairs(held)],
+            admissions=held,
             now=context.now(),
         )
+        self._speaker = Speaker(self.table, self.engine, info=self._info(spec))
+        self.exchange = self._speaker.exchange
+        self._hop_limit = 0
         self._listeners: dict[str, LocalListener] = {}
         self._connectors: dict[str, LocalConnector] = {}
         self._embedded: dict[str, LocalConnector] = {}
@@ -80,7 +101,7 @@ class Services:
             if self._connectors.get(name) != connector:
                 table.put_connector(connector, now=now)
         self._listeners, self._connectors = wanted_listeners, wanted_connectors
-        self.exchange.set_info(self._info(spec), now=now)
+        self.exchange.set_info(self._info(spec))
         self.flush()
 
     def embed(self, connector: LocalConnector) -> None:
@@ -130,46 +151,84 @@ class Services:
             case ConnectorState():
                 self.table.handle_connector_state(event, now=now)
             case LinkState():
-                self.exchange.handle_link_state(event, now=now)
+                self._speaker.handle_link_state(event, now=now)
             case MessagesReset():
-                self.exchange.handle_messages_reset(event.router, now=now)
+                self._speaker.handle_messages_reset(event.router, now=now)
             case InForce():
                 self._context.forwarding.in_force = event.generation
-                self.exchange.handle_in_force(event.generation, now=now)
+                self.exchange.handle_in_force(event.generation)
 
     def handle_message(self, message: Message) -> None:
         """A peer that breaks the rules loses its link; it may dial again."""
         try:
-            self.exchange.handle_message_untrusted(message.router, message.data, now=self._context.now())
+            self._speaker.handle_message_untrusted(message.router, message.data, now=self._context.now())
         except RemoteProtocolError as exc:
             log.warning("control message refused", extra={"router": message.router, "error": str(exc)})
             self._context.plane.cut(message.router, f"control message refused: {exc}"[:200])
 
+    def has_joined(self) -> bool:
+        """Whether a neighbour has said who it is and what it serves, and streams can go there."""
+        return any(peer.info is not None and self.engine.path(peer.router) is not None for peer in self.exchange.peers())
+
+    def problems(self, site_name: Callable[[str], str]) -> list[Problem]:
+        """What members did that routing did not take, for status. ``site_name`` of a router or site id."""
+        return [
+            Problem(
+                f"network: {found.reason}",
+                f"site {site_name(found.subject)} ({found.subject}): {found.message} (it came from site {site_name(found.peer)})",
+                _NEXT.get(found.reason, "look at that site: van status there; if nobody answers for it, delete the links that lead to it"),
+            )
+            for found in self.engine.problems(self._context.now())
+        ]
+
+    def admissions_changed(self) -> None:
+        """A token was redeemed, or a certificate renewed: what we advertise carries the new admission."""
+        held = held_admissions(self._context.home.state)
+        self.engine.set_admissions(held, [issuer for issuer, _ in self._admissions.pairs(held)], now=self._context.now())
+        self.flush()
+
+    def set_draining(self) -> None:
+        """Grace: the others prefer other routers from now on."""
+        self.engine.set_draining(True, now=self._context.now())
+        self.flush()
+
+    def leave(self) -> None:
+        """This router is about to end: the last thing that it says."""
+        self.engine.leave(now=self._context.now())
+        self.flush()
+
     @property
     def deadline(self) -> float:
-        return self.exchange.deadline
+        return self._speaker.deadline
 
     def handle_timeout(self) -> None:
-        self.exchange.handle_timeout(self._context.now())
+        self._speaker.handle_timeout(self._context.now())
 
     def flush(self) -> None:
         """Hand changes to the plane and messages to the peers, until there is nothing new to hand over."""
-        context = self._context
-        self.exchange.handle_timeout(context.now())
+        context, now = self._context, self._context.now()
+        for problem in self._speaker.work(now):
+            extra = {"reason": problem.reason, "subject": problem.subject, "router": problem.peer, "problem": problem.message}
+            log.warning("a member broke the rules of routing", extra=extra)
+        if self._hop_limit != self._speaker.hop_limit:
+            self._hop_limit = self._speaker.hop_limit
+            context.plane.set_hop_limit(self._hop_limit)
         delta = self.table.take_changes()
         context.forwarding.change(put=delta.put, drop=delta.drop)
-        self.exchange.handed_over(context.forwarding.generation, now=context.now())
-        full: set[str] = set()
-        for outgoing in self.exchange.outbox():
-            if outgoing.router in full:
-                continue
-            try:
-                taken = context.plane.send_message(outgoing.router, outgoing.data)
-            except LocalProtocolError:
-                log.exception("control message not sent", extra={"router": outgoing.router})
-                taken = False
-            if taken:
-                self.exchange.sent(outgoing)
-            else:
-                full.add(outgoing.router)
+        self.exchange.handed_over(context.forwarding.generation)
+        for router in self._speaker.routers():
+            self._send(router, now)
         context.timers.wake()
+
+    def _send(self, router: str, now: float) -> None:
+        """Everything that is due to this peer, as far as the plane takes it."""
+        while messages := self._speaker.next_messages(router, now):
+            for message in messages:
+                try:
+                    taken = self._context.plane.send_message(router, message.data)
+                except LocalProtocolError:
+                    log.exception("control message not sent", extra={"router": router})
+                    return
+                if not taken:
+                    return
+                self._speaker.sent(message)

@@ -49,7 +49,6 @@ from vanrouter.sites.logs import AccessLog
 from vanrouter.sites.services import Services
 from vanrouter.sites.wanted import Wanted, compute_wanted
 from vanrouter.stores.resources import Loaded, Problem
-from vanrouter.tokens import LinkCredential
 
 __all__ = ["RunningSite"]
 
@@ -96,7 +95,7 @@ class RunningSite:
         self.links = Links(context)
         self.joining = Joining(context, self.accesses, stored=self._credential_stored)
         self.joining.start()
-        self.services = Services(context, self.wanted.site_spec, self._admissions())
+        self.services = Services(context, self.wanted.site_spec)
         self._stop = _Stop(context.timing.grace, context.timing.drain)
         self._stopping = trio.Event()
         self._refused = False
@@ -110,16 +109,6 @@ class RunningSite:
         self._writing: trio.Nursery | None = None
         self._announced = False
         self._access_log = AccessLog()
-
-    def _admissions(self) -> list[bytes]:
-        found: list[bytes] = []
-        for name in self.context.home.state.credential_names():
-            try:
-                files = self.context.home.state.read_credential(name)
-                found.append(LinkCredential.from_files(files or {}).admission)
-            except (ConfigError, StoreError):
-                continue  # its link says what is wrong with it
-        return found[:8]
 
     # ---- Running -------------------------------------------------------------------------------------------------------------------------
 
@@ -155,8 +144,7 @@ class RunningSite:
         now = self.context.now()
         self.conditions.set("Ready", "False", "Leaving", "this router is leaving; its streams go on until the deadline", now=now)
         self.context.plane.leave()
-        self.services.exchange.set_draining(True, now=now)
-        self.services.flush()
+        self.services.set_draining()
         self._writers.cancel()
         self._stopping.set()
 
@@ -189,8 +177,7 @@ class RunningSite:
             await trio.sleep(DRAIN_POLL)
         self.links.stop()
         if self.links.states and not self._has_successor:
-            self.services.exchange.leave(now=self.context.now())
-            self.services.flush()
+            self.services.leave()
             await trio.sleep(GOODBYE)
         if left:
             log.warning("streams were cut at the deadline", extra={"streams": left, "drain": self._stop.drain})
@@ -246,6 +233,7 @@ class RunningSite:
 
     def _credential_stored(self, name: str) -> None:
         self.links.credential_changed(name)
+        self.services.admissions_changed()
         self.context.wanted.wake()
 
     # ---- Tasks ---------------------------------------------------------------------------------------------------------------------------
@@ -354,17 +342,17 @@ class RunningSite:
     def _describe_names(self, now: float) -> None:
         """Two sites of one name work, because ids are identity; people mix them up."""
         ids: dict[str, set[str]] = {self.context.site_name: {self.context.keys.site_id}}
-        for router, state in self.links.states.items():
-            ids.setdefault(state.site_name, set()).add(router.partition("/")[0])
+        for site_id, name in self.services.table.site_names().items():
+            ids.setdefault(name, set()).add(site_id)
         twice = sorted(name for name, sites in ids.items() if len(sites) > 1)
         if twice:
-            whose = "this site and a linked one" if self.context.site_name in twice else "two linked sites"
+            whose = "this site and another one of the network" if self.context.site_name in twice else "two sites of the network"
             name = self.context.site_name if self.context.site_name in twice else twice[0]
             who = ", ".join(sorted(i[:12] for i in ids[name]))
             text = f"{whose} are both called {name} (ids {who}); everything works, but people may mix them up"
             self.conditions.set("UniqueName", "False", "DuplicateName", text, now=now, next="create one of them anew under another name")
         elif self.conditions.get("UniqueName") is not None:
-            self.conditions.set("UniqueName", "True", "Unique", "no linked site has this name", now=now)
+            self.conditions.set("UniqueName", "True", "Unique", "no other site has this name", now=now)
 
     # ---- Embedding -----------------------------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ class Reporter:
             "connectors": self.connectors(),
             "services": self.services(),
             "grants": self.grants(),
-            "problems": [problem_doc(p) for p in self._site.problems()],
+            "problems": [problem_doc(p) for p in self._site.problems() + self._site.services.problems(self._site_name)],
         }
 
     # ---- The site ------------------------------------------------------------------------------------------------------------------------
@@ -70,10 +70,7 @@ class Reporter:
         site_id = router_or_site.partition("/")[0]
         if site_id == self._site.context.keys.site_id:
             return self._site.context.site_name
-        for router, state in self._site.links.states.items():
-            if router.partition("/")[0] == site_id:
-                return state.site_name
-        return site_id[:12]
+        return self._site.services.table.site_name(site_id) or site_id[:12]
 
     # ---- Links ---------------------------------------------------------------------------------------------------------------------------
 
@@ -227,7 +224,10 @@ class Reporter:
         return {"site": context.site_name, "siteId": context.keys.site_id, **where}
 
     def _elsewhere(self, service: ServiceStatus) -> tuple[list[Doc], list[Doc]]:
-        """Which linked sites have a listener for what we offer: those that applied it and report no problem with it."""
+        """Which sites have a listener for what we offer: linked ones that applied it and report no problem with it, others that say so.
+
+        Problems are told to neighbours only: what a site further away cannot do is in its own status.
+        """
         site = self._site
         own = str(site.context.own)
         ours = [o for o in service.offers if o.router == own]
@@ -246,6 +246,13 @@ class Reporter:
                     listeners.append({**who, "listener": "", "host": "", "port": port})
                 elif view.info is not None and not synced:
                     problems.append({**who, "port": port, "message": "its service sync is off"})
+        near = {site.context.keys.site_id, *(view.router.partition("/")[0] for view in site.services.exchange.peers())}
+        for offer in ours:
+            for router in site.services.table.listening_elsewhere(offer.key):
+                site_id = router.partition("/")[0]
+                if site_id not in near:
+                    who = {"site": self._site_name(router), "siteId": site_id}
+                    listeners.append({**who, "listener": "", "host": "", "port": offer.service.port})
         return listeners, problems
 
     # ---- The rest ------------------------------------------------------------------------------------------------------------------------

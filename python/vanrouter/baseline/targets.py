@@ -1,0 +1,208 @@
+"""
+What a new stream may be given to: the connectors, routes and paths in force, the links that live, and what each has to do already.
+
+It gathers what ``choice`` decides upon, and keeps what the next choice wants to know. ``Search`` is one stream's way through them.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from vanrouter.baseline.choice import DOUBTFUL, DRAINING, SOUND, Candidate, Turns, choose, choose_key
+from vanrouter.baseline.sockets import connect_tcp
+from vanrouter.baseline.table import Table
+from vanrouter.baseline.trunk import Trunk
+from vanrouter.plane import AnyEntry, Connector, ConnectorState, KeyWeight, Listener, Route, Strategy
+
+__all__ = ["Here", "Search", "Targets", "There", "keys_of"]
+
+
+class Here(msgspec.Struct, frozen=True):
+    """A target of this router."""
+
+    routing_key: str
+    connector: Connector
+
+    @property
+    def name(self) -> str:
+        return self.connector.name
+
+
+class There(msgspec.Struct, frozen=True):
+    """Another router that has targets, and the link toward it."""
+
+    routing_key: str
+    router: str
+    trunk: Trunk
+
+    @property
+    def name(self) -> str:
+        return self.router
+
+
+def keys_of(listener: Listener) -> list[KeyWeight]:
+    return listener.keys or [KeyWeight(listener.routing_key)]
+
+
+class Targets:
+    def __init__(self, table: Table, trunks: Mapping[str, Trunk], *, report: Callable[[ConnectorState], None], rng: random.Random) -> None:
+        self._table = table
+        self._trunks = trunks
+        self._report = report
+        self.rng = rng
+        self._outstanding: dict[tuple[str, str], int] = {}  # streams by routing key and target
+        self._failures: dict[str, int] = {}  # connects in a row, by connector
+        self._turns = Turns()
+
+    # ---- What there is -----------------------------------------------------------------------------------------------------------
+
+    def is_matched(self, keys: Iterable[KeyWeight]) -> bool:
+        return any(self._is_served(key.routing_key) for key in keys)
+
+    def _is_served(self, routing_key: str) -> bool:
+        if self._table.connectors(routing_key):
+            return True
+        route = self._table.route(routing_key)
+        return route is not None and any(self._hops(target.router) for target in route.targets)
+
+    def _hops(self, router: str) -> list[Trunk]:
+        """The links toward a router. An edge carries nothing for others."""
+        path = self._table.path(router)
+        trunks = [self._trunks.get(name) for name in path.next_hops] if path else []
+        return [trunk for trunk in trunks if trunk is not None and (not trunk.is_edge or trunk.text == router)]
+
+    def next_hop(self, router: str, *, never: str = "") -> Trunk | None:
+        """The link for one more stream toward a router, but not the one with the router ``never``."""
+        trunks = {trunk.text: trunk for trunk in self._hops(router) if trunk.takes_streams and trunk.text != never}
+        best = choose(
+            Candidate(name=name, outstanding=trunk.stream_count, doubt=_doubt(trunk), last_chosen=trunk.last_chosen)
+            for name, trunk in trunks.items()
+        )
+        return trunks[best.name] if best else None
+
+    def candidates(self, routing_key: str, tried: set[tuple[str, str]]) -> dict[Candidate, Here | There]:
+        found: dict[Candidate, Here | There] = {}
+        for connector in self._table.connectors(routing_key):
+            if (routing_key, connector.name) not in tried:
+                doubt = DOUBTFUL if self._failures.get(connector.name) else SOUND
+                here = Here(routing_key, connector)
+                found[self._candidate(here, cost=0, doubt=doubt)] = here
+        route = self._table.route(routing_key)
+        for target in route.targets if route else ():
+            path = self._table.path(target.router)
+            trunk = self.next_hop(target.router)
+            if path is not None and trunk is not None and (routing_key, target.router) not in tried:
+                there = There(routing_key, target.router, trunk)
+                found[self._candidate(there, cost=path.cost + target.cost, doubt=_doubt(trunk))] = there
+        return found
+
+    def _candidate(self, target: Here | There, *, cost: int, doubt: int) -> Candidate:
+        return Candidate(
+            name=target.name,
+            is_here=isinstance(target, Here),
+            cost=cost,
+            outstanding=self._outstanding.get((target.routing_key, target.name), 0),
+            doubt=doubt,
+            last_chosen=self._turns.last(target.routing_key, target.name),
+        )
+
+    # ---- Choosing ----------------------------------------------------------------------------------------------------------------
+
+    def choose_connector(self, routing_key: str, tried: set[tuple[str, str]]) -> Connector | None:
+        """The best target here that was not tried yet, for a stream of another router."""
+        found = {candidate: target for candidate, target in self.candidates(routing_key, tried).items() if isinstance(target, Here)}
+        best = choose(found)
+        return found[best].connector if best else None
+
+    def began(self, routing_key: str, name: str) -> Callable[[], None]:
+        """One more stream for this target; call the result when it is over."""
+        self._turns.took(routing_key, name)
+        target = (routing_key, name)
+        self._outstanding[target] = self._outstanding.get(target, 0) + 1
+
+        def done() -> None:
+            left = self._outstanding[target] - 1
+            if left:
+                self._outstanding[target] = left
+            else:
+                del self._outstanding[target]
+
+        return done
+
+    def began_over(self, trunk: Trunk) -> None:
+        """One more stream was sent that way."""
+        trunk.last_chosen = self._turns.next()
+
+    # ---- What becomes of it ------------------------------------------------------------------------------------------------------
+
+    async def connect(self, connector: Connector) -> socket.socket:
+        """Raises OSError. Keeps the connector's passive health."""
+        try:
+            sock = await connect_tcp(connector.host, connector.port)
+        except OSError as error:
+            self._note_health(connector, str(error.strerror or error))
+            raise
+        self._note_health(connector, "")
+        return sock
+
+    def _note_health(self, connector: Connector, error: str) -> None:
+        before = self._failures.get(connector.name, 0)
+        failures = before + 1 if error else 0
+        if self._table.get("connector", connector.name) == connector and failures != before:
+            self._failures[connector.name] = failures
+            self._report(ConnectorState(name=connector.name, error=error, failures=failures))
+
+    def changed(self, entries: Iterable[AnyEntry]) -> None:
+        """These entries came, went or were replaced: forget what is not there any more."""
+        for entry in entries:
+            if isinstance(entry, Connector):
+                self._failures.pop(entry.name, None)
+                self._keep(entry.routing_key)
+            elif isinstance(entry, Route):
+                self._keep(entry.name)
+
+    def _keep(self, routing_key: str) -> None:
+        route = self._table.route(routing_key)
+        names = {connector.name for connector in self._table.connectors(routing_key)}
+        self._turns.keep(routing_key, names | {target.router for target in (route.targets if route else ())})
+
+
+class Search:
+    """
+    One stream's search: the next target that it has not tried, until there is none.
+
+    With several keys it stays with one while that has a target left, and goes on with another one afterwards.
+    """
+
+    def __init__(self, targets: Targets, keys: Sequence[KeyWeight], strategy: Strategy) -> None:
+        self._targets = targets
+        self.keys = keys
+        self._strategy = strategy
+        self._tried: set[tuple[str, str]] = set()
+        self._key: str | None = None
+
+    def next(self) -> Here | There | None:
+        found = self._targets.candidates(self._key, self._tried) if self._key is not None else {}
+        if not found:
+            by_key = {key.routing_key: self._targets.candidates(key.routing_key, self._tried) for key in self.keys}
+            served = {key for key, its in by_key.items() if its}
+            self._key = choose_key(self.keys, served, self._strategy, self._targets.rng)
+            found = by_key[self._key] if self._key is not None else {}
+        best = choose(found, self._strategy)
+        if best is None:
+            return None
+        target = found[best]
+        self._tried.add((target.routing_key, target.name))
+        return target
+
+    def start_again(self) -> None:
+        self._tried.clear()
+        self._key = None
+
+
+def _doubt(trunk: Trunk) -> int:
+    return DOUBTFUL * trunk.is_suspect + DRAINING * trunk.is_draining
