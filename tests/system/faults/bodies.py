@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 PIECE: Final = 1 << 14
 EAGER: Final = 1  # the server answers at its own speed and not at that of the request
+FIRST: Final = 2  # the server ends its answer at once, however much of the request is still to come
 
 _MAGIC: Final = b"vanL"
 _HEADER: Final = struct.Struct(">4sQQQQI")

@@ -5,6 +5,7 @@ The near end of the load: clients in a process of their own. ``load_client.py``;
     {"do": "go"}                          they go on at full speed
     {"do": "ends"}                        answered when all of them have ended: [id, seed, class, began, ended, detail] each
     {"do": "abort", "every": 3}           reset every third stream from this side; their class is `aborted`
+    {"do": "knock", "count": 9, "how": "end" | "reset"}   connections that say nothing and go at once
     {"do": "probe", "every": 0.01, ...}   a new connection each 10 ms with one request and its answer, until
     {"do": "quiet"}                       no more of them; answered when all have ended, like `ends`
 
@@ -46,6 +47,7 @@ class Streams:
     flags: int = 0
     piece: int = 1 << 16  # sent at once
     pace: float = 0.0  # between two pieces, until `go`; 0: none; negative: nothing after the first piece until `go`
+    chop: bool = False  # pieces are sent one by one at full speed too
     read_late: bool = False  # read nothing before `go`
     limit: float = 60.0
     sources: list[str] = field(default_factory=list)  # addresses to connect from, in turn
@@ -89,7 +91,7 @@ class Stream:
             except* EOFError:
                 ended = ("TRUNCATED", f"a clean end after {receiving.got} of {self.header.reply().total} bytes")
             except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as group:
-                if ended[0] == "whole":
+                if ended[0] != "DAMAGED":  # told to the writer, the kernel does not tell the reader, who then sees an end
                     cause = group.exceptions[0]
                     ended = ("reset", f"after {receiving.got} bytes: {cause.__cause__ or cause!r}")
         return ended
@@ -114,7 +116,11 @@ class Stream:
                 await stream.send_all(buffer[: self.load.piece])
                 del buffer[: self.load.piece]
                 await self._rest()
-            if len(buffer) >= self.load.piece:
+            if self.load.chop:
+                for at in range(0, len(buffer), self.load.piece):
+                    await stream.send_all(buffer[at : at + self.load.piece])
+                buffer.clear()
+            elif len(buffer) >= self.load.piece:
                 await stream.send_all(buffer)
                 buffer.clear()
         await stream.send_all(buffer + sending.trailer())
@@ -149,6 +155,15 @@ class Stream:
                 await self.socket.aclose()
 
 
+async def knock(host: str, port: int, how: str) -> None:
+    stream = await trio.open_tcp_stream(host, port)
+    if how == "reset":
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    else:
+        await stream.send_eof()
+    await stream.aclose()
+
+
 class Client:
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -178,6 +193,10 @@ class Client:
                 for stream in chosen:
                     await stream.abort()
                 return {"aborted": len(chosen)}
+            case "knock":
+                for _ in range(order["count"]):
+                    await knock(order["host"], order["port"], order["how"])
+                return {}
             case "ends":
                 await self._all_ended.wait()
                 rows, self._rows = self._rows, []

@@ -5,13 +5,14 @@ It says its port, then obeys lines of JSON on stdin until stdin ends. ``{"do": "
 ended since the last one, as [id, seed, class, detail], once none is open or the time is up. ``{"do": "manner", ...}`` changes what it does
 with new connections:
 
-    serve     answer: at the speed of the request, or at its own (EAGER); the checksum only after the whole request has come
+    serve     answer: at the speed of the request, or at its own (EAGER); the checksum only after the whole request (but for FIRST);
+              `late`: begin that many seconds after the end of the request
     reset     accept and reset
     hang      accept, read nothing, say nothing
     sink      never read past the header, answer nothing (what a stuck server does)
 
-An answer ends cleanly only when the request did. What it saw of a stream is whole, reset, TRUNCATED (a clean end that came too early) or
-DAMAGED.
+An answer ends cleanly only when the request did (but for FIRST). What it saw of a stream is whole, reset, TRUNCATED (a
+clean end that came too early) or DAMAGED.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ import struct
 import sys
 
 import trio
-from bodies import EAGER, Damaged, Receiving, Sending
+from bodies import EAGER, FIRST, Damaged, Receiving, Sending
 from files import allow_many_files
 
 PIECE = 1 << 16
 manner = "serve"
+late = 0.0
 streams: list[tuple[int, int, str, str]] = []
 held: list[trio.SocketStream] = []  # of manner hang
 connections = 0
@@ -60,7 +62,8 @@ class Serving:
                 kind = "TRUNCATED" if self._receiving.got else ""
                 detail = f"a clean end after {self._receiving.got} bytes"
             except* (OSError, trio.BrokenResourceError) as group:
-                detail = repr(group.exceptions[0])
+                if kind != "DAMAGED":  # told to the writer, the kernel does not tell the reader, who then sees an end
+                    kind, detail = "reset", repr(group.exceptions[0])
             if kind != "whole":
                 abort(self._stream)
         header = self._receiving.header
@@ -83,20 +86,27 @@ class Serving:
         if not self._receiving.whole:
             raise EOFError
 
+    def _keeps_up(self, said: int) -> bool:
+        """Whether the answer is not ahead of the request."""
+        header = self._receiving.header
+        assert header is not None
+        return self._receiving.whole or said * header.total <= self._receiving.got * header.reply().total
+
     async def _answer(self) -> None:
         while self._receiving.header is None:
             await self._more.wait()
         header = self._receiving.header
         sending = Sending(header.reply())
         said = 0
+        while late and not self._receiving.whole:
+            await self._more.wait()
+        await trio.sleep(late)
         for part in sending:
-            while (
-                not header.flags & EAGER and not self._receiving.whole and said * header.total > self._receiving.got * header.reply().total
-            ):
+            while not (header.flags & (EAGER | FIRST) or self._keeps_up(said)):
                 await self._more.wait()
             await self._stream.send_all(part)
             said += len(part)
-        while not self._receiving.whole:
+        while not (header.flags & FIRST or self._receiving.whole):
             await self._more.wait()
         await self._stream.send_all(sending.trailer())
         await self._stream.send_eof()
@@ -120,7 +130,7 @@ async def serve(stream: trio.SocketStream) -> None:
 
 
 async def obey() -> None:
-    global manner
+    global manner, late
     lines = trio.wrap_file(sys.stdin)
     async for line in lines:
         order = json.loads(line)
@@ -132,7 +142,7 @@ async def obey() -> None:
                 print(json.dumps({"streams": streams, "connections": connections, "serving": serving}), flush=True)
                 streams.clear()
             case "manner":
-                manner = order["manner"]
+                manner, late = order["manner"], order.get("late", 0.0)
                 while held:
                     abort(held[-1])
                     await held.pop().aclose()

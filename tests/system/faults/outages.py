@@ -1,5 +1,5 @@
 """
-How long new streams did not work after a fault, as a client sees it that opens one every 10 ms: begin, fault, end, and the figures of many rounds.
+How long new streams did not work after a fault, as a client sees it that opens one every 10 ms; and the figures of many rounds.
 
     outage    from the fault to the first answer that a stream got which was opened after the last one that failed
     slowest   the longest that any stream of the round waited for its answer, failed ones included

@@ -81,8 +81,8 @@ class Server(Program):
         super().__init__("load_server.py", host, str(port), prefix=prefix)
         self.host, self.port = host, int(self.read()["port"])
 
-    def manner(self, manner: str) -> None:
-        self.tell("manner", manner=manner)
+    def manner(self, manner: str, *, late: float = 0.0) -> None:
+        self.tell("manner", manner=manner, late=late)
 
     def report(self, within: float = 10.0) -> list[tuple[int, int, str, str]]:
         """All streams since the last report, once they have ended here too."""
@@ -114,6 +114,14 @@ class Client(Program):
     def run(self, host: str, port: int, *, seed: int, **load: Any) -> Ends:
         self.begin(host, port, seed=seed, **load)
         return self.ends()
+
+    def abort(self, *, every: int = 1) -> int:
+        """Reset every n-th stream from this side. Returns how many."""
+        return int(self.tell("abort", every=every)["aborted"])
+
+    def knock(self, host: str, port: int, *, count: int, how: str) -> None:
+        """Connections that say nothing and go at once."""
+        self.tell("knock", host=host, port=port, count=count, how=how)
 
     def probe(self, host: str, port: int, *, seed: int, every: float = 0.01, limit: float = 15.0, **load: Any) -> None:
         self._limit = limit

@@ -1,8 +1,8 @@
 """
 Network namespaces and the wires between them: what the machines of a test are, and what can be done to their network.
 
-Each namespace is kept alive by a process that reads our stdin, and has no name: when the test ends, however it ends, namespaces, wires and rules
-are gone. Routers of different namespaces are reached for administration through their unix sockets, which lie in the file system.
+Each namespace is kept alive by a process that reads our stdin, and has no name: when the test ends, however it ends, namespaces, wires and
+rules are gone. Routers of different namespaces are reached for administration through their unix sockets, which lie in the file system.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Wires:
         if lines:
             self._do(name, [program("ip"), "-batch", "-"], "\n".join(lines) + "\n")
 
-    # ---- Faults. Each returns the monotonic time just before it was asked for -------------------------------------------------------------
+    # ---- Faults. Each returns the monotonic time just before it was asked for ------------------------------------------------------------
 
     def rules(self, one: str, other: str, what: str = "drop", *, inward: bool = True, outward: bool = True) -> float:
         """What the namespace of ``one`` does with all packets of this wire: `drop`, `reject with tcp reset`, `numgen random ... drop`."""
@@ -130,13 +130,12 @@ class Wires:
     def shaped(self, one: str, other: str, megabits: int) -> Iterator[None]:
         """A token bucket on this wire, in the direction away from ``one``."""
         device = self.wire(one, other).device(one)
-        self._do(
-            one, [program("tc"), "qdisc", "add", "dev", device, "root", "tbf", *f"rate {megabits}mbit burst 64kb latency 100ms".split()]
-        )
+        bucket = f"tbf rate {megabits}mbit burst 64kb latency 100ms"
+        self._do(one, [program("tc"), *f"qdisc add dev {device} root {bucket}".split()])
         try:
             yield
         finally:
-            self._do(one, [program("tc"), "qdisc", "del", "dev", device, "root"])
+            self._do(one, [program("tc"), *f"qdisc del dev {device} root".split()])
 
     def close(self) -> None:
         for keeper in self._keepers.values():
