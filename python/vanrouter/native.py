@@ -318,6 +318,9 @@ class NativePlane:
     def set_siblings(self, boots: list[int]) -> None:
         self._running().set_siblings(boots)
 
+    def set_hop_limit(self, limit: int) -> None:
+        self._running().set_hop_limit(limit)
+
     def leave(self) -> None:
         self._running().leave()
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 from applications import close_clients
+from network import TRIPLES, Line
 from plane_harness import KINDS, PAIRS, Pair, Router
 from site_credentials import Site
 
@@ -28,6 +29,20 @@ def kind(request: pytest.FixtureRequest) -> str:
 async def pair(kinds: str, nursery: trio.Nursery) -> Pair:
     """Two linked routers, quick to give up on clients nobody serves."""
     linked = Pair(kinds, refuse_after=0.6, listener_linger=0.5)
+    await linked.start(nursery)
+    return linked
+
+
+@pytest.fixture(params=TRIPLES)
+def triple(request: pytest.FixtureRequest) -> str:
+    """The planes of a line, ingress first."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def line(triple: str, nursery: trio.Nursery) -> Line:
+    """Three routers in a row, quick to give up on clients nobody serves."""
+    linked = Line(triple, refuse_after=0.6, listener_linger=0.5)
     await linked.start(nursery)
     return linked
 

@@ -91,6 +91,7 @@ class Router:
         self.incoming: list[Incoming] = []
         self.visitors: list[Visitor] = []
         self.in_force = -1
+        self.dialled: set[str] = set()  # names of links that a network of them put here
         self._something = trio.Event()
         self._scope = trio.CancelScope()
         self._stopped = trio.Event()

@@ -14,13 +14,14 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from site_credentials import Authority, Site
 
-from vanrouter.model import boot_number, site_id_to_bytes
+from vanrouter.model import RouterId, boot_number, site_id_to_bytes
 from vanrouter.plane import Credential
 
 HELLO, OPEN, OPEN_OK, OPEN_ERR, DATA, CREDIT, CREDIT_RETURN, FIN, RESET, ACK, PING, PONG, GOAWAY, MOVE, EARLY = range(1, 16)
@@ -45,6 +46,42 @@ def u32(*numbers: int) -> bytes:
 
 def u64(number: int) -> bytes:
     return struct.pack(">Q", number)
+
+
+def router_bytes(router: str) -> bytes:
+    """The 40 bytes of a router id."""
+    id_ = RouterId.parse(router)
+    return site_id_to_bytes(id_.site) + u64(id_.boot)
+
+
+class OpenFrame(NamedTuple):
+    """An OPEN, taken apart."""
+
+    stream: int
+    destination: bytes  # site and boot number
+    source: bytes
+    uuid: bytes
+    credit: int
+    hop_limit: int
+    key: bytes
+    attributes: bytes
+    early: bytes
+
+
+def taken_apart(stream: int, payload: bytes) -> OpenFrame:
+    at = 102 + payload[101]
+    size = int.from_bytes(payload[at : at + 2], "big")
+    return OpenFrame(
+        stream=stream,
+        destination=payload[:40],
+        source=payload[40:80],
+        uuid=payload[80:96],
+        credit=int.from_bytes(payload[96:100], "big"),
+        hop_limit=payload[100],
+        key=payload[102:at],
+        attributes=payload[at + 2 : at + 2 + size],
+        early=payload[at + 2 + size :],
+    )
 
 
 def _context(credential: Credential, *, server: bool, alpn: list[str] | None) -> ssl.SSLContext:
@@ -87,6 +124,10 @@ class ScriptedPeer:
         self._stream = stream
         self._buffer = bytearray()
 
+    @property
+    def id(self) -> str:
+        return str(RouterId(self.site.id, self.boot))
+
     def hello_attributes(self) -> dict[int, bytes]:
         return {
             1: self.site.identity_key,
@@ -102,10 +143,24 @@ class ScriptedPeer:
         pairs = [(kind, value) for kind, value in values.items() if value is not None]
         return frame(0, HELLO, bytes([version]) + attributes(*pairs) + tail)
 
-    def open(self, stream: int, key: str = "k", *, credit: int = 65_536, early: bytes = b"", source: bytes | None = None) -> bytes:
+    def open(
+        self,
+        stream: int,
+        key: str = "k",
+        *,
+        credit: int = 65_536,
+        early: bytes = b"",
+        source: bytes | None = None,
+        destination: str = "",
+        hop_limit: int = 8,
+        uuid: bytes = b"",
+        attributes: bytes = b"",
+    ) -> bytes:
+        """``destination``: a router id as text; none: whoever gets it."""
         raw = key.encode()
-        payload = bytes(40) + (source or site_id_to_bytes(self.site.id)) + u64(self.boot) + os.urandom(16) + u32(credit)
-        payload += bytes([8, len(raw)]) + raw + b"\0\0" + early
+        payload = router_bytes(destination) if destination else bytes(40)
+        payload += (source or site_id_to_bytes(self.site.id)) + u64(self.boot) + (uuid or os.urandom(16)) + u32(credit)
+        payload += bytes([hop_limit, len(raw)]) + raw + struct.pack(">H", len(attributes)) + attributes + early
         return frame(stream, OPEN, payload)
 
     async def send(self, *frames: bytes) -> None:
@@ -141,6 +196,17 @@ class ScriptedPeer:
                 if got[1] == kind and stream in (None, got[0]):
                     return got[2]
 
+    async def until_open(self, within: float = 3.0) -> OpenFrame:
+        """Skip frames until an OPEN."""
+        with trio.fail_after(within):
+            while True:
+                got = await self.frame()
+                assert got is not None, "the lane ended before OPEN"
+                if got[1] == PING:
+                    await self.send(frame(0, PONG, got[2]))
+                if got[1] == OPEN:
+                    return taken_apart(got[0], got[2])
+
     async def the_end(self, within: float = 3.0) -> tuple[int | None, list[tuple[int, int, bytes]]]:
         """Wait until the lane is closed. The code of the GOAWAY that said why, and every frame before the end."""
         code, frames = None, []
@@ -151,9 +217,13 @@ class ScriptedPeer:
                     code = got[2][0]
         return code, frames
 
-    async def greet(self) -> None:
-        await self.send(self.hello())
+    async def greet(self, changes: dict[int, bytes | None] | None = None) -> None:
+        await self.send(self.hello(changes))
         await self.until(HELLO)
+
+    async def hang_up(self) -> None:
+        """Gone without a word."""
+        await self._stream.transport_stream.aclose()
 
     async def is_alive(self) -> None:
         """The lane answers."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from vanrouter.baseline.credit import Budget
-from vanrouter.baseline.frame import FrameDecoder, GoAwayCode
+from vanrouter.baseline.frame import FrameDecoder, FrameType, GoAwayCode
 from vanrouter.baseline.handshake import Credits, Hello
 from vanrouter.baseline.liveness import Liveness
 from vanrouter.baseline.outbox import Outbox
@@ -76,15 +76,15 @@ class Books:
     def is_unanswered(stream: Stream) -> bool:
         return stream.ours and not stream.answered
 
-    def reset(self, stream: Stream, stream_class: StreamClass, reason: str) -> None:
-        """Abandon both directions. Nothing that was queued goes out any more."""
+    def reset(self, stream: Stream, stream_class: StreamClass, reason: str, *, kind: FrameType = FrameType.RESET) -> None:
+        """Abandon both directions. Nothing that was queued goes out any more. ``kind``: OPEN_ERR says that the target saw nothing."""
         if stream.is_gone:
             return
         if not stream.ours and not stream.answered:
             self._give_back_open()
         self._forget(stream)
         if stream.open_sent or not stream.ours:
-            stream.due_reset = (stream_class, reason)
+            stream.due_reset = (kind, stream_class, reason)
             self._resetting += 1
             self._outbox.urgent[stream] = None
 

@@ -1,4 +1,4 @@
-"""Streams that come over a lane: find the target here, connect, and only then answer."""
+"""Streams that come over a lane: find the target here, connect, and only then answer. What is for another router goes on to it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from vanrouter.baseline.lane import Lane
 from vanrouter.baseline.pump import SocketPump
 from vanrouter.baseline.records import StreamRecord
 from vanrouter.baseline.sockets import AppSocket, reset_on_close
+from vanrouter.baseline.transit import forward
 from vanrouter.model import StreamClass, site_id_to_bytes
 
 if TYPE_CHECKING:
@@ -21,8 +22,15 @@ __all__ = ["serve_open"]
 
 
 def serve_open(plane: BaselinePlane, lane: Lane, far: LaneFar, open_: Open) -> None:
-    """Answer at once where that is possible, else in a task of its own."""
+    """Answer at once where that is possible, else in a task of its own; or pass it on toward its destination."""
     refusal = _refusal(plane, lane, open_)
+    if not _is_for_us(plane, open_):
+        refusal = refusal or forward(plane, lane, far, open_)
+        if refusal is not None:
+            far.refuse(*refusal)
+        return
+    if refusal is None and plane.targets.choose_connector(open_.routing_key, set()) is None:
+        refusal = StreamClass.REFUSED, f"no target of {open_.routing_key!r} is here"
     if refusal is not None:
         plane.totals.counters.streams_refused += 1
         far.refuse(*refusal)
@@ -55,12 +63,12 @@ def _refusal(plane: BaselinePlane, lane: Lane, open_: Open) -> tuple[StreamClass
         return StreamClass.POLICY, "an edge opens streams of its own site only"
     if trunk is None or trunk.stream_count > plane.config.max_streams_per_link:
         return StreamClass.RESOURCE, f"more than {plane.config.max_streams_per_link} streams on this link"
-    ours = (plane.site_bytes, plane.router.boot)
-    if (open_.destination_site, open_.destination_boot) not in (ours, (bytes(32), 0), (plane.site_bytes, 0)):
-        return StreamClass.LINK, "this router forwards no streams"
-    if plane.targets.choose_connector(open_.routing_key, set()) is None:
-        return StreamClass.REFUSED, f"no target of {open_.routing_key!r} is here"
     return None
+
+
+def _is_for_us(plane: BaselinePlane, open_: Open) -> bool:
+    ours = (plane.site_bytes, plane.router.boot)
+    return (open_.destination_site, open_.destination_boot) in (ours, (bytes(32), 0), (plane.site_bytes, 0))
 
 
 async def _connect(plane: BaselinePlane, far: LaneFar, pump: SocketPump, open_: Open) -> None:

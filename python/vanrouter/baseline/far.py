@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vanrouter.baseline.lane import Lane
     from vanrouter.baseline.stream import Stream
 
-__all__ = ["Answer", "Far", "LaneFar", "LocalFar", "Owner", "Parked", "join_locally"]
+__all__ = ["Answer", "Answering", "Far", "LaneFar", "LocalFar", "Owner", "Parked", "join_locally"]
 
 
 class Owner(Protocol):
@@ -93,7 +93,7 @@ class LaneFar:
         self._lane = lane
         self._stream = stream
         self.owner = owner
-        self.answer: Answer | None = None  # of a stream that we opened, until it is answered
+        self.answer: Answering | None = None  # of a stream that we opened, until it is answered
         self.kept: bytearray | None = None  # early data, until the answer, if it may have to be sent elsewhere
         self.ended = False
 
@@ -105,12 +105,17 @@ class LaneFar:
     def has_sent_early(self) -> bool:
         return self._stream.early_sent > 0
 
+    @property
+    def queued(self) -> int:
+        """Bytes that the lane has not written yet."""
+        return self._stream.queued
+
     def room(self) -> int:
         if self._stream.is_gone:
             return 0
         return min(self._lane.mux.room(self._stream), self.MOST_QUEUED - self._stream.queued)
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         if self.kept is not None:
             self.kept += data
         self._lane.mux.send(self._stream, data)
@@ -141,6 +146,15 @@ class LaneFar:
         mux.consumed(self._stream, size, trio.current_time())
         if mux.has_data_to_send:
             self._lane.kick()
+
+
+class Answering(Protocol):
+    """Who waits for the answer to an OPEN."""
+
+    def accept(self) -> None: ...
+
+    def refuse(self, stream_class: StreamClass, reason: str, *, lost: bool = False) -> None:
+        """OPEN_ERR, or none will come: the stream was reset, or the lane was lost."""
 
 
 class Answer:

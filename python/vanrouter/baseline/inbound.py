@@ -146,7 +146,7 @@ class Inbound(Books):
         stream = Stream(id_, open_, ReceiveWindow(self._budget, now), ours=False, credit=0, owner=None, now=now)
         stream.early_stored = early
         self._streams[id_] = stream
-        self.reset(stream, StreamClass.RESOURCE, "the router's memory budget is used up")
+        self.reset(stream, StreamClass.RESOURCE, "the router's memory budget is used up", kind=FrameType.OPEN_ERR)
 
     def _open_ok_untrusted(self, frame: Frame, _now: float, events: list[Event]) -> None:
         if len(frame.payload) < 4:

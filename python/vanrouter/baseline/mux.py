@@ -23,7 +23,7 @@ import msgspec
 
 from vanrouter.baseline.books import MAX_EARLY, MAX_MESSAGE
 from vanrouter.baseline.credit import FLOOR, ReceiveWindow
-from vanrouter.baseline.frame import GoAwayCode, Open
+from vanrouter.baseline.frame import FrameType, GoAwayCode, Open
 from vanrouter.baseline.inbound import Inbound
 from vanrouter.baseline.liveness import Health
 from vanrouter.baseline.outbox import LAST_ID, Chunks
@@ -106,7 +106,7 @@ class Mux(Inbound):
         """Answer OPEN_ERR: the target saw nothing."""
         assert not stream.ours
         assert not stream.answered
-        self.reset(stream, stream_class, reason)
+        self.reset(stream, stream_class, reason, kind=FrameType.OPEN_ERR)
 
     def room(self, stream: Stream) -> int:
         """How many bytes the stream may take now. Before the answer it is early data."""

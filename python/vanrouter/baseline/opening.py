@@ -69,6 +69,7 @@ class Opening:
             last = await (self._try_here(target) if isinstance(target, Here) else self._try_there(target))
             if last is None or last.stream_class not in RETRYABLE:
                 return last
+            self._search.failed(target, last.stream_class)
         return last or Failure(StreamClass.REFUSED, f"no target of {self._keys} answered within {OPEN_DEADLINE:.0f} s")
 
     @property

@@ -129,8 +129,8 @@ class Outbox:
             out.append(encode(stream.id, FrameType.OPEN_OK, stream.window.outstanding.to_bytes(4, "big")))
             stream.due_answer = False
         if stream.due_reset is not None:
-            kind = FrameType.RESET if stream.answered or stream.ours else FrameType.OPEN_ERR
-            out.append(encode(stream.id, kind, encode_class_and_reason(*stream.due_reset)))
+            kind, stream_class, reason = stream.due_reset
+            out.append(encode(stream.id, kind, encode_class_and_reason(stream_class, reason)))
             self.written_resets.append(stream)
             return
         if stream.due_credit:

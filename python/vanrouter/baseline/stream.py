@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vanrouter.baseline.credit import ReceiveWindow
-    from vanrouter.baseline.frame import Open
+    from vanrouter.baseline.frame import FrameType, Open
     from vanrouter.model import StreamClass
 
 __all__ = ["Stream"]
@@ -79,7 +79,7 @@ class Stream:
         self.due_answer = False
         self.due_credit = 0
         self.due_return = 0
-        self.due_reset: tuple[StreamClass, str] | None = None
+        self.due_reset: tuple[FrameType, StreamClass, str] | None = None  # RESET, or OPEN_ERR
 
     @property
     def uuid(self) -> bytes:

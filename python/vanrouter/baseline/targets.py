@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -16,6 +16,7 @@ from vanrouter.baseline.choice import DOUBTFUL, DRAINING, SOUND, Candidate, Turn
 from vanrouter.baseline.sockets import connect_tcp
 from vanrouter.baseline.table import Table
 from vanrouter.baseline.trunk import Trunk
+from vanrouter.model import StreamClass
 from vanrouter.plane import AnyEntry, Connector, ConnectorState, KeyWeight, Listener, Route, Strategy
 
 __all__ = ["Here", "Search", "Targets", "There", "keys_of"]
@@ -75,16 +76,17 @@ class Targets:
         trunks = [self._trunks.get(name) for name in path.next_hops] if path else []
         return [trunk for trunk in trunks if trunk is not None and (not trunk.is_edge or trunk.text == router)]
 
-    def next_hop(self, router: str, *, never: str = "") -> Trunk | None:
-        """The link for one more stream toward a router, but not the one with the router ``never``."""
-        trunks = {trunk.text: trunk for trunk in self._hops(router) if trunk.takes_streams and trunk.text != never}
+    def next_hop(self, router: str, tried: Container[tuple[str, str]] = ()) -> Trunk | None:
+        """The link for one more stream toward a router; but none that is ``tried``: (router, next hop)."""
+        trunks = {trunk.text: trunk for trunk in self._hops(router) if trunk.takes_streams and (router, trunk.text) not in tried}
         best = choose(
             Candidate(name=name, outstanding=trunk.stream_count, doubt=_doubt(trunk), last_chosen=trunk.last_chosen)
             for name, trunk in trunks.items()
         )
         return trunks[best.name] if best else None
 
-    def candidates(self, routing_key: str, tried: set[tuple[str, str]]) -> dict[Candidate, Here | There]:
+    def candidates(self, routing_key: str, tried: Container[tuple[str, str]]) -> dict[Candidate, Here | There]:
+        """The targets of a key that may be asked. ``tried``: (routing key, target) and (router, next hop), which may not."""
         found: dict[Candidate, Here | There] = {}
         for connector in self._table.connectors(routing_key):
             if (routing_key, connector.name) not in tried:
@@ -94,7 +96,7 @@ class Targets:
         route = self._table.route(routing_key)
         for target in route.targets if route else ():
             path = self._table.path(target.router)
-            trunk = self.next_hop(target.router)
+            trunk = self.next_hop(target.router, tried)
             if path is not None and trunk is not None and (routing_key, target.router) not in tried:
                 there = There(routing_key, target.router, trunk)
                 found[self._candidate(there, cost=path.cost + target.cost, doubt=_doubt(trunk))] = there
@@ -112,7 +114,7 @@ class Targets:
 
     # ---- Choosing ----------------------------------------------------------------------------------------------------------------
 
-    def choose_connector(self, routing_key: str, tried: set[tuple[str, str]]) -> Connector | None:
+    def choose_connector(self, routing_key: str, tried: Container[tuple[str, str]]) -> Connector | None:
         """The best target here that was not tried yet, for a stream of another router."""
         found = {candidate: target for candidate, target in self.candidates(routing_key, tried).items() if isinstance(target, Here)}
         best = choose(found)
@@ -173,9 +175,10 @@ class Targets:
 
 class Search:
     """
-    One stream's search: the next target that it has not tried, until there is none.
+    One stream's search: the best target that has not ``failed``, until there is none.
 
-    With several keys it stays with one while that has a target left, and goes on with another one afterwards.
+    Only ``refused`` is the target's own word; with another class it may have been a router on the way, and another next hop is tried. With several keys it stays with one while that has
+    a target left, and goes on with another one afterwards.
     """
 
     def __init__(self, targets: Targets, keys: Sequence[KeyWeight], strategy: Strategy) -> None:
@@ -195,9 +198,13 @@ class Search:
         best = choose(found, self._strategy)
         if best is None:
             return None
-        target = found[best]
-        self._tried.add((target.routing_key, target.name))
-        return target
+        return found[best]
+
+    def failed(self, target: Here | There, stream_class: StreamClass) -> None:
+        if isinstance(target, There) and stream_class is not StreamClass.REFUSED:
+            self._tried.add((target.router, target.trunk.text))
+        else:
+            self._tried.add((target.routing_key, target.name))
 
     def start_again(self) -> None:
         self._tried.clear()

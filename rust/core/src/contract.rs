@@ -34,6 +34,8 @@ pub struct PlaneConfig {
     pub per_source_limit: u32,
     /// Handshakes per second from one source; 0: no limit.
     pub handshakes_per_second: u32,
+    /// We carry no transit.
+    pub edge: bool,
 }
 
 /// One piece of the forwarding state.
@@ -46,6 +48,7 @@ pub enum Entry {
     Link(LinkEntry),
     Listener(ListenerEntry),
     Connector(ConnectorEntry),
+    Path(PathEntry),
     Route(RouteEntry),
 }
 
@@ -59,6 +62,7 @@ impl Entry {
             Self::Link(e) => ("link", &e.name),
             Self::Listener(e) => ("listener", &e.name),
             Self::Connector(e) => ("connector", &e.name),
+            Self::Path(e) => ("path", &e.name),
             Self::Route(e) => ("route", &e.name),
         };
         Ref {
@@ -106,6 +110,27 @@ pub struct ListenerEntry {
     pub host: String,
     pub port: u16,
     pub routing_key: String,
+    pub strategy: Strategy,
+    pub keys: Vec<KeyWeight>,
+}
+
+/// How a listener chooses.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Strategy {
+    #[default]
+    Balanced,
+    Closest,
+    Priority,
+    Weighted,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[allow(missing_docs)]
+pub struct KeyWeight {
+    pub routing_key: String,
+    pub weight: u32,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
@@ -120,6 +145,14 @@ pub struct ConnectorEntry {
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[allow(missing_docs)]
+pub struct PathEntry {
+    pub name: String,
+    pub next_hops: Vec<String>,
+    pub cost: u32,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[allow(missing_docs)]
 pub struct RouteEntry {
     pub name: String,
     pub targets: Vec<RouteTarget>,
@@ -129,7 +162,6 @@ pub struct RouteEntry {
 #[allow(missing_docs)]
 pub struct RouteTarget {
     pub router: String,
-    pub next_hop: String,
     pub cost: u32,
 }
 
@@ -269,6 +301,7 @@ pub struct LinkStateEvent {
     pub lanes_wanted: u32,
     pub suspect: bool,
     pub draining: bool,
+    pub edge: bool,
     pub cost: u32,
     pub dialled: Vec<String>,
     pub accepted: Vec<String>,
@@ -311,4 +344,6 @@ pub struct Counters {
     pub by_listener: std::collections::BTreeMap<String, Vec<u64>>,
     pub by_connector: std::collections::BTreeMap<String, Vec<u64>>,
     pub by_link: std::collections::BTreeMap<String, Vec<u64>>,
+    pub transit_open: u64,
+    pub transit_total: u64,
 }

@@ -123,6 +123,8 @@ pub struct ControlConfig {
     pub per_source_limit: usize,
     /// From one source, with a burst of twice that; 0: no limit per source.
     pub handshakes_per_second: u32,
+    /// We carry no transit, and say so in HELLO.
+    pub edge: bool,
 }
 
 /// One of our listening sockets, duplicated for a successor.
@@ -214,6 +216,7 @@ impl Control {
                 lanes_wanted: config.workers.max(1),
                 software: config.software,
                 siblings: Vec::new(),
+                edge: config.edge,
             },
             gate: Gate::new(
                 config.per_source_limit,

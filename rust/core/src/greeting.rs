@@ -39,6 +39,8 @@ pub struct Myself {
     pub software: String,
     /// Boot numbers of the site's live routers.
     pub siblings: Vec<u64>,
+    /// We carry no transit.
+    pub edge: bool,
 }
 
 /// In one word why there is no lane: the words of `DialResult` in `plane.py`.
@@ -434,6 +436,7 @@ impl Greeting {
             link_name,
             software: me.software.clone(),
             features: 0,
+            edge: me.edge,
         };
         if let Err(error) = records.seal(&hello.frame(), &mut self.outgoing) {
             return Some(self.over(tls_refusal(&error, address)));

@@ -21,6 +21,8 @@ pub const MAX_LABEL: usize = 63;
 /// Greatest cost of a link.
 pub const MAX_COST: u32 = 1_000_000;
 
+/// Attribute 12 of a router that is an edge; any other value is an interior's.
+const EDGE: u8 = 1;
 /// What an identity statement's signature covers, in front of leaf and end date.
 const STATEMENT_CONTEXT: &[u8] = b"vanrouter identity statement v1\0";
 /// SubjectPublicKeyInfo of an uncompressed P-256 point, up to the point.
@@ -297,6 +299,8 @@ pub struct Hello {
     pub software: String,
     /// Both must have set a bit for that feature to be used.
     pub features: u64,
+    /// It carries no transit, and its OPENs are its own site's.
+    pub edge: bool,
 }
 
 impl Hello {
@@ -333,6 +337,9 @@ impl Hello {
         }
         if self.features != 0 {
             put_attribute(out, 11, &self.features.to_be_bytes());
+        }
+        if self.edge {
+            put_attribute(out, 12, &[EDGE]);
         }
     }
 
@@ -403,6 +410,10 @@ impl Hello {
             link_name: text(find(9), "link name")?,
             software: text(find(10), "software name")?,
             features: find(11).map_or(Ok(0), |value| number(value, "feature set"))?,
+            edge: find(12).map_or(Ok(false), |value| match value {
+                [role] => Ok(*role == EDGE),
+                _ => Err(HelloError::Malformed("role")),
+            })?,
         })
     }
 

@@ -4,6 +4,7 @@
 //! parts own sockets and threads.
 
 pub mod certificate;
+pub mod chance;
 pub mod contract;
 pub mod control;
 pub mod credit;

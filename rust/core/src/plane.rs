@@ -12,7 +12,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -44,6 +44,8 @@ const MOST_ROUTERS: usize = 64;
 /// Lanes of one trunk at once, and of all trunks with one site: each has credit before it has shown that it needs any.
 const MOST_TRUNK_LANES: usize = 16;
 const MOST_SITE_LANES: usize = 128;
+/// Routers that a stream of ours may cross, until the control plane says better.
+const HOP_LIMIT: u8 = 32;
 /// Control messages that wait per link.
 const MOST_MESSAGES: usize = crate::worker::MOST_MESSAGES;
 /// Largest control message.
@@ -135,6 +137,10 @@ impl Plane {
             table: ArcSwap::default(),
             events: Events::new()?,
             refusing: AtomicBool::new(false),
+            edge: config.edge,
+            hop_limit: AtomicU8::new(HOP_LIMIT),
+            transit_open: AtomicU64::new(0),
+            transit_total: AtomicU64::new(0),
             streams_total: AtomicU64::new(0),
             streams_open: AtomicU64::new(0),
             streams_refused: AtomicU64::new(0),
@@ -196,6 +202,7 @@ impl Plane {
                 software: concat!("vanrouter-core ", env!("CARGO_PKG_VERSION")).to_owned(),
                 per_source_limit: config.per_source_limit as usize,
                 handshakes_per_second: config.handshakes_per_second,
+                edge: config.edge,
             },
             Box::new(Callbacks {
                 inner: Arc::clone(&inner),
@@ -309,6 +316,20 @@ impl Plane {
     /// The site's live routers, for the HELLO of new lanes.
     pub fn set_siblings(&self, boots: Vec<u64>) {
         self.control.set_siblings(boots);
+    }
+
+    /// Routers that OPENs of ours may cross from now on.
+    ///
+    /// # Errors
+    /// It is 0.
+    pub fn set_hop_limit(&self, limit: u8) -> Result<(), PlaneError> {
+        if limit == 0 {
+            return Err(PlaneError::Config(
+                "a hop limit of 0: it must be 1 to 255".to_owned(),
+            ));
+        }
+        self.inner.shared.hop_limit.store(limit, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The grace begins: peers choose others first, everything is served.
@@ -431,6 +452,8 @@ impl Plane {
             probes: get(&shared.probes),
             bytes_granted: shared.budget.used(),
             events_dropped: shared.events.dropped(),
+            transit_open: get(&shared.transit_open),
+            transit_total: get(&shared.transit_total),
             ..Counters::default()
         };
         self.inner.state().tallies(&mut counters);
@@ -514,6 +537,7 @@ impl Outcome for Callbacks {
             Some(trunk) => (Arc::clone(trunk), false),
             None => {
                 let trunk = Arc::new(Trunk::new(router));
+                trunk.set_edge(lane.peer.edge);
                 table.trunks.insert(router, Arc::clone(&trunk));
                 shared.table.store(Arc::new(table));
                 (trunk, true)

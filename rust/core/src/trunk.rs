@@ -116,8 +116,12 @@ pub struct Trunk {
     pub router: RouterId,
     /// It announced that it is leaving: others first.
     pub draining: AtomicBool,
+    /// It carries no transit.
+    edge: AtomicBool,
     /// Control messages that wait for credit.
     pub messages: AtomicUsize,
+    /// When a stream chose it last; see `table.rs`.
+    pub chosen: AtomicU64,
     /// Bytes of lanes that are gone: sent, received.
     past: [AtomicU64; 2],
     lanes: ArcSwap<Vec<Arc<LaneRef>>>,
@@ -131,11 +135,34 @@ impl Trunk {
         Self {
             router,
             draining: AtomicBool::new(false),
+            edge: AtomicBool::new(false),
+            chosen: AtomicU64::new(0),
             messages: AtomicUsize::new(0),
             past: Default::default(),
             lanes: ArcSwap::default(),
             facts: Mutex::default(),
         }
+    }
+
+    /// What its HELLO said it is.
+    pub fn set_edge(&self, edge: bool) {
+        self.edge.store(edge, Ordering::Relaxed);
+    }
+
+    /// Whether it carries no transit.
+    #[must_use]
+    pub fn is_edge(&self) -> bool {
+        self.edge.load(Ordering::Relaxed)
+    }
+
+    /// Streams on all its lanes, ours and theirs.
+    #[must_use]
+    pub fn streams(&self) -> u32 {
+        let lanes = self.lanes.load();
+        lanes
+            .iter()
+            .map(|l| l.streams.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// The lanes, oldest first.
@@ -265,6 +292,7 @@ impl Trunk {
             lanes_wanted: facts.lanes_wanted + replaced,
             suspect: !lanes.is_empty() && lanes.iter().all(|l| l.health() == LaneHealth::Suspect),
             draining,
+            edge: self.is_edge(),
             cost: facts.cost,
             dialled,
             accepted,

@@ -24,7 +24,7 @@ pub(crate) use socket::set_keepalive;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -34,13 +34,14 @@ use hashbrown::HashMap;
 use mio::{Events as Ready, Poll, Token, Waker};
 use slab::Slab;
 
-use crate::contract::Event;
+use crate::chance::Chance;
+use crate::contract::{Event, Strategy};
 use crate::control::EstablishedLane;
 use crate::credit::Budget;
 use crate::events::{Events, Slot};
 use crate::handshake::RouterId;
 use crate::payload::{Class, GoAway};
-use crate::table::{Table, Tally};
+use crate::table::{Table, Tally, Weighted};
 use crate::trunk::{LaneRef, Trunk};
 use conn::Conn;
 use lane::{Lane, Scratch};
@@ -67,6 +68,14 @@ pub struct Shared {
     pub events: Events,
     /// New connections and OPENs are refused (drain).
     pub refusing: AtomicBool,
+    /// We carry no transit.
+    pub edge: bool,
+    /// Of OPENs that start here.
+    pub hop_limit: AtomicU8,
+    /// Streams that cross this router now.
+    pub transit_open: AtomicU64,
+    /// That crossed it since start.
+    pub transit_total: AtomicU64,
     /// Streams since start, as seen at their ingress here or their egress here.
     pub streams_total: AtomicU64,
     /// Open now.
@@ -159,8 +168,10 @@ impl Shared {
 pub struct ListenerRef {
     /// Its name.
     pub name: Arc<str>,
-    /// Its key.
-    pub routing_key: Arc<str>,
+    /// How it chooses.
+    pub strategy: Strategy,
+    /// Its keys, at least one.
+    pub keys: Box<[Weighted]>,
     /// What went through.
     pub tally: Arc<Tally>,
 }
@@ -280,6 +291,7 @@ pub struct Worker {
     timed: Vec<ConnId>,
     ticked: Instant,
     scratch: Box<Scratch>,
+    chance: Chance,
     /// Pairs that have more to move.
     busy_pairs: Vec<(ConnId, ConnId)>,
     /// Thousands of streams ended: freed memory goes back to the system on the next tick.
@@ -323,6 +335,7 @@ pub fn create(index: usize, shared: Arc<Shared>) -> io::Result<(Worker, WorkerHa
         timed: Vec::new(),
         ticked: now,
         scratch: Box::new(Scratch::new()),
+        chance: Chance::new(),
         busy_pairs: Vec::new(),
         trim: false,
         stopping: false,

@@ -81,6 +81,7 @@ impl Router {
             software: "test".to_owned(),
             per_source_limit: 16,
             handshakes_per_second: 50,
+            edge: false,
         };
         change(&mut config);
         let (sender, events) = channel();

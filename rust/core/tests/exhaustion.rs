@@ -62,6 +62,7 @@ fn without_file_descriptors_it_waits_without_spinning_and_then_goes_on() {
         software: String::new(),
         per_source_limit: 0,
         handshakes_per_second: 0,
+        edge: false,
     };
     let control = Control::spawn(config, Box::new(Recorder(Mutex::new(sender)))).expect("a thread");
     let next = || {

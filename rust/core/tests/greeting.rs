@@ -607,6 +607,7 @@ fn hello_of(site: &Site, spec: &CredentialSpec) -> Hello {
         link_name: String::new(),
         software: String::new(),
         features: 0,
+        edge: false,
     }
 }
 

@@ -23,6 +23,7 @@ fn hello(site: &Site) -> Hello {
         link_name: String::new(),
         software: String::new(),
         features: 0,
+        edge: false,
     }
 }
 
@@ -58,6 +59,7 @@ proptest! {
         link_name in "[a-z]{0,63}",
         software in "[ -~]{0,63}",
         features in any::<u64>(),
+        edge in any::<bool>(),
     ) {
         let sent = Hello {
             site_name: name,
@@ -68,6 +70,7 @@ proptest! {
             link_name,
             software,
             features,
+            edge,
             ..hello(&Site::new("x"))
         };
         prop_assert_eq!(Hello::decode(&payload(&sent)), Ok(sent.clone()));

@@ -97,6 +97,11 @@ impl PyPlane {
         self.0.set_siblings(boots);
     }
 
+    /// Routers that OPENs of ours may cross from now on.
+    fn set_hop_limit(&self, limit: u8) -> PyResult<()> {
+        self.0.set_hop_limit(limit).map_err(raise)
+    }
+
     /// The grace begins.
     fn leave(&self) {
         self.0.leave();

@@ -45,6 +45,8 @@ pub struct Opening<'a> {
     pub hop_limit: u8,
     /// 1 to 255 bytes.
     pub routing_key: &'a str,
+    /// Whole attributes, as they came.
+    pub attributes: &'a [u8],
     /// Bytes that the application sent already; at most [`MAX_EARLY`].
     pub early: &'a [u8],
     /// The application ended its direction behind them.
@@ -107,10 +109,9 @@ impl Mux {
         let mut stream = Stream::new(id, owner, Flags::ASKED, window, now);
         stream.sent = u64::from(early);
         stream.early_room = MAX_EARLY.saturating_sub(early) as u16;
-        let inside = opening
-            .early
-            .len()
-            .min(Open::room_for_early(opening.routing_key));
+        let inside = opening.early.len().min(
+            Open::room_for_early(opening.routing_key).saturating_sub(opening.attributes.len()),
+        );
         let (inside, behind) = opening.early.split_at(inside);
         Open {
             destination: opening.destination,
@@ -119,7 +120,7 @@ impl Mux {
             credit: stream.granted(),
             hop_limit: opening.hop_limit,
             routing_key: opening.routing_key,
-            attributes: &[],
+            attributes: opening.attributes,
             early: inside,
         }
         .put(&mut self.opening, id);

@@ -41,6 +41,7 @@ fn opening<'a>(early: &'a [u8], fin: bool) -> Opening<'a> {
         uuid: [1; 16],
         hop_limit: 8,
         routing_key: "hello",
+        attributes: &[],
         early,
         fin,
     }

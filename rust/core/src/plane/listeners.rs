@@ -12,10 +12,11 @@ use std::time::Instant;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::state::State;
-use crate::contract::{Event, ListenerEntry};
+use crate::contract::{Event, KeyWeight, ListenerEntry};
 use crate::control::BindStatus;
 use crate::events::Slot;
 use crate::limits;
+use crate::table::Weighted;
 use crate::worker::{Job, ListenerRef, Shared, set_keepalive};
 
 /// Ports that are tried when any will do.
@@ -36,6 +37,30 @@ pub(super) struct ListenerState {
     status: BindStatus,
 }
 
+impl ListenerState {
+    /// Whether one of its keys is.
+    fn is_matched(&self, shared: &Shared) -> bool {
+        let table = shared.table.load();
+        let keys = &self.reference.keys;
+        keys.iter().any(|key| table.is_matched(&key.routing_key))
+    }
+}
+
+/// The keys of a listener, at least one.
+fn keys_of(entry: &ListenerEntry) -> Box<[Weighted]> {
+    if entry.keys.is_empty() {
+        return Box::new([Weighted {
+            routing_key: Arc::from(entry.routing_key.as_str()),
+            weight: 1,
+        }]);
+    }
+    let weighted = |key: &KeyWeight| Weighted {
+        routing_key: Arc::from(key.routing_key.as_str()),
+        weight: key.weight,
+    };
+    entry.keys.iter().map(weighted).collect()
+}
+
 impl State {
     pub fn put_listener(&mut self, shared: &Shared, entry: &ListenerEntry, now: Instant) {
         let Ok(ip) = entry.host.parse() else { return };
@@ -46,7 +71,8 @@ impl State {
             .map_or_else(Arc::default, |l| Arc::clone(&l.reference.tally));
         let reference = Arc::new(ListenerRef {
             name: Arc::from(entry.name.as_str()),
-            routing_key: Arc::from(entry.routing_key.as_str()),
+            strategy: entry.strategy,
+            keys: keys_of(entry),
             tally,
         });
         let mut listener = ListenerState {
@@ -84,12 +110,14 @@ impl State {
             listener.unmatched_since = Some(now);
         }
         publish(shared, &entry.name, &listener, &error);
-        self.by_key
-            .entry(Arc::clone(&reference.routing_key))
-            .or_default()
-            .insert(entry.name.clone());
+        for key in &reference.keys {
+            self.by_key
+                .entry(Arc::clone(&key.routing_key))
+                .or_default()
+                .insert(entry.name.clone());
+        }
         self.listeners.insert(entry.name.clone(), listener);
-        self.rematch(shared, &reference.routing_key, now);
+        self.rematch_listener(shared, entry.name.clone(), now);
     }
 
     pub fn drop_listener(&mut self, shared: &Shared, name: &str) {
@@ -116,10 +144,12 @@ impl State {
     /// Out of the maps; the workers let go of its socket.
     fn take_listener(&mut self, shared: &Shared, name: &str) -> Option<ListenerState> {
         let listener = self.listeners.remove(name)?;
-        if let Some(names) = self.by_key.get_mut(&listener.reference.routing_key) {
-            names.remove(name);
-            if names.is_empty() {
-                self.by_key.remove(&listener.reference.routing_key);
+        for key in &listener.reference.keys {
+            if let Some(names) = self.by_key.get_mut(&key.routing_key) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.by_key.remove(&key.routing_key);
+                }
             }
         }
         if let Some(id) = listener.listening {
@@ -176,7 +206,6 @@ impl State {
 
     /// Whether the listeners of a key are matched may have changed.
     pub fn rematch(&mut self, shared: &Shared, key: &Arc<str>, now: Instant) {
-        let matched = shared.table.load().is_matched(key);
         let names: Vec<String> = self
             .by_key
             .get(key)
@@ -185,17 +214,21 @@ impl State {
             .cloned()
             .collect();
         for name in names {
-            let Some(mut listener) = self.listeners.remove(&name) else {
-                continue;
-            };
-            if matched {
-                listener.unmatched_since = None;
-                self.begin(shared, &name, &mut listener, now);
-            } else if listener.listening.is_some() {
-                listener.unmatched_since.get_or_insert(now);
-            }
-            self.listeners.insert(name, listener);
+            self.rematch_listener(shared, name, now);
         }
+    }
+
+    fn rematch_listener(&mut self, shared: &Shared, name: String, now: Instant) {
+        let Some(mut listener) = self.listeners.remove(&name) else {
+            return;
+        };
+        if listener.is_matched(shared) {
+            listener.unmatched_since = None;
+            self.begin(shared, &name, &mut listener, now);
+        } else if listener.listening.is_some() {
+            listener.unmatched_since.get_or_insert(now);
+        }
+        self.listeners.insert(name, listener);
     }
 
     fn begin(&mut self, shared: &Shared, name: &str, listener: &mut ListenerState, now: Instant) {
@@ -262,12 +295,7 @@ impl State {
                 if !error.is_empty() && listener.status != before {
                     publish(shared, &name, &listener, &error);
                 }
-                if listener.socket.is_some()
-                    && shared
-                        .table
-                        .load()
-                        .is_matched(&listener.reference.routing_key)
-                {
+                if listener.socket.is_some() && listener.is_matched(shared) {
                     self.begin(shared, &name, &mut listener, now);
                 }
             }

@@ -4,19 +4,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use super::listeners::ListenerState;
 use super::{Plane, PlaneError, address, duplicate, router_id};
 use crate::contract::{
-    ConnectorEntry, Counters, CredentialEntry, Entry, Event, LinkEntry, Ref, RouteEntry,
+    ConnectorEntry, Counters, CredentialEntry, Entry, Event, LinkEntry, ListenerEntry, PathEntry,
+    Ref, RouteEntry, Strategy,
 };
 use crate::events::Slot;
 use crate::handshake::{RouterId, site_from_text};
-use crate::table::{KeyEntry, Remote, Table, Tally, Target};
+use crate::table::{KeyEntry, Path, Remote, Table, Tally, Target};
 use crate::tls::CredentialSpec;
 use crate::worker::{Job, Shared};
+
+/// Next hops of one path.
+const MOST_NEXT_HOPS: usize = 8;
 
 /// See the module.
 #[derive(Debug)]
@@ -27,8 +30,12 @@ pub(super) struct State {
     pub listeners: BTreeMap<String, ListenerState>,
     /// Listeners by routing key.
     pub by_key: HashMap<Arc<str>, BTreeSet<String>>,
-    /// Routing keys by next hop.
-    by_hop: HashMap<RouterId, HashSet<Arc<str>>>,
+    /// Routing keys by the router where they have targets.
+    by_router: HashMap<RouterId, HashSet<Arc<str>>>,
+    /// Routers by the neighbours that are next hops toward them.
+    by_hop: HashMap<RouterId, HashSet<RouterId>>,
+    /// Routers with a path whose next hop has a lane: only when that changes are their keys looked at.
+    reachable: HashSet<RouterId>,
     pub adopted: HashMap<(IpAddr, u16), OwnedFd>,
     /// A successor has duplicates of the listening sockets: they must not be told to stop listening.
     pub shared_out: bool,
@@ -44,7 +51,9 @@ impl State {
             entries: HashMap::new(),
             listeners: BTreeMap::new(),
             by_key: HashMap::new(),
+            by_router: HashMap::new(),
             by_hop: HashMap::new(),
+            reachable: HashSet::new(),
             adopted,
             shared_out: false,
             linger,
@@ -93,17 +102,81 @@ impl State {
         self.entries.clear();
     }
 
-    /// Listeners of all keys that are reached by this neighbour.
+    /// The trunk to this neighbour came, went or changed: routers behind it may be reachable, or not any more.
     pub fn rematch_by_hop(&mut self, shared: &Shared, hop: RouterId, now: Instant) {
-        let keys: Vec<Arc<str>> = self
+        let behind: Vec<RouterId> = self
             .by_hop
             .get(&hop)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
+        for router in behind {
+            self.rematch_router(shared, router, now);
+        }
+    }
+
+    /// Listeners of all keys with targets at this router, if it is reachable now and was not, or the other way round.
+    fn rematch_router(&mut self, shared: &Shared, router: RouterId, now: Instant) {
+        let changed = if shared.table.load().is_reachable(&router) {
+            self.reachable.insert(router)
+        } else {
+            self.reachable.remove(&router)
+        };
+        if !changed {
+            return;
+        }
+        let keys: Vec<Arc<str>> = self
+            .by_router
+            .get(&router)
             .into_iter()
             .flatten()
             .cloned()
             .collect();
         for key in keys {
             self.rematch(shared, &key, now);
+        }
+    }
+
+    fn put_path(&mut self, table: &mut Table, entry: &PathEntry) -> Result<RouterId, PlaneError> {
+        let router = router_id(&entry.name)?;
+        let next_hops = entry
+            .next_hops
+            .iter()
+            .map(|hop| router_id(hop))
+            .collect::<Result<Vec<_>, _>>()?;
+        let path = Path {
+            next_hops,
+            cost: entry.cost,
+        };
+        self.index_path(table, router, Some(&path));
+        table.paths.insert(router, Arc::new(path));
+        Ok(router)
+    }
+
+    fn drop_path(&mut self, table: &mut Table, name: &str) -> Option<RouterId> {
+        let router = router_id(name).ok()?;
+        self.index_path(table, router, None);
+        table.paths.remove(&router);
+        Some(router)
+    }
+
+    fn index_path(&mut self, table: &Table, router: RouterId, new: Option<&Path>) {
+        for hop in table
+            .paths
+            .get(&router)
+            .into_iter()
+            .flat_map(|p| &p.next_hops)
+        {
+            if let Some(routers) = self.by_hop.get_mut(hop) {
+                routers.remove(&router);
+                if routers.is_empty() {
+                    self.by_hop.remove(hop);
+                }
+            }
+        }
+        for hop in new.into_iter().flat_map(|p| &p.next_hops) {
+            self.by_hop.entry(*hop).or_default().insert(router);
         }
     }
 
@@ -122,13 +195,13 @@ impl State {
         let key: Arc<str> = Arc::from(entry.routing_key.as_str());
         let name: Arc<str> = Arc::from(entry.name.as_str());
         let tally = Arc::clone(self.tallies.entry(Arc::clone(&name)).or_default());
-        let target = Arc::new(Target {
+        let target = Arc::new(Target::new(
             name,
-            routing_key: Arc::clone(&key),
+            Arc::clone(&key),
             address,
             tally,
-            failures: AtomicU32::new(0),
-        });
+            Instant::now(),
+        ));
         let mut serving = table
             .keys
             .get(&key)
@@ -179,14 +252,10 @@ impl State {
         for target in &entry.targets {
             let router = router_id(&target.router)?;
             let known = serving.remote.iter().find(|r| r.router == router);
-            remote.push(Arc::new(Remote {
-                router,
-                next_hop: router_id(&target.next_hop)?,
-                cost: target.cost,
-                outstanding: known.map_or_else(Arc::default, |r| Arc::clone(&r.outstanding)),
-            }));
+            let known = known.map(Arc::as_ref);
+            remote.push(Arc::new(Remote::new(router, target.cost, known)));
         }
-        self.index_hops(&key, &serving, &remote);
+        self.index_route(&key, &serving, &remote);
         serving.remote = remote;
         put_or_remove(table, &key, serving);
         touched.insert(key);
@@ -197,25 +266,25 @@ impl State {
         let key: Arc<str> = Arc::from(name);
         if let Some(serving) = table.keys.get(&key) {
             let mut serving = KeyEntry::clone(serving);
-            self.index_hops(&key, &serving, &[]);
+            self.index_route(&key, &serving, &[]);
             serving.remote.clear();
             put_or_remove(table, &key, serving);
         }
         touched.insert(key);
     }
 
-    fn index_hops(&mut self, key: &Arc<str>, old: &KeyEntry, new: &[Arc<Remote>]) {
+    fn index_route(&mut self, key: &Arc<str>, old: &KeyEntry, new: &[Arc<Remote>]) {
         for remote in &old.remote {
-            if let Some(keys) = self.by_hop.get_mut(&remote.next_hop) {
+            if let Some(keys) = self.by_router.get_mut(&remote.router) {
                 keys.remove(key);
                 if keys.is_empty() {
-                    self.by_hop.remove(&remote.next_hop);
+                    self.by_router.remove(&remote.router);
                 }
             }
         }
         for remote in new {
-            self.by_hop
-                .entry(remote.next_hop)
+            self.by_router
+                .entry(remote.router)
                 .or_default()
                 .insert(Arc::clone(key));
         }
@@ -257,6 +326,7 @@ impl Plane {
         let now = Instant::now();
         let mut table = shared.table.load().as_ref().clone();
         let mut touched = HashSet::new();
+        let mut paths = HashSet::new();
         for reference in drop {
             match reference.kind.as_str() {
                 "credential" => self.control.drop_credential(&reference.name),
@@ -269,6 +339,7 @@ impl Plane {
                 "connector" => {
                     state.drop_connector(&mut table, &reference.name, &mut touched, false)
                 }
+                "path" => paths.extend(state.drop_path(&mut table, &reference.name)),
                 _ => state.drop_route(&mut table, &reference.name, &mut touched),
             }
             state.entries.remove(&reference);
@@ -292,6 +363,9 @@ impl Plane {
                 Entry::Connector(connector) => {
                     state.put_connector(&mut table, connector, &mut touched)
                 }
+                Entry::Path(path) => {
+                    paths.insert(state.put_path(&mut table, path)?);
+                }
                 Entry::Route(route) => state.put_route(&mut table, route, &mut touched)?,
             }
             state.entries.insert(reference, entry);
@@ -303,6 +377,9 @@ impl Plane {
         }
         for key in touched {
             state.rematch(shared, &key, now);
+        }
+        for router in paths {
+            state.rematch_router(shared, router, now);
         }
         // What a predecessor had and nobody wants any more.
         state.adopted.clear();
@@ -323,12 +400,25 @@ impl Plane {
 fn check(entry: &Entry) -> Result<(), PlaneError> {
     match entry {
         Entry::Access(e) => address(&e.host, e.port).map(|_| ()),
-        Entry::Listener(e) => address(&e.host, e.port).map(|_| ()),
+        Entry::Listener(e) => check_listener(e),
         Entry::Connector(e) if !e.embedded => address(&e.host, e.port).map(|_| ()),
-        Entry::Route(e) => e.targets.iter().try_for_each(|t| {
-            router_id(&t.router)?;
-            router_id(&t.next_hop).map(|_| ())
-        }),
+        Entry::Path(e) => {
+            router_id(&e.name)?;
+            if e.next_hops.is_empty() || e.next_hops.len() > MOST_NEXT_HOPS {
+                return Err(PlaneError::Config(format!(
+                    "path {:?}: {} next hops; 1 to {MOST_NEXT_HOPS} are possible",
+                    e.name,
+                    e.next_hops.len()
+                )));
+            }
+            e.next_hops
+                .iter()
+                .try_for_each(|hop| router_id(hop).map(|_| ()))
+        }
+        Entry::Route(e) => e
+            .targets
+            .iter()
+            .try_for_each(|target| router_id(&target.router).map(|_| ())),
         Entry::Link(e)
             if !e.expected_site.is_empty() && site_from_text(&e.expected_site).is_none() =>
         {
@@ -339,6 +429,30 @@ fn check(entry: &Entry) -> Result<(), PlaneError> {
         }
         Entry::Credential(_) | Entry::Connector(_) | Entry::Link(_) => Ok(()),
     }
+}
+
+fn check_listener(entry: &ListenerEntry) -> Result<(), PlaneError> {
+    address(&entry.host, entry.port)?;
+    let wrong = |what: &str| {
+        Err(PlaneError::Config(format!(
+            "listener {:?}: {what}",
+            entry.name
+        )))
+    };
+    let several = matches!(entry.strategy, Strategy::Priority | Strategy::Weighted);
+    if entry.keys.is_empty() {
+        return Ok(());
+    }
+    if !entry.routing_key.is_empty() {
+        return wrong("it has a routing key and a list of them; give one of the two");
+    }
+    if !several {
+        return wrong("a list of routing keys needs the strategy priority or weighted");
+    }
+    if entry.keys.iter().any(|key| key.weight == 0) {
+        return wrong("a weight of 0; leave that key out instead");
+    }
+    Ok(())
 }
 
 fn spec(entry: &CredentialEntry) -> CredentialSpec {

@@ -12,11 +12,12 @@ use super::lane::Lane;
 use super::opening::Opening;
 use super::socket::Socket;
 use super::{ConnId, ListenerRef, Source, Worker, source, token};
+use crate::contract::Strategy;
 use crate::contract::{Event, StreamEndEvent};
 use crate::handshake::RouterId;
 use crate::mux::Key;
 use crate::payload::Class;
-use crate::table::{Remote, Target};
+use crate::table::{Claim, Plan, Target, Weighted};
 
 /// A connect to a target may take so long.
 pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -103,7 +104,8 @@ pub(super) struct Record {
     pub routing_key: Arc<str>,
     pub listener: Option<Arc<ListenerRef>>,
     pub target: Option<Arc<Target>>,
-    pub remote: Option<Arc<Remote>>,
+    /// Its place in the load of the target that was chosen for it.
+    pub claim: Option<Claim>,
     /// The connector's name where the target's own counts are kept elsewhere (the client of a pair).
     pub connector: Option<Arc<str>>,
     pub peer: Option<RouterId>,
@@ -116,6 +118,26 @@ pub(super) struct Record {
     pub seen: bool,
     /// Its target is connected.
     pub answered: bool,
+}
+
+impl Record {
+    /// What this stream may choose from.
+    pub fn plan<T>(&self, choose: impl FnOnce(Plan<'_>) -> T) -> T {
+        let Some(listener) = &self.listener else {
+            let only = [Weighted {
+                routing_key: Arc::clone(&self.routing_key),
+                weight: 1,
+            }];
+            return choose(Plan {
+                strategy: Strategy::Balanced,
+                keys: &only,
+            });
+        };
+        choose(Plan {
+            strategy: listener.strategy,
+            keys: &listener.keys,
+        })
+    }
 }
 
 /// See the module.
@@ -518,9 +540,6 @@ impl Worker {
             }
             if let Some(target) = &record.target {
                 target.tally.open.fetch_sub(1, Relaxed);
-            }
-            if let Some(remote) = &record.remote {
-                remote.outstanding.fetch_sub(1, Relaxed);
             }
         }
         if is_half_of_pair {

@@ -280,6 +280,7 @@ impl Worker {
             return;
         };
         let owners: Vec<u32> = lane.mux.owners().collect();
+        let router = lane.trunk.router;
         let another_lane = lane.trunk.health() == LaneHealth::Open;
         for owner in owners {
             let Some(conn) = self.conns.get(owner as usize) else {
@@ -292,7 +293,7 @@ impl Worker {
             } = &conn.stage
                 && opening.early.is_empty()
                 && !opening.fin
-                && (another_lane || self.has_elsewhere(owner))
+                && (another_lane || self.has_elsewhere(owner, router))
             {
                 let stream = *stream;
                 if let Some(Some(lane)) = self.lanes.get_mut(key) {
@@ -300,7 +301,7 @@ impl Worker {
                         .reset(stream, Class::Link, "suspect", &self.shared.budget);
                     lane.count_stream(-1);
                 }
-                self.ask_again(owner, false);
+                self.ask_again(owner);
             }
         }
         self.soil(key);
@@ -358,7 +359,7 @@ impl Worker {
         };
         let again = matches!(&conn.stage, Stage::Asking { opening, .. } if opening.early.is_empty() && !opening.fin);
         if again {
-            self.ask_again(owner, false);
+            self.ask_again(owner);
         } else {
             self.forget(owner, Some((Class::Link, reason)));
         }

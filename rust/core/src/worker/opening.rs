@@ -15,17 +15,15 @@ use super::conn::{Conn, Embedded, Record, Stage};
 use super::socket::Socket;
 use super::{ConnId, Job, ListenerRef, Worker};
 use crate::contract::Event;
+use crate::handshake::RouterId;
 use crate::mux::{Blocked, MAX_EARLY, Opening as MuxOpening};
 use crate::payload::Class;
-use crate::table::{Choice, Remote, Tried};
-use crate::trunk::Trunk;
+use crate::table::{Tried, Way};
 
 /// A stream is opened elsewhere until so long after its accept.
 const RETRY_DEADLINE: Duration = Duration::from_secs(10);
 /// When every candidate was tried, they are tried again after this long.
 const ROUND: Duration = Duration::from_millis(250);
-/// Routers that a stream may cross.
-const HOP_LIMIT: u8 = 16;
 
 /// What is known of a stream that has no target yet.
 #[derive(Debug)]
@@ -80,7 +78,7 @@ pub struct Arrival {
     /// Whose.
     pub client: Client,
     /// Chosen already by whoever moved it here.
-    pub choice: Option<(Arc<Remote>, Arc<Trunk>, u64)>,
+    pub choice: Option<(RouterId, u64)>,
 }
 
 impl Worker {
@@ -99,7 +97,11 @@ impl Worker {
         let is_inside = matches!(arrival.client, Client::Inside(..));
         let id = match arrival.client {
             Client::Accepted(stream, listener) => {
-                let record = self.record(Arc::clone(&listener.routing_key), Some(listener));
+                let first = listener
+                    .keys
+                    .first()
+                    .map(|key| Arc::clone(&key.routing_key));
+                let record = self.record(first.unwrap_or_default(), Some(listener));
                 self.add_conn(
                     Socket::Tcp(stream),
                     Stage::Parked(opening),
@@ -147,9 +149,9 @@ impl Worker {
             return;
         }
         match arrival.choice {
-            Some((remote, _, lane)) if self.lane_keys.contains_key(&lane) => {
+            Some((router, lane)) if self.lane_keys.contains_key(&lane) => {
                 let key = self.lane_keys.get(&lane).copied().unwrap_or_default();
-                self.open_on(id, key, &remote);
+                self.open_on(id, key, router);
             }
             _ => self.decide(id),
         }
@@ -167,7 +169,7 @@ impl Worker {
             routing_key,
             listener,
             target: None,
-            remote: None,
+            claim: None,
             connector: None,
             peer: None,
             started: self.now,
@@ -184,18 +186,27 @@ impl Worker {
         let (now, worker) = (self.now, self.index);
         let shared = Arc::clone(&self.shared);
         let table = shared.table.load();
-        let Some(conn) = self.conn(id) else { return };
+        let Some(conn) = self
+            .conns
+            .get_mut(id.0 as usize)
+            .filter(|c| c.generation == id.1)
+        else {
+            return;
+        };
         if let Stage::Waiting { .. } = conn.stage {
             let stage = std::mem::replace(&mut conn.stage, Stage::Parked(Box::default()));
             if let Stage::Waiting { opening } = stage {
                 conn.stage = Stage::Parked(opening);
             }
         }
-        let routing_key = Arc::clone(&conn.record.routing_key);
         let Stage::Parked(opening) = &mut conn.stage else {
             return;
         };
-        let choice = table.choose(&routing_key, &opening.tried);
+        // Its own former choice must not keep it from choosing the same again.
+        conn.record.claim = None;
+        let choice = conn
+            .record
+            .plan(|plan| table.choose(plan, &opening.tried, &mut self.chance, now));
         let Some(choice) = choice else {
             let stranded = *opening.stranded.get_or_insert(now);
             if !opening.tried.is_empty()
@@ -218,37 +229,34 @@ impl Worker {
             }
             return;
         };
-        match choice {
-            Choice::Local(target) => self.pair_with(id, &target),
-            Choice::Remote(remote, trunk) => {
+        conn.record.routing_key = Arc::clone(&choice.routing_key);
+        conn.record.claim = Some(choice.claim);
+        match choice.way {
+            Way::Local(target) => self.pair_with(id, &target),
+            Way::Remote(router, trunk) => {
                 let Some(lane) = trunk.pick(worker) else {
-                    opening.tried.push(Tried::Remote(remote.router));
+                    let hop = Some(trunk.router);
+                    let tried = Tried::Remote(choice.routing_key, router, hop);
+                    opening.tried.push(tried);
                     self.undecided.push(id);
                     return;
                 };
                 if lane.worker == worker {
                     if let Some(&key) = self.lane_keys.get(&lane.id) {
-                        self.open_on(id, key, &remote);
+                        self.open_on(id, key, router);
                     } else {
                         // It is on its way to us, or just gone.
                         self.look_again(id);
                     }
                 } else {
-                    self.move_conn(id, lane.worker, remote, trunk, lane.id);
+                    self.move_conn(id, lane.worker, router, lane.id);
                 }
             }
         }
     }
 
     /// Give a connection, of which nothing but early data was read, to the worker that owns its lane.
-    fn move_conn(
-        &mut self,
-        id: ConnId,
-        worker: usize,
-        remote: Arc<Remote>,
-        trunk: Arc<Trunk>,
-        lane: u64,
-    ) {
+    fn move_conn(&mut self, id: ConnId, worker: usize, router: RouterId, lane: u64) {
         if self.conn(id).is_none() {
             return;
         }
@@ -266,13 +274,13 @@ impl Worker {
             worker,
             Job::Arrive(Box::new(Arrival {
                 client: Client::Moved(Moved(Box::new(conn))),
-                choice: Some((remote, trunk, lane)),
+                choice: Some((router, lane)),
             })),
         );
     }
 
     /// Send OPEN on a lane of ours, with what the client has sent so far.
-    fn open_on(&mut self, id: ConnId, lane_key: usize, remote: &Arc<Remote>) {
+    fn open_on(&mut self, id: ConnId, lane_key: usize, router: RouterId) {
         let now = self.now;
         let shared = Arc::clone(&self.shared);
         let source = shared.router;
@@ -321,11 +329,12 @@ impl Worker {
             return;
         };
         let request = MuxOpening {
-            destination: Some(remote.router),
+            destination: Some(router),
             source,
             uuid: conn.record.uuid,
-            hop_limit: HOP_LIMIT,
+            hop_limit: shared.hop_limit.load(Ordering::Relaxed),
             routing_key: &routing_key,
+            attributes: &[],
             early: &opening.early,
             fin: opening.fin,
         };
@@ -339,7 +348,7 @@ impl Worker {
                         opening,
                     };
                 }
-                if count_remote(conn, remote) {
+                if count_remote(conn, router) {
                     shared.streams_total.fetch_add(1, Ordering::Relaxed);
                 }
                 shared.streams_open.fetch_add(1, Ordering::Relaxed);
@@ -364,7 +373,8 @@ impl Worker {
                     Blocked::Leaving | Blocked::Credit => "the lane is leaving",
                 }
                 .to_owned();
-                opening.tried.push(Tried::Remote(remote.router));
+                let hop = Some(lane.trunk.router);
+                opening.tried.push(Tried::Remote(routing_key, router, hop));
                 self.undecided.push(id);
             }
         }
@@ -421,8 +431,8 @@ impl Worker {
         }
     }
 
-    /// OPEN_ERR: the target saw nothing; try elsewhere if the class permits.
-    pub(super) fn refused(&mut self, owner: u32, class: Class, reason: &str) {
+    /// OPEN_ERR: the target saw nothing; try elsewhere if the class permits. `hop`: the neighbour that said it.
+    pub(super) fn refused(&mut self, owner: u32, hop: RouterId, class: Class, reason: &str) {
         let Some(conn) = self.conns.get_mut(owner as usize) else {
             return;
         };
@@ -432,23 +442,25 @@ impl Worker {
         }
         if let Stage::Asking { opening, .. } = &mut conn.stage {
             reason.clone_into(&mut opening.reason);
+            if let Some(router) = conn.record.peer {
+                // A router on the way may say anything but that the targets refused; then another way may be better.
+                let by_target = class == Class::Refused || hop == router;
+                let way = (!by_target).then_some(hop);
+                let key = Arc::clone(&conn.record.routing_key);
+                opening.tried.push(Tried::Remote(key, router, way));
+            }
         }
-        self.ask_again(owner, true);
+        self.ask_again(owner);
     }
 
-    /// Park a stream whose OPEN led nowhere, and choose again; `refused`: not that router at once.
-    pub(super) fn ask_again(&mut self, owner: u32, refused: bool) {
+    /// Park a stream whose OPEN led nowhere, and choose again.
+    pub(super) fn ask_again(&mut self, owner: u32) {
         let Some(conn) = self.conns.get_mut(owner as usize) else {
             return;
         };
         let stage = std::mem::replace(&mut conn.stage, Stage::Parked(Box::default()));
-        if let Stage::Asking { mut opening, .. } = stage {
-            if let Some(remote) = conn.record.remote.take() {
-                if refused {
-                    opening.tried.push(Tried::Remote(remote.router));
-                }
-                remote.outstanding.fetch_sub(1, Ordering::Relaxed);
-            }
+        if let Stage::Asking { opening, .. } = stage {
+            conn.record.claim = None;
             conn.record.peer = None;
             if conn.record.counted {
                 conn.record.counted = false;
@@ -465,23 +477,20 @@ impl Worker {
         }
     }
 
-    /// Whether another router than the one asked now is there.
-    pub(super) fn has_elsewhere(&self, owner: u32) -> bool {
+    /// Whether there is another way than over the neighbour that was asked.
+    pub(super) fn has_elsewhere(&self, owner: u32, hop: RouterId) -> bool {
         let Some(conn) = self.conns.get(owner as usize) else {
             return false;
         };
-        let Stage::Asking { opening, .. } = &conn.stage else {
+        let (Stage::Asking { opening, .. }, Some(router)) = (&conn.stage, conn.record.peer) else {
             return false;
         };
         let mut tried = opening.tried.clone();
-        if let Some(remote) = &conn.record.remote {
-            tried.push(Tried::Remote(remote.router));
-        }
-        self.shared
-            .table
-            .load()
-            .choose(&conn.record.routing_key, &tried)
-            .is_some()
+        let key = Arc::clone(&conn.record.routing_key);
+        tried.push(Tried::Remote(key, router, Some(hop)));
+        let table = self.shared.table.load();
+        conn.record
+            .plan(|plan| table.has_choice(plan, &tried, self.now))
     }
 
     /// What waits for something with a deadline.
@@ -521,11 +530,9 @@ impl Worker {
 }
 
 /// Says whether the stream is new in the totals.
-fn count_remote(conn: &mut Conn, remote: &Arc<Remote>) -> bool {
+fn count_remote(conn: &mut Conn, router: RouterId) -> bool {
     let is_new = !std::mem::replace(&mut conn.record.seen, true);
-    remote.outstanding.fetch_add(1, Ordering::Relaxed);
-    conn.record.peer = Some(remote.router);
-    conn.record.remote = Some(Arc::clone(remote));
+    conn.record.peer = Some(router);
     conn.record.counted = true;
     if let Some(listener) = &conn.record.listener {
         listener.tally.open.fetch_add(1, Ordering::Relaxed);

@@ -30,7 +30,7 @@ impl Worker {
             routing_key,
             listener: None,
             target: Some(Arc::clone(target)),
-            remote: None,
+            claim: None,
             connector: None,
             peer: None,
             started: self.now,
@@ -136,7 +136,7 @@ impl Worker {
         }
         let name = target.as_ref().map(|t| Arc::clone(&t.name));
         if let Some(target) = target {
-            if target.failures.swap(0, Ordering::Relaxed) > 0 {
+            if target.worked() {
                 shared.events.set(
                     crate::events::Slot::Connector(target.name.to_string()),
                     Event::Connector {

@@ -71,8 +71,10 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let table = shared.table.load();
         let mut reason = format!("no target for {:?} here", record.routing_key);
-        while let Some(target) = table.choose_local(&record.routing_key, &tried) {
+        while let Some((target, claim)) = table.choose_local(&record.routing_key, &tried, self.now)
+        {
             record.target = Some(Arc::clone(&target));
+            record.claim = Some(claim);
             let socket = match self.socket_for(&target, &record) {
                 Ok(socket) => socket,
                 Err(error) if is_shortage(&error) => {
@@ -149,7 +151,7 @@ impl Worker {
     }
 
     pub(super) fn target_failed(&self, target: &Target, error: &io::Error) -> String {
-        let failures = target.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        let failures = target.failed(self.now);
         let reason = match target.address {
             Some(address) => format!("target {address} of connector {:?}: {error}", target.name),
             None => format!("connector {:?}: {error}", target.name),
@@ -208,7 +210,7 @@ impl Worker {
         conn.record.counted = true;
         conn.record.answered = true;
         if let Some(target) = &conn.record.target {
-            if target.failures.swap(0, Ordering::Relaxed) > 0 {
+            if target.worked() {
                 shared.events.set(
                     Slot::Connector(target.name.to_string()),
                     Event::Connector {
@@ -276,8 +278,7 @@ impl Worker {
             .shared
             .table
             .load()
-            .choose_local(&record.routing_key, &tried)
-            .is_some()
+            .has_local(&record.routing_key, &tried)
         {
             self.connect_target(&mut lane, lane_key, key, record, &early, tried);
             if fin {

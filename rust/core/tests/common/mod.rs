@@ -180,6 +180,7 @@ impl Site {
             lanes_wanted: 2,
             software: "vanrouter test".to_owned(),
             siblings: vec![self.boot],
+            edge: false,
         }
     }
 

@@ -76,6 +76,7 @@ impl Peer {
             software: String::new(),
             per_source_limit: 0,
             handshakes_per_second: 0,
+            edge: false,
         };
         let control =
             Control::spawn(config, Box::new(Recorder(Mutex::new(sender)))).expect("a thread");

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_bytes::ByteBuf;
 use van_core::contract::{
     AccessEntry, Changes, ConnectorEntry, CredentialEntry, Dial, Entry, Event, LinkEntry,
-    LinkStateEvent, ListenerEntry, PlaneConfig, Ref, RouteEntry, RouteTarget, Snapshot,
-    StreamEndEvent,
+    LinkStateEvent, ListenerEntry, PathEntry, PlaneConfig, Ref, RouteEntry, RouteTarget, Snapshot,
+    Strategy, StreamEndEvent,
 };
 use van_core::plane::Plane;
 
@@ -44,6 +44,7 @@ pub fn config(site: &Site) -> PlaneConfig {
         refuse_after: 3.0,
         per_source_limit: 0,
         handshakes_per_second: 0,
+        edge: false,
     }
 }
 
@@ -196,6 +197,8 @@ impl Router {
             host: "127.0.0.1".to_owned(),
             port: 0,
             routing_key: KEY.to_owned(),
+            strategy: Strategy::Balanced,
+            keys: Vec::new(),
         }));
         let port = self.wait("the listener", |r| {
             r.ports.get("in").copied().filter(|p| *p > 0)
@@ -204,13 +207,22 @@ impl Router {
     }
 
     pub fn route_to(&mut self, router: &str) {
+        self.put_path(router, &[router]);
         self.put(Entry::Route(RouteEntry {
             name: KEY.to_owned(),
             targets: vec![RouteTarget {
                 router: router.to_owned(),
-                next_hop: router.to_owned(),
-                cost: 1,
+                cost: 0,
             }],
+        }));
+    }
+
+    /// How `router` is reached, at cost 1.
+    pub fn put_path(&mut self, router: &str, next_hops: &[&str]) {
+        self.put(Entry::Path(PathEntry {
+            name: router.to_owned(),
+            next_hops: next_hops.iter().map(|&hop| hop.to_owned()).collect(),
+            cost: 1,
         }));
     }
 

@@ -222,7 +222,7 @@ impl Worker {
                 reason,
             } => {
                 lane.count_stream(-1);
-                self.refused(owner, class, reason);
+                self.refused(owner, lane.trunk.router, class, reason);
             }
             Received::Fin { owner, .. } => {
                 if let Some(conn) = self.conns.get_mut(owner as usize) {
