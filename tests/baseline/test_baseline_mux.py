@@ -115,6 +115,41 @@ def test_who_opens_much_may_open_more_at_once_up_to_256() -> None:
     assert 128 < most <= 256
 
 
+def test_an_unanswered_stream_may_be_reset_instead_and_its_open_comes_back() -> None:
+    """Only a router in between does that: what it passed on may have reached a target."""
+    pair = MuxPair()
+    for round_ in range(40):
+        mine = pair.dialler.open(open_(), None, b"early", pair.now)
+        assert mine is not None, round_
+        _, events = pair.exchange()
+        (theirs,) = [event.stream for event in events if isinstance(event, Opened)]
+        pair.acceptor.reset(theirs, StreamClass.LINK, "lost")
+        events, _ = pair.exchange()
+        assert [event for event in events if isinstance(event, (WasReset, Refused))] == [WasReset(mine, StreamClass.LINK, "lost")]
+    assert not pair.dialler.streams
+    assert not pair.acceptor.streams
+
+
+def test_what_is_queued_beyond_the_credit_goes_when_it_comes_and_the_end_behind_it() -> None:
+    """A router in between queues whatever the hop before was permitted to send."""
+    pair = MuxPair()
+    mine, theirs = pair.established()
+    size = mine.credit + 100_000
+    pair.dialler.send(mine, bytes(size))
+    pair.dialler.send_eof(mine)
+    got = 0
+    while True:
+        _, events = pair.exchange()
+        more = len(received(events, theirs))
+        got += more
+        if any(isinstance(event, Finished) for event in events):
+            break
+        assert more, "it must not come to a stop"
+        assert not mine.fin_sent
+        pair.acceptor.consumed(theirs, more, pair.now)
+    assert got == size
+
+
 def test_nothing_is_sent_beyond_the_credit_and_all_of_it_when_credit_comes() -> None:
     pair = MuxPair()
     mine, theirs = pair.established()

@@ -67,8 +67,7 @@ def _refusal(plane: BaselinePlane, lane: Lane, open_: Open) -> tuple[StreamClass
 
 
 def _is_for_us(plane: BaselinePlane, open_: Open) -> bool:
-    ours = (plane.site_bytes, plane.router.boot)
-    return (open_.destination_site, open_.destination_boot) in (ours, (bytes(32), 0), (plane.site_bytes, 0))
+    return (open_.destination_site, open_.destination_boot) in ((plane.site_bytes, plane.router.boot), (bytes(32), 0))
 
 
 async def _connect(plane: BaselinePlane, far: LaneFar, pump: SocketPump, open_: Open) -> None:
