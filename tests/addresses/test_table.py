@@ -24,10 +24,10 @@ from memory_sites import (
     service,
 )
 
-from vanrouter.addresses import AddressTable, LocalConnector, Path, Reserved
+from vanrouter.addresses import AddressTable, LocalConnector, LocalListener, Path, Reserved
 from vanrouter.addresses.table import SYNC_LINGER
 from vanrouter.model import RouterId
-from vanrouter.plane import BindStatus, Connector, ConnectorState, Listener, ListenerState, Route, RouteTarget
+from vanrouter.plane import BindStatus, Connector, ConnectorState, KeyWeight, Listener, ListenerState, Route, RouteTarget
 from vanrouter.plane import Path as PathEntry
 
 SOUTH, EAST = router("south"), router("east")
@@ -379,3 +379,43 @@ def test_a_thousand_connectors_to_one_port_cost_no_more_than_to_a_thousand_ports
     for n in range(1000):
         t.put_connector(connector(f"c{n}", 80), now=0.0)
     assert len(looked_at) <= 2_000
+
+
+# ---- listeners with several keys --------------------------------------------------------------------------------------------------------
+
+
+def several(*keys: str) -> LocalListener:
+    return LocalListener(name="all", host="127.0.0.1", port=9000, strategy="priority", keys=tuple(KeyWeight(key) for key in keys))
+
+
+def test_a_listener_of_several_keys_is_one_entry_and_matched_while_one_of_them_is() -> None:
+    t = table()
+    t.put_listener(several("blue", "green"), now=0.0)
+    bind(t, "all", BindStatus.BOUND)
+    (entry,) = t.take_changes().put
+    assert entry == Listener(name="all", host="127.0.0.1", port=9000, strategy="priority", keys=[KeyWeight("blue"), KeyWeight("green")])
+    assert not t.listener_statuses()[0].matched
+    assert "blue or green" in condition(t.listener_statuses(), "all", "Matched").message
+    t.put_connector(connector("green"), now=1.0)
+    assert entries(t.take_changes()) == (["connector/green"], [])
+    assert t.listener_statuses()[0].matched
+    assert condition(t.connector_statuses(), "green", "Matched").reason == "Here"
+    assert not t.settled(["blue"]), "it is matched by green, and does not listen yet"
+    bind(t, "all")
+    assert t.settled(["blue", "green"])
+    t.set_path(SOUTH, direct(SOUTH, 1), now=2.0)
+    learn(t, fragment("south", 1, KeyInfo(key="blue", targets=1)), now=2.0)
+    found = condition(t.listener_statuses(), "all", "Matched")
+    assert (found.status, found.reason) == ("True", "HereAndElsewhere")
+
+
+def test_a_listener_of_several_keys_is_advertised_under_each_and_moves_with_them() -> None:
+    t = table()
+    t.put_listener(several("blue", "green"), now=0.0)
+    bind(t, "all", BindStatus.BOUND)
+    assert t.take_advertised() == {key: KeyInfo(key=key, listeners=1) for key in ("blue", "green")}
+    t.put_listener(several("green", "red"), now=1.0)
+    assert t.take_advertised() == {"blue": None, "red": KeyInfo(key="red", listeners=1)}
+    t.drop_listener("all", now=2.0)
+    assert t.take_advertised() == {"green": None, "red": None}
+    assert entries(t.take_changes()) == ([], [])

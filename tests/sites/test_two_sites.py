@@ -246,3 +246,26 @@ async def test_a_token_of_a_site_with_a_certificate_of_ones_own_makes_a_link(wor
     assert data["ca.crt"].decode().splitlines()[1] in token
     await world.call(south, "token.redeem", token=token)
     await world.until_linked(north, south)
+
+
+async def test_a_listener_of_several_keys_goes_to_the_first_that_has_a_target(world: World, backend: int) -> None:
+    port = free_port()
+    home = world.home("north")
+    await world.start(home)
+    strategy = {"priority": {"routingKeys": ["blue", "green"]}}
+    home.resources.put(resource("MultiKeyListener", "web", host="127.0.0.1", port=port, strategy=strategy))
+    home.resources.put(resource("Listener", "web", routingKey="other", host="127.0.0.1", port=free_port(), strategy="closest"))
+    home.resources.put(resource("Connector", "green", routingKey="green", host="127.0.0.1", port=backend))
+    await world.call(home, "reconcile")
+
+    async def matched() -> Any:
+        found = (await world.status(home))["multiKeyListeners"]
+        return found if found and condition(found[0], "Ready")["status"] == "True" else None
+
+    (found,) = await world.until("the listener is ready", matched)
+    assert found["name"] == "web"
+    assert [(k["routingKey"], k["matched"]) for k in found["routingKeys"]] == [("blue", False), ("green", True)]
+    status = await world.status(home)
+    assert status["problems"] == []
+    assert [(x["name"], x["strategy"]) for x in status["listeners"]] == [("web", "closest")]
+    assert await world.get(port) == b'{"message":"Hello"}'

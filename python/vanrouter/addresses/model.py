@@ -6,7 +6,7 @@ import msgspec
 
 from vanrouter.conditions import Condition
 from vanrouter.messages import Problem, ServicePort
-from vanrouter.plane import AnyEntry, Ref
+from vanrouter.plane import AnyEntry, KeyWeight, Ref, Strategy
 
 __all__ = [
     "AddressStatus",
@@ -23,12 +23,18 @@ __all__ = [
 
 
 class LocalListener(msgspec.Struct, frozen=True, kw_only=True):
-    """A listener wanted at this site. ``host`` is an IP literal."""
+    """A listener wanted at this site. ``host`` is an IP literal. One key, or several with a strategy among them (`plane.Listener`)."""
 
     name: str
-    routing_key: str
+    routing_key: str = ""
     host: str
     port: int
+    strategy: Strategy = "balanced"
+    keys: tuple[KeyWeight, ...] = ()
+
+    @property
+    def routing_keys(self) -> tuple[str, ...]:
+        return tuple(k.routing_key for k in self.keys) if self.keys else (self.routing_key,)
 
 
 class LocalConnector(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +85,8 @@ class AddressStatus(msgspec.Struct, frozen=True, kw_only=True):
     automatic: bool  # made by service sync
     conditions: list[Condition]
     service: ServicePort | None = None
+    keys: tuple[KeyWeight, ...] = ()  # of a listener with several
+    strategy: Strategy = "balanced"  # of a listener
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, order=True):

@@ -65,14 +65,14 @@ class Ports:
         """The routing keys of everything on this port."""
         known = self._ports.get(port)
         if known is not None:
-            yield from (listener.routing_key for listener in known.listeners.values())
+            yield from (key for listener in known.listeners.values() for key in listener.routing_keys)
             yield from (connector.routing_key for connector in known.connectors.values())
 
     def keys_of_listeners_on(self, port: int) -> Iterator[str]:
         """The routing keys of the listeners on this port."""
         known = self._ports.get(port)
         if known is not None:
-            yield from (listener.routing_key for listener in known.listeners.values())
+            yield from (key for listener in known.listeners.values() for key in listener.routing_keys)
 
     def taken(self, host: str, port: int) -> str:
         """What of ours has this host:port, or could not do with a listener there; empty: nothing."""

@@ -211,7 +211,7 @@ class AddressTable:
         slot = self._automatic.get(state.name)
         if slot is not None:
             self._sync.bind_result(*slot, (state.error or state.status.value) if state.status in _BROKEN and not state.gone else "")
-        self._dirty[listener.routing_key] = None
+        self._dirty.update(dict.fromkeys(listener.routing_keys))
         self._work(now)
 
     def handle_connector_state(self, state: ConnectorState, *, now: float) -> None:
@@ -290,11 +290,11 @@ class AddressTable:
         """Whether every listener of these keys is in force as far as it can be: bound or refused, and listening where it is matched."""
         for key in keys:
             known = self._keys.get(key)
-            for name in known.listeners if known is not None else ():
+            for name, listener in known.listeners.items() if known is not None else ():
                 if ("listener", name) not in self._desired:
                     continue
                 state = self._binds.get(name)
-                if state is None or (state.status is BindStatus.BOUND and self.matched_listener(key)):
+                if state is None or (state.status is BindStatus.BOUND and any(map(self.matched_listener, listener.routing_keys))):
                     return False
         return True
 
@@ -401,18 +401,21 @@ class AddressTable:
             self._want(("connector", c.name), entry if self._connector_works(c) else None)
         for name, listener in known.listeners.items():
             works = not self._ports.listener_clash(listener)
-            entry2 = Listener(name=name, host=listener.host, port=listener.port, routing_key=key)
+            entry2 = Listener(
+                name=name,
+                host=listener.host,
+                port=listener.port,
+                routing_key=listener.routing_key,
+                strategy=listener.strategy,
+                keys=list(listener.keys),
+            )
             self._want(("listener", name), entry2 if works else None)
         self._advertise_key(key, known)
-        facts = Facts(
-            targets_here=sum(self._connector_works(c) for c in known.connectors.values()),
-            targets_elsewhere=sorted({self._site(t.router) for t in targets if t.router in self._paths}),
-            listeners_here=sum(self._listener_works(name) for name in known.listeners),
-            listeners_elsewhere=sorted({self._site(router) for router in self.listening_elsewhere(key)}),
-        )
+        facts = self._facts(key)
         for name, listener in known.listeners.items():
             conditions = self._conditions.setdefault(("listener", name), Conditions())
-            describe_listener(conditions, listener, facts, self._ports.listener_clash(listener), self._binds.get(name), now=now)
+            its = self._facts(*listener.routing_keys) if listener.keys else facts
+            describe_listener(conditions, listener, its, self._ports.listener_clash(listener), self._binds.get(name), now=now)
         for c in known.connectors.values():
             conditions = self._conditions.setdefault(("connector", c.name), Conditions())
             reported = [(self._site(router), p) for router, problems in self._reported.items() for p in problems if p.key == key]
@@ -432,6 +435,16 @@ class AddressTable:
             )
         if key in self._keys and not known.connectors and not known.listeners:
             del self._keys[key]
+
+    def _facts(self, *keys: str) -> Facts:
+        """What there is for any of these keys."""
+        known = [self._key_or_empty(key) for key in keys]
+        return Facts(
+            targets_here=sum(self._connector_works(c) for k in known for c in k.connectors.values()),
+            targets_elsewhere=sorted({self._site(t.router) for key in keys for t in self.targets(key) if t.router in self._paths}),
+            listeners_here=sum(self._listener_works(name) for k in known for name in k.listeners),
+            listeners_elsewhere=sorted({self._site(router) for key in keys for router in self.listening_elsewhere(key)}),
+        )
 
     def _advertise_key(self, key: str, known: _Key) -> None:
         connectors = [c for c in known.connectors.values() if self._connector_works(c)]
@@ -511,7 +524,7 @@ class AddressTable:
         if before == listener:
             return
         if before is not None:
-            self._forget_key(before.routing_key, listener.name)
+            self._forget_keys(before)
             if (before.host, before.port) != (listener.host, listener.port):
                 self._binds.pop(listener.name, None)
             if before.port != listener.port:
@@ -519,21 +532,23 @@ class AddressTable:
                 self._ports_changed(before.port)
         self._listeners[listener.name] = listener
         self._ports.put_listener(listener)
-        self._key(listener.routing_key).listeners[listener.name] = listener
-        self._dirty[listener.routing_key] = None
+        for key in listener.routing_keys:
+            self._key(key).listeners[listener.name] = listener
+            self._dirty[key] = None
 
     def _drop_listener(self, name: str) -> LocalListener | None:
         listener = self._listeners.pop(name, None)
         if listener is not None:
-            self._forget_key(listener.routing_key, name)
+            self._forget_keys(listener)
             self._ports.drop_listener(listener)
             self._conditions.pop(("listener", name), None)
             self._want(("listener", name), None)
         return listener
 
-    def _forget_key(self, key: str, listener: str) -> None:
-        self._keys[key].listeners.pop(listener, None)
-        self._dirty[key] = None
+    def _forget_keys(self, listener: LocalListener) -> None:
+        for key in listener.routing_keys:
+            self._keys[key].listeners.pop(listener.name, None)
+            self._dirty[key] = None
 
     def _drop_connector(self, name: str) -> LocalConnector | None:
         connector = self._connectors.pop(name, None)
@@ -581,7 +596,9 @@ class AddressTable:
             routing_key=listener.routing_key,
             host=listener.host,
             port=listener.port,
-            matched=self.matched_listener(listener.routing_key),
+            matched=any(map(self.matched_listener, listener.routing_keys)),
+            keys=listener.keys,
+            strategy=listener.strategy,
             automatic=listener.name in self._automatic,
             conditions=self._conditions[("listener", listener.name)].list(),
         )

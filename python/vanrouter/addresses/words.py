@@ -55,7 +55,7 @@ def describe_listener(
         status, reason, todo = _BINDS[bind.status]
         message = f"{where}: {bind.error}" if bind.error else f"{where} is {bind.status.value.replace('_', ' ')}"
         conditions.set("Listening", status, reason, message, now=now, next=todo.format(host=listener.host, port=listener.port))
-    _matched(conditions, listener.routing_key, "target", facts.targets_here, facts.targets_elsewhere, now)
+    _matched(conditions, " or ".join(listener.routing_keys[:3]), "target", facts.targets_here, facts.targets_elsewhere, now)
     _ready(conditions, ("Listening", "Matched"), now)
 
 

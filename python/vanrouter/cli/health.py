@@ -72,6 +72,7 @@ def troubles(status: Doc) -> list[Trouble]:
     elements = [("site", status["site"])]
     elements += [("link", x) for x in status["links"]]
     elements += [("listener", x) for x in status["listeners"]]
+    elements += [("multi-key listener", x) for x in status.get("multiKeyListeners", ())]
     elements += [("connector", x) for x in status["connectors"]]
     for kind, element in elements:
         reason = worst(element)

@@ -17,6 +17,7 @@ NOUN = Noun(
         Field("port", "--port", PORT, "Where clients connect."),
         Field("routingKey", "--routing-key", KEY, "What joins it to connectors of the network; default: its name."),
         Field("host", "--host", HOST, "Address to listen on; default: 127.0.0.1."),
+        Field("strategy", "--strategy", click.Choice(["balanced", "closest"]), "How a target is chosen for each new connection."),
         Field("type", "--type", click.Choice(["tcp"]), "Protocol."),
         Field("tlsCredentials", "--tls-credentials", NAME, "Credential to offer TLS to clients with."),
         Field("observer", "--observer", click.Choice(["auto", "none", "http1", "http2"]), "Which requests to count."),

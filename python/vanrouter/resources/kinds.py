@@ -237,6 +237,7 @@ class ListenerSpec(Shape, frozen=True, kw_only=True):
     tls_credentials: str = ""
     observer: Observer = "auto"
     expose_pods_by_name: bool = False
+    strategy: Literal["balanced", "closest"] = "balanced"  # ours: how a target is chosen for each new stream
     settings: Settings = {}
 
 

@@ -119,8 +119,9 @@ class Services:
     def _resolved_listeners(self, wanted: Mapping[str, WantedListener]) -> dict[str, LocalListener]:
         found: dict[str, LocalListener] = {}
         for name, w in wanted.items():
-            if (host := self._address("Listener", name, w.host)) is not None:
-                found[name] = LocalListener(name=name, routing_key=w.routing_key, host=host, port=w.port)
+            kind, called = ("MultiKeyListener", name.partition("/")[2]) if w.keys else ("Listener", name)
+            if (host := self._address(kind, called, w.host)) is not None:
+                found[name] = LocalListener(name=name, routing_key=w.routing_key, host=host, port=w.port, strategy=w.strategy, keys=w.keys)
         return found
 
     def _resolved_connectors(self, wanted: Mapping[str, WantedConnector]) -> dict[str, LocalConnector]:

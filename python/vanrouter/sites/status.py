@@ -10,12 +10,14 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 import vanrouter
 from vanrouter.addresses import AddressStatus, ServiceStatus
 from vanrouter.conditions import Condition
 from vanrouter.messages import ServicePort
 from vanrouter.resources import to_dict
-from vanrouter.sites.wanted import Fault
+from vanrouter.sites.wanted import Fault, multi_key_name
 from vanrouter.stores.resources import Problem
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Reporter:
             "site": self.site(),
             "links": links,
             "listeners": self.listeners(),
+            "multiKeyListeners": self.multi_key_listeners(),
             "connectors": self.connectors(),
             "services": self.services(),
             "grants": self.grants(),
@@ -140,7 +143,21 @@ class Reporter:
     # ---- Listeners and connectors --------------------------------------------------------------------------------------------------------
 
     def listeners(self) -> list[Doc]:
-        return [self._address("Listener", s) for s in self._site.services.table.listener_statuses()] + self._faulty("Listener")
+        found = [s for s in self._site.services.table.listener_statuses() if not s.keys]
+        return [self._address("Listener", s) | {"strategy": s.strategy} for s in found] + self._faulty("Listener")
+
+    def multi_key_listeners(self) -> list[Doc]:
+        names = {multi_key_name(name): name for kind, name in self._site.wanted.specs if kind == "MultiKeyListener"}
+        found: list[Doc] = []
+        for status in self._site.services.table.listener_statuses():
+            if status.keys and status.name in names:
+                doc = self._address("MultiKeyListener", msgspec.structs.replace(status, name=names[status.name]))
+                keys = [{"routingKey": k.routing_key, "weight": k.weight, "matched": self._matched(k.routing_key)} for k in status.keys]
+                found.append(doc | {"strategy": status.strategy, "routingKeys": keys})
+        return found + self._faulty("MultiKeyListener")
+
+    def _matched(self, key: str) -> bool:
+        return self._site.services.table.matched_listener(key)
 
     def connectors(self) -> list[Doc]:
         return [self._address("Connector", s) for s in self._site.services.table.connector_statuses()] + self._faulty("Connector")

@@ -14,7 +14,8 @@ import msgspec
 
 from vanrouter.errors import ConfigError
 from vanrouter.messages import ServicePort
-from vanrouter.resources import Connector, Link, Listener, Resource, RouterAccess, Secret, Site
+from vanrouter.plane import KeyWeight, Strategy
+from vanrouter.resources import Connector, Link, Listener, MultiKeyListener, Resource, RouterAccess, Secret, Site
 from vanrouter.resources.kinds import SiteSpec
 from vanrouter.resources.shapes import parse_host_port
 from vanrouter.stores.resources import Key, Located, Problem
@@ -27,6 +28,7 @@ __all__ = [
     "WantedLink",
     "WantedListener",
     "compute_wanted",
+    "multi_key_name",
 ]
 
 SKUPPER_PORT: Final = 55671
@@ -60,10 +62,14 @@ class WantedAccess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WantedListener(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a Listener or, with ``keys``, of a MultiKeyListener: two kinds in one space of names, see `multi_key_name`."""
+
     name: str
-    routing_key: str
+    routing_key: str = ""
     host: str
     port: int
+    strategy: Strategy = "balanced"
+    keys: tuple[KeyWeight, ...] = ()
 
 
 class WantedConnector(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +112,8 @@ def compute_wanted(resources: Mapping[Key, Located]) -> Wanted:
                 _listener(wanted, resource)
             case Connector():
                 _connector(wanted, resource)
+            case MultiKeyListener():
+                _multi_key_listener(wanted, resource)
             case Secret():
                 (wanted.tokens if resource.is_token else wanted.secrets)[name] = resource
             case _:
@@ -182,7 +190,31 @@ def _listener(wanted: Wanted, listener: Listener) -> None:
     elif spec.expose_pods_by_name:
         wanted.faults["Listener", listener.name] = Fault("NotSupported", "there are no pods on a host", "remove spec.exposePodsByName")
     else:
-        wanted.listeners[listener.name] = WantedListener(name=listener.name, routing_key=spec.routing_key, host=spec.host, port=spec.port)
+        wanted.listeners[listener.name] = WantedListener(
+            name=listener.name, routing_key=spec.routing_key, host=spec.host, port=spec.port, strategy=spec.strategy
+        )
+
+
+def multi_key_name(name: str) -> str:
+    """What a MultiKeyListener is called among the listeners: no Listener, and nothing that service sync makes, has such a name."""
+    return f"multikeylistener/{name}"
+
+
+def _multi_key_listener(wanted: Wanted, listener: MultiKeyListener) -> None:
+    spec = listener.spec
+    if spec.tls_credentials or spec.require_client_cert:
+        message = "TLS toward clients is not supported by this release, and it does not listen without"
+        todo = "remove spec.tlsCredentials and spec.requireClientCert to listen without TLS"
+        wanted.faults["MultiKeyListener", listener.name] = Fault("NotSupported", message, todo)
+        return
+    strategy: Strategy
+    if spec.strategy.priority is not None:
+        strategy, keys = "priority", [KeyWeight(key) for key in spec.strategy.priority.routing_keys]
+    else:
+        weights = spec.strategy.weighted.routing_keys if spec.strategy.weighted is not None else {}
+        strategy, keys = "weighted", [KeyWeight(key, weight) for key, weight in sorted(weights.items())]
+    name = multi_key_name(listener.name)
+    wanted.listeners[name] = WantedListener(name=name, host=spec.host, port=spec.port, strategy=strategy, keys=tuple(keys))
 
 
 def _connector(wanted: Wanted, connector: Connector) -> None:
