@@ -5,7 +5,7 @@ The near end of the load: clients in a process of their own. ``load_client.py``;
     {"do": "go"}                          they go on at full speed
     {"do": "ends"}                        answered when all of them have ended: [id, seed, class, began, ended, detail] each
     {"do": "abort", "every": 3}           reset every third stream from this side; their class is `aborted`
-    {"do": "knock", "count": 9, "how": "end" | "reset"}   connections that say nothing and go at once
+    {"do": "knock", "count": 9, "how": "end" | "reset" | "listen"}   connections that say nothing and go; `listen`: once the server spoke
     {"do": "probe", "every": 0.01, ...}   a new connection each 10 ms with one request and its answer, until
     {"do": "quiet"}                       no more of them; answered when all have ended, like `ends`
 
@@ -150,13 +150,14 @@ class Stream:
         if self.socket is not None:
             with contextlib.suppress(OSError):
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            with trio.CancelScope() as now:
-                now.cancel()
-                await self.socket.aclose()
+            await trio.aclose_forcefully(self.socket)
 
 
 async def knock(host: str, port: int, how: str) -> None:
     stream = await trio.open_tcp_stream(host, port)
+    if how == "listen":
+        with trio.fail_after(10):
+            assert await stream.receive_some(100)
     if how == "reset":
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     else:

@@ -2,13 +2,14 @@
 The far end of the load: a server in a process of its own that checks each stream and answers it. ``load_server.py HOST PORT``.
 
 It says its port, then obeys lines of JSON on stdin until stdin ends. ``{"do": "report", "within": s}`` is answered with all streams that
-ended since the last one, as [id, seed, class, detail], once none is open or the time is up. ``{"do": "manner", ...}`` changes what it does
-with new connections:
+ended since the last one, as [id, seed, class, detail], once none is open or the time is up. ``{"do": "abort"}`` resets all that are open.
+``{"do": "manner", ...}`` changes what it does with new connections:
 
     serve     answer: at the speed of the request, or at its own (EAGER); the checksum only after the whole request (but for FIRST);
               `late`: begin that many seconds after the end of the request
     reset     accept and reset
     hang      accept, read nothing, say nothing
+    greet     say something at once, and end when the other end does
     sink      never read past the header, answer nothing (what a stuck server does)
 
 An answer ends cleanly only when the request did (but for FIRST). What it saw of a stream is whole, reset, TRUNCATED (a
@@ -33,7 +34,7 @@ late = 0.0
 streams: list[tuple[int, int, str, str]] = []
 held: list[trio.SocketStream] = []  # of manner hang
 connections = 0
-serving = 0
+serving: set[trio.SocketStream] = set()
 
 
 def abort(stream: trio.SocketStream) -> None:
@@ -61,7 +62,7 @@ class Serving:
             except* EOFError:
                 kind = "TRUNCATED" if self._receiving.got else ""
                 detail = f"a clean end after {self._receiving.got} bytes"
-            except* (OSError, trio.BrokenResourceError) as group:
+            except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as group:
                 if kind != "DAMAGED":  # told to the writer, the kernel does not tell the reader, who then sees an end
                     kind, detail = "reset", repr(group.exceptions[0])
             if kind != "whole":
@@ -113,7 +114,7 @@ class Serving:
 
 
 async def serve(stream: trio.SocketStream) -> None:
-    global connections, serving
+    global connections
     connections += 1
     match manner:
         case "reset":
@@ -121,12 +122,17 @@ async def serve(stream: trio.SocketStream) -> None:
             await stream.aclose()
         case "hang":
             held.append(stream)
+        case "greet":
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(b"welcome")
+                await stream.receive_some(1)
+            await stream.aclose()
         case _:
-            serving += 1
+            serving.add(stream)
             try:
                 await Serving(stream).run()
             finally:
-                serving -= 1
+                serving.discard(stream)
 
 
 async def obey() -> None:
@@ -139,8 +145,13 @@ async def obey() -> None:
                 with trio.move_on_after(order["within"]):
                     while serving:  # noqa: ASYNC110 - a client may know of its end a little earlier than its server
                         await trio.sleep(0.002)
-                print(json.dumps({"streams": streams, "connections": connections, "serving": serving}), flush=True)
+                print(json.dumps({"streams": streams, "connections": connections, "serving": len(serving)}), flush=True)
                 streams.clear()
+            case "abort":
+                print(json.dumps({"aborted": len(serving)}), flush=True)
+                for stream in list(serving):
+                    abort(stream)
+                    await trio.aclose_forcefully(stream)
             case "manner":
                 manner, late = order["manner"], order.get("late", 0.0)
                 while held:

@@ -58,11 +58,15 @@ class Site:
         self.name, self.directory = name, network.host.home / name
         self._network, self._plane = network, plane
         self._process: subprocess.Popen[bytes] | None = None
+        self.cgroup = ""
 
     def start(self) -> None:
+        """Also a restart. ``cgroup``: it starts in that one."""
         run = self.directory / "run"
         run.mkdir(mode=0o700, exist_ok=True)
         command = [sys.executable, "-P", "-m", "vanrouter.cli", "run", str(self.directory), "--plane", self._plane]
+        if self.cgroup:
+            command = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', self.cgroup, *command]
         with os.fdopen(os.open(run / "router.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
             self._process = subprocess.Popen(
                 [*self._network.wires.prefix(self.name), *command],
@@ -138,8 +142,10 @@ class Network:
             for site in self.sites.values():
                 self._closing.callback(site.end)
                 site.start()
-            self.server = self._closing.enter_context(Server("127.0.0.1", SERVER_PORT, prefix=self.wires.prefix(server)))
+            self._serving = server
+            self.serve()
             self.client = self._closing.enter_context(Client(prefix=self.wires.prefix(clients)))
+            self.prober = self._closing.enter_context(Client(prefix=self.wires.prefix(clients)))
             self.relays: dict[tuple[str, str], Relay] = {}
             self._link(seed)
             self[clients].write("Listener", KEY, {"routingKey": KEY, "host": "127.0.0.1", "port": PORT})
@@ -177,6 +183,11 @@ class Network:
             until(f"{name} is linked to {neighbours}", lambda s=site, n=neighbours: s.linked() >= n, seconds=seconds)  # type: ignore[misc]
         until("streams pass", lambda: self.client.run("127.0.0.1", PORT, seed=0, limit=5.0).kinds == {"whole": 1}, seconds=seconds)
 
+    def serve(self) -> None:
+        """Start the server; anew, when it was closed."""
+        self.server = Server("127.0.0.1", SERVER_PORT, prefix=self.wires.prefix(self._serving))
+        self._closing.callback(self.server.close)
+
     def report(self) -> list[tuple[int, int, str, str]]:
         """What the server saw, but for what ``until_well`` sent."""
         return [row for row in self.server.report() if row[0] >= 1_000_000]
@@ -185,7 +196,19 @@ class Network:
         self.client.begin("127.0.0.1", PORT, seed=seed, **load)
 
     def probe(self, *, seed: int, **load: Any) -> None:
-        self.client.probe("127.0.0.1", PORT, seed=seed, **load)
+        """A new stream each 10 ms, until ``prober.quiet``."""
+        self.prober.probe("127.0.0.1", PORT, seed=seed + 1_000_000, **load)
+
+    def until_through(self, relay: Relay) -> None:
+        """Streams take the way that this relay is on."""
+
+        def passes() -> bool:
+            before = relay.tell("count")["passed"]
+            self.client.run("127.0.0.1", PORT, seed=0, body=100_000, limit=5.0)
+            return bool(relay.tell("count")["passed"] - before > 50_000)
+
+        until("streams lead through the relay", passes)
+        self.server.report()
 
     @contextlib.contextmanager
     def stopped(self, name: str) -> Iterator[float]:

@@ -84,6 +84,10 @@ class Server(Program):
     def manner(self, manner: str, *, late: float = 0.0) -> None:
         self.tell("manner", manner=manner, late=late)
 
+    def abort(self) -> int:
+        """Reset what is open. Returns how many."""
+        return int(self.tell("abort")["aborted"])
+
     def report(self, within: float = 10.0) -> list[tuple[int, int, str, str]]:
         """All streams since the last report, once they have ended here too."""
         return [tuple(row) for row in self.tell("report", within=within)["streams"]]
