@@ -23,7 +23,7 @@ from site_credentials import Site
 
 from vanrouter.plane import Link, Ref, Route, RouteTarget
 
-LINK, POLICY, DRAIN, REFUSED = 3, 4, 6, 7
+LINK, POLICY, DRAIN, REFUSED, RESOURCE = 3, 4, 6, 7, 8
 EDGE = {12: b"\1"}
 CREDIT = 65_536
 
@@ -239,6 +239,21 @@ async def test_an_opener_waits_when_the_next_lane_permits_no_more_opens(kind: st
         await cross.next_hop.is_alive()
         await cross.next_hop.send(frame(first[0].stream, wire.OPEN_OK, u32(10)), frame(0, wire.CREDIT, u32(0, 1, 1)))
         await cross.next_hop.until_open()
+
+
+async def test_an_open_that_waits_for_the_next_lane_is_given_up_after_three_seconds(kind: str, nursery: trio.Nursery) -> None:
+    """It holds an open of the lane before: in a ring of busy lanes each could wait for the next for ever."""
+    async with crossroads(kind, nursery, next_hop={6: u32(65_540, 0, 65_536)}) as cross:
+        async with trio.open_nursery() as meanwhile:
+            meanwhile.start_soon(cross.next_hop.until, wire.OPEN, None, 60.0)  # it answers PINGs, so that the link is not suspect
+            began = trio.current_time()
+            await cross.opener.send(cross.open(1, early=b"hello"))
+            assert (await cross.opener.until(wire.OPEN_ERR, 1, within=8))[0] == RESOURCE
+            assert trio.current_time() - began > 2.5
+            meanwhile.cancel_scope.cancel()
+        await cross.is_unharmed()
+        await cross.next_hop.send(frame(0, wire.CREDIT, u32(0, 1, 0)))
+        await cross.opened(3)
 
 
 # ---- The answer ------------------------------------------------------------------------------------------------------------------

@@ -156,6 +156,9 @@ class Answering(Protocol):
     def refuse(self, stream_class: StreamClass, reason: str, *, lost: bool = False) -> None:
         """OPEN_ERR, or none will come: the stream was reset, or the lane was lost."""
 
+    def waited_too_long(self) -> None:
+        """The OPEN was not even sent yet: there is no open credit."""
+
 
 class Answer:
     """The answer to an OPEN, when it comes."""
@@ -176,6 +179,9 @@ class Answer:
     def refuse(self, stream_class: StreamClass, reason: str, *, lost: bool = False) -> None:
         self.stream_class, self.reason, self.was_lost = stream_class, reason, lost
         self._event.set()
+
+    def waited_too_long(self) -> None:
+        """Who waits here waits on."""
 
     async def wait(self) -> None:
         await self._event.wait()

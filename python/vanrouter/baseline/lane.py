@@ -275,6 +275,9 @@ class Lane:
                 self._events.changed(self)
                 if health is Health.SUSPECT:
                     self._give_up_on_answers()
+            for stream in self.mux.overdue(trio.current_time()):
+                if stream.owner is not None and stream.owner.answer is not None:
+                    stream.owner.answer.waited_too_long()
             if self.mux.has_data_to_send:
                 self.kick()
 

@@ -34,6 +34,7 @@ __all__ = ["Mux"]
 
 IDLE_RETURN_AFTER: Final = 5.0
 SWEEP_EVERY: Final = 1.0
+OPEN_PATIENCE: Final = 3.0
 
 
 class Mux(Inbound):
@@ -64,6 +65,10 @@ class Mux(Inbound):
     @property
     def has_open_credit(self) -> bool:
         return self._outbox.opens > len(self._unopened)
+
+    def overdue(self, now: float) -> list[Stream]:
+        """Ours that have waited too long for open credit."""
+        return [stream for stream in self._outbox.waiting if now - stream.last_sent > OPEN_PATIENCE]
 
     @property
     def has_data_to_send(self) -> bool:

@@ -177,8 +177,8 @@ class Search:
     """
     One stream's search: the best target that has not ``failed``, until there is none.
 
-    Only ``refused`` is the target's own word; with another class it may have been a router on the way, and another next hop is tried. With several keys it stays with one while that has
-    a target left, and goes on with another one afterwards.
+    Only ``refused`` is the target's own word; with another class it may have been a router on the way, and another next hop is tried.
+    With several keys it stays with one while that has a target left, and goes on with another one afterwards.
     """
 
     def __init__(self, targets: Targets, keys: Sequence[KeyWeight], strategy: Strategy) -> None:

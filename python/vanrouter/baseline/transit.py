@@ -79,6 +79,10 @@ class Crossing:
         else:
             self._near.refuse(stream_class, reason)
 
+    def waited_too_long(self) -> None:
+        """It holds open credit of the lane before: in a ring of busy lanes, each could wait for the next one for ever."""
+        self.refuse(StreamClass.RESOURCE, "the next link permits no more streams to be opened")
+
     def was_reset(self, other_end: LaneFar, stream_class: StreamClass, reason: str) -> None:
         if not self.is_over:
             self._end()

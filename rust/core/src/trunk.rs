@@ -250,10 +250,20 @@ impl Trunk {
     /// worker's own lane may have one more than the best, which saves moving the socket to another thread.
     #[must_use]
     pub fn pick(&self, worker: usize) -> Option<Arc<LaneRef>> {
+        self.pick_near(worker, 1)
+    }
+
+    /// The same, where a worker's own lane may have `nearness` more.
+    #[must_use]
+    pub fn pick_near(&self, worker: usize, nearness: u32) -> Option<Arc<LaneRef>> {
         let lanes = self.lanes.load();
         let score = |lane: &Arc<LaneRef>| {
             let streams = 2 * lane.streams.load(Ordering::Relaxed);
-            let away = if lane.worker == worker { 0 } else { 3 };
+            let away = if lane.worker == worker {
+                0
+            } else {
+                2 * nearness + 1
+            };
             (lane.health(), streams + away)
         };
         lanes

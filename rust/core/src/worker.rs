@@ -5,7 +5,7 @@
 //! from outside (new lanes, moved connections, commands) comes by one channel and a waker.
 //!
 //! The files: `conn` an application's connection, `lane` reading and writing one lane, `opening` from an accept to a stream,
-//! `target` from an OPEN to a target, `pair` a listener and a connector of the same router, `accept` listening sockets.
+//! `target` from an OPEN to a target, `pair` a listener and a connector of the same router, `transit` a stream that crosses this router, `accept` listening sockets.
 
 mod accept;
 mod conn;
@@ -15,6 +15,7 @@ mod opening;
 mod pair;
 mod socket;
 mod target;
+mod transit;
 
 pub use conn::Embedded;
 pub(crate) use lane::MOST_MESSAGES;
@@ -45,6 +46,8 @@ use crate::table::{Table, Tally, Weighted};
 use crate::trunk::{LaneRef, Trunk};
 use conn::Conn;
 use lane::{Lane, Scratch};
+use transit::crossing::Crossing;
+use transit::{Hop, Onward};
 
 /// Longest sleep; timers are coarse on purpose (suspicion is 1 s, death 6 s).
 const TICK: Duration = Duration::from_millis(100);
@@ -191,6 +194,10 @@ pub enum Job {
     Message(u64, Arc<Trunk>, Vec<u8>),
     /// Control messages of that many bytes were taken.
     Taken(u64, u32),
+    /// Pass a stream on: this lane, with what its other side knows.
+    Cross(u64, Arc<Crossing>, Box<Onward>),
+    /// There is something in the mailbox of this side.
+    Hop(Arc<Crossing>, usize),
     /// Tell every peer.
     GoAway(GoAway, String),
     /// Close all lanes to this router.
@@ -279,6 +286,9 @@ pub struct Worker {
     lanes: Slab<Option<Box<Lane>>>,
     lane_keys: HashMap<u64, usize>,
     conns: Slab<Conn>,
+    /// Sides of streams that cross, and those that have something in their mailbox.
+    hops: Slab<Hop>,
+    hop_news: Vec<(Arc<Crossing>, usize)>,
     generation: u32,
     listeners: HashMap<u64, accept::Listening>,
     /// Lanes that have something to say.
@@ -330,6 +340,8 @@ pub fn create(index: usize, shared: Arc<Shared>) -> io::Result<(Worker, WorkerHa
         lanes: Slab::new(),
         lane_keys: HashMap::new(),
         conns: Slab::new(),
+        hops: Slab::new(),
+        hop_news: Vec::new(),
         generation: 0,
         listeners: HashMap::new(),
         dirty: Vec::new(),
@@ -387,21 +399,32 @@ impl Worker {
             for (a, b) in std::mem::take(&mut self.busy_pairs) {
                 self.pump_pair(a, b);
             }
+            self.read_all_mail();
             for key in std::mem::take(&mut self.dirty) {
                 self.write_lane(key);
             }
+            // What went out gives credit back on the other side.
+            self.read_all_mail();
         }
         self.close_all();
     }
 
     fn patience(&self) -> Duration {
         let idle = self.unread.is_empty() && self.dirty.is_empty() && self.undecided.is_empty();
-        if !idle || !self.busy_pairs.is_empty() {
+        if !idle || !self.busy_pairs.is_empty() || !self.hop_news.is_empty() {
             Duration::ZERO
         } else if self.lanes.is_empty() && self.timed.is_empty() {
             IDLE_TICK
         } else {
             TICK
+        }
+    }
+
+    fn read_all_mail(&mut self) {
+        while !self.hop_news.is_empty() {
+            for (crossing, side) in std::mem::take(&mut self.hop_news) {
+                self.read_mail(&crossing, side);
+            }
         }
     }
 
@@ -426,6 +449,8 @@ impl Worker {
                         self.soil(key);
                     }
                 }
+                Job::Cross(lane, crossing, onward) => self.cross(lane, &crossing, onward),
+                Job::Hop(crossing, side) => self.hop_news.push((crossing, side)),
                 Job::GoAway(code, reason) => {
                     for key in self.lane_indices() {
                         if let Some(Some(lane)) = self.lanes.get_mut(key) {

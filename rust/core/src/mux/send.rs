@@ -165,6 +165,11 @@ impl Mux {
         self.end(key, what, class, reason, budget);
     }
 
+    /// The same, also where the peer still waits for an answer: the stream may have been said something by then.
+    pub fn abandon(&mut self, key: Key, class: Class, reason: &str, budget: &Budget) {
+        self.end(key, Flags::WANT_RESET, class, reason, budget);
+    }
+
     fn end(&mut self, key: Key, what: u16, class: Class, reason: &str, budget: &Budget) {
         let Some(stream) = self.streams.get_mut(key as usize) else {
             return;
@@ -355,6 +360,22 @@ impl Mux {
         self.streams
             .get(key as usize)
             .is_some_and(|s| s.has(Flags::FIN_SENT))
+    }
+
+    /// Whether our OPEN has no answer.
+    #[must_use]
+    pub fn is_unanswered(&self, key: Key) -> bool {
+        self.streams
+            .get(key as usize)
+            .is_some_and(|s| s.has(Flags::ASKED))
+    }
+
+    /// Whether anything of our direction was sent, be it its end.
+    #[must_use]
+    pub fn has_said(&self, key: Key) -> bool {
+        self.streams
+            .get(key as usize)
+            .is_some_and(|s| s.sent > 0 || s.has(Flags::FIN_SENT))
     }
 
     /// The application took `bytes`; early data counts first.

@@ -13,12 +13,14 @@ use mio::event::Event as ReadyEvent;
 use mio::net::TcpStream;
 
 use super::conn::Stage;
+use super::transit::crossing::Spare;
+use super::transit::{Segment, is_hop};
 use super::{ConnId, Source, Worker, token};
 use crate::control::EstablishedLane;
 use crate::frame::MAX_FRAME;
 use crate::mux::{Liveness, Mux, MuxConfig};
 use crate::payload::{Class, GoAway};
-use crate::record::{MAX_RECORD, Records, sealed_len};
+use crate::record::{MAX_RECORD, RECORD_OVERHEAD, Records, sealed_len};
 use crate::trunk::{LaneHealth, LaneRef, Trunk};
 
 /// Plaintext of one write: 16 full frames. 128 to 256 KiB is the knee, and stays in the L2 cache.
@@ -27,6 +29,8 @@ const BATCH: usize = 16 * MAX_FRAME;
 const URGENT_IN_BATCH: usize = 16_384;
 /// Room behind a full batch for the FIN of the stream that filled it.
 const FIN_ROOM: usize = 64;
+/// Room for the records that are not full because something is sealed beside the batch: two for each of at most 32.
+const SEGMENTS_ROOM: usize = 64 * RECORD_OVERHEAD;
 /// Ciphertext of one read.
 const READ: usize = 256 * 1024;
 /// Slices of one stream that are written together.
@@ -43,7 +47,7 @@ const CONTROL_SHARE: usize = BATCH / 8;
 /// Buffers that all lanes of a worker use in turn.
 pub(super) struct Scratch {
     /// Plaintext going out.
-    batch: Box<[u8]>,
+    pub batch: Box<[u8]>,
     /// Frames without payload going out.
     urgent: Vec<u8>,
     /// Records going out.
@@ -54,6 +58,9 @@ pub(super) struct Scratch {
     plain: Box<[u8]>,
     /// Bytes of a pair.
     pub pair: Box<[u8]>,
+    /// What goes out beside the batch, in order.
+    pub segments: Vec<Segment>,
+    pub spare: Spare,
 }
 
 impl Scratch {
@@ -62,10 +69,12 @@ impl Scratch {
         Self {
             batch: zeros(BATCH + URGENT_IN_BATCH + FIN_ROOM),
             urgent: Vec::new(),
-            sealed: zeros(sealed_len(BATCH + URGENT_IN_BATCH + FIN_ROOM)),
+            sealed: zeros(sealed_len(BATCH + URGENT_IN_BATCH + FIN_ROOM) + SEGMENTS_ROOM),
             records: zeros(READ + 2 * MAX_RECORD),
             plain: zeros(MAX_FRAME + READ + 2 * MAX_RECORD + 1),
             pair: zeros(65_536),
+            segments: Vec::new(),
+            spare: Spare::default(),
         }
     }
 }
@@ -235,11 +244,27 @@ impl Worker {
                 continue;
             };
             // Those that gave up waiting.
-            let conns = &self.conns;
-            lane.waiting.retain(|id| {
-                let conn = conns.get(id.0 as usize);
+            let mut waiting = std::mem::take(&mut lane.waiting);
+            waiting.retain(|id| {
+                if is_hop(id.0) {
+                    return self.hop_waits(*id);
+                }
+                let conn = self.conns.get(id.0 as usize);
                 conn.is_some_and(|c| c.generation == id.1)
             });
+            let overdue: Vec<u32> = waiting
+                .iter()
+                .map(|id| id.0)
+                .filter(|owner| is_hop(*owner) && self.is_overdue(*owner))
+                .collect();
+            for owner in overdue {
+                let reason = "the next router does not answer OPENs fast enough";
+                self.refuse_crossing(owner, Class::Resource, reason);
+            }
+            let Some(Some(lane)) = self.lanes.get_mut(key) else {
+                continue;
+            };
+            lane.waiting = waiting;
             let health = lane.reference.health();
             match lane.mux.tick(self.now) {
                 Liveness::Alive => {
@@ -283,6 +308,15 @@ impl Worker {
         let router = lane.trunk.router;
         let another_lane = lane.trunk.health() == LaneHealth::Open;
         for owner in owners {
+            if is_hop(owner) {
+                if let Some(mut lane) = self.lanes.get_mut(key).and_then(Option::take) {
+                    self.hop_on_suspect(&mut lane, owner);
+                    if let Some(place) = self.lanes.get_mut(key) {
+                        *place = Some(lane);
+                    }
+                }
+                continue;
+            }
             let Some(conn) = self.conns.get(owner as usize) else {
                 continue;
             };
@@ -326,11 +360,16 @@ impl Worker {
         lane.trunk
             .update(|facts| reason.clone_into(&mut facts.error));
         let owners: Vec<u32> = lane.mux.owners().collect();
-        lane.mux.close(&self.shared.budget);
         for owner in owners {
-            self.lane_lost(owner, reason);
+            if is_hop(owner) {
+                self.hop_lost(&lane, owner, reason);
+            } else {
+                self.lane_lost(owner, reason);
+            }
         }
-        self.undecided.extend(lane.waiting.drain(..));
+        lane.mux.close(&self.shared.budget);
+        let waiting = std::mem::take(&mut lane.waiting);
+        self.turn_away(waiting);
         let _ = self.poll.registry().deregister(&mut lane.socket);
         self.own_lanes.fetch_sub(1, Ordering::Relaxed);
         self.shared.publish_trunk(&lane.trunk);
@@ -338,6 +377,17 @@ impl Worker {
             self.shared.events.messages_reset(lane.trunk.router);
         }
         self.trunk_changed(&lane.trunk);
+    }
+
+    /// Those that wait for open credit of a lane that will give none.
+    fn turn_away(&mut self, waiting: VecDeque<ConnId>) {
+        for id in waiting {
+            if !is_hop(id.0) {
+                self.undecided.push(id);
+            } else if self.hop_waits(id) {
+                self.refuse_crossing(id.0, Class::Link, "the lane ahead is leaving");
+            }
+        }
     }
 
     /// GOAWAY and close_notify, as far as the kernel takes them now.

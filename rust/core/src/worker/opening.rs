@@ -13,6 +13,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
 use super::conn::{Conn, Embedded, Record, Stage};
 use super::socket::Socket;
+use super::transit::is_hop;
 use super::{ConnId, Job, ListenerRef, Worker};
 use crate::contract::Event;
 use crate::handshake::RouterId;
@@ -389,7 +390,16 @@ impl Worker {
         let mut opens = lane.mux.open_credit();
         let mut early = lane.mux.early_credit() as usize;
         let (conns, undecided) = (&self.conns, &mut self.undecided);
+        let mut onward = Vec::new();
         lane.waiting.retain(|id| {
+            if is_hop(id.0) {
+                if opens > 0 {
+                    opens -= 1;
+                    onward.push(*id);
+                    return false;
+                }
+                return true;
+            }
             let conn = conns.get(id.0 as usize).filter(|c| c.generation == id.1);
             let Some(Stage::Waiting { opening }) = conn.map(|c| &c.stage) else {
                 return false;
@@ -402,6 +412,11 @@ impl Worker {
             undecided.push(*id);
             false
         });
+        for id in onward {
+            if self.hop_waits(id) {
+                self.open_onward(id.0);
+            }
+        }
     }
 
     /// Those that were offered open credit have decided. What they left is for the others, as long as the queue grows shorter by it.

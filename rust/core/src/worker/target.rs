@@ -27,23 +27,19 @@ impl Worker {
         let refuse = |lane: &mut Lane, class, reason: &str| {
             lane.mux.refuse(key, class, reason, &shared.budget)
         };
-        if open.source.site != lane.trunk.router.site {
-            refuse(
-                lane,
-                Class::Policy,
-                "the source is not the site of this link",
-            );
-            return;
-        }
-        if open
-            .destination
-            .is_some_and(|router| router != shared.router)
-        {
-            refuse(lane, Class::Link, "this router carries no transit");
+        if lane.trunk.is_edge() && open.source.site != lane.trunk.router.site {
+            let reason = "an edge opens streams of its own site only";
+            refuse(lane, Class::Policy, reason);
             return;
         }
         if shared.refusing.load(Ordering::Relaxed) {
             refuse(lane, Class::Drain, "the router is leaving");
+            return;
+        }
+        if let Some(router) = open.destination
+            && router != shared.router
+        {
+            self.forward(lane, lane_key, key, router, open);
             return;
         }
         let routing_key: Arc<str> = shared

@@ -13,6 +13,7 @@ use crate::record::MAX_RECORD;
 use crate::trunk::LaneHealth;
 use crate::worker::Worker;
 use crate::worker::conn::Stage;
+use crate::worker::transit::is_hop;
 
 impl Worker {
     /// Read what has arrived, a bounded number of times.
@@ -184,6 +185,10 @@ impl Worker {
         if group.is_empty() {
             return;
         }
+        if is_hop(owner) {
+            self.hop_data(owner, group);
+            return;
+        }
         let Some(conn) = self.conns.get_mut(owner as usize) else {
             return;
         };
@@ -215,6 +220,7 @@ impl Worker {
         match received {
             Received::Data { .. } => {}
             Received::Open { key, open } => self.take_open(lane, lane_key, key, &open),
+            Received::Answered { owner } if is_hop(owner) => self.hop_answered(owner),
             Received::Answered { owner } => self.answered(owner),
             Received::Refused {
                 owner,
@@ -222,8 +228,13 @@ impl Worker {
                 reason,
             } => {
                 lane.count_stream(-1);
+                if is_hop(owner) {
+                    self.refuse_crossing(owner, class, reason);
+                    return Ok(());
+                }
                 self.refused(owner, lane.trunk.router, class, reason);
             }
+            Received::Fin { owner, .. } if is_hop(owner) => self.hop_fin(lane, owner),
             Received::Fin { owner, .. } => {
                 if let Some(conn) = self.conns.get_mut(owner as usize) {
                     conn.fin = true;
@@ -239,6 +250,10 @@ impl Worker {
                 reason,
             } => {
                 lane.count_stream(-1);
+                if is_hop(owner) {
+                    self.hop_reset(owner, class, reason);
+                    return Ok(());
+                }
                 self.forget(owner, Some((class, reason)));
             }
             Received::Control(bytes) => return self.take_control(lane, bytes),
@@ -254,7 +269,8 @@ impl Worker {
                     lane.reference.set_health(LaneHealth::Leaving);
                     self.shared.publish_trunk(&lane.trunk);
                     self.trunk_changed(&lane.trunk);
-                    self.undecided.extend(lane.waiting.drain(..));
+                    let waiting = std::mem::take(&mut lane.waiting);
+                    self.turn_away(waiting);
                 }
                 GoAway::Protocol | GoAway::Policy | GoAway::Shutdown => {
                     return Err((None, format!("the peer closed it: {reason}")));

@@ -12,6 +12,7 @@ use crate::frame::{self, HEADER, Kind, MAX_FRAME, MAX_PAYLOAD};
 use crate::mux::Turn;
 use crate::worker::Worker;
 use crate::worker::conn::{Embedded, Stage};
+use crate::worker::transit::{Segment, is_hop};
 
 impl Worker {
     /// Give a lane its turn to write: what is unsent, then batches.
@@ -41,7 +42,7 @@ impl Worker {
                 return Ok(());
             }
             let (urgent_apart, end) = self.fill(lane);
-            if end == 0 && urgent_apart == 0 {
+            if end == 0 && urgent_apart == 0 && self.scratch.segments.is_empty() {
                 return Ok(());
             }
             let scratch = &mut *self.scratch;
@@ -52,11 +53,27 @@ impl Worker {
                     .seal(&scratch.urgent, &mut lane.unsent)
                     .map_err(|error| error.to_string())?;
             }
-            let batch = scratch.batch.get(..end).unwrap_or_default();
-            if !batch.is_empty() {
-                sealed = lane
+            let mut at = 0;
+            for Segment { behind, chunk } in scratch.segments.drain(..) {
+                let ahead = scratch.batch.get(at..behind).unwrap_or_default();
+                for piece in [ahead, chunk.frame()] {
+                    if !piece.is_empty() {
+                        let room = scratch.sealed.get_mut(sealed..).unwrap_or_default();
+                        sealed += lane
+                            .records
+                            .seal_into(piece, room)
+                            .map_err(|error| error.to_string())?;
+                    }
+                }
+                at = behind;
+                scratch.spare.put(chunk.into_memory());
+            }
+            let rest = scratch.batch.get(at..end).unwrap_or_default();
+            if !rest.is_empty() {
+                let room = scratch.sealed.get_mut(sealed..).unwrap_or_default();
+                sealed += lane
                     .records
-                    .seal_into(batch, &mut scratch.sealed)
+                    .seal_into(rest, room)
                     .map_err(|error| error.to_string())?;
             }
             let records = scratch.sealed.get(..sealed).unwrap_or_default();
@@ -140,12 +157,16 @@ impl Worker {
             end = urgent;
             apart = 0;
         }
-        let limit = end + BATCH;
+        let mut limit = end + BATCH;
         while limit.saturating_sub(end) > HEADER + 64 {
             let Some(turn) = lane.mux.next_turn() else {
                 break;
             };
-            end = self.take_turn(lane, &turn, end, limit);
+            end = if is_hop(turn.owner) {
+                self.take_hop_turn(lane, &turn, end, &mut limit)
+            } else {
+                self.take_turn(lane, &turn, end, limit)
+            };
         }
         (apart, end)
     }
