@@ -37,9 +37,10 @@ connections = 0
 serving: set[trio.SocketStream] = set()
 
 
-def abort(stream: trio.SocketStream) -> None:
+def abort(stream: trio.SocketStream, on: bool = True) -> None:
+    """Closing is a reset."""
     with contextlib.suppress(OSError):
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", on, 0))
 
 
 class Serving:
@@ -65,8 +66,8 @@ class Serving:
             except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as group:
                 if kind != "DAMAGED":  # told to the writer, the kernel does not tell the reader, who then sees an end
                     kind, detail = "reset", repr(group.exceptions[0])
-            if kind != "whole":
-                abort(self._stream)
+            if kind == "whole":
+                abort(self._stream, False)
         header = self._receiving.header
         if header is not None or kind in ("DAMAGED", "TRUNCATED"):
             streams.append((header.id, header.seed, kind, detail) if header else (0, 0, kind, detail))
@@ -116,9 +117,9 @@ class Serving:
 async def serve(stream: trio.SocketStream) -> None:
     global connections
     connections += 1
+    abort(stream)  # however this ends, with the process too: not cleanly, but for what has ended whole
     match manner:
         case "reset":
-            abort(stream)
             await stream.aclose()
         case "hang":
             held.append(stream)
@@ -126,6 +127,7 @@ async def serve(stream: trio.SocketStream) -> None:
             with contextlib.suppress(trio.BrokenResourceError):
                 await stream.send_all(b"welcome")
                 await stream.receive_some(1)
+            abort(stream, False)
             await stream.aclose()
         case _:
             serving.add(stream)
@@ -150,12 +152,10 @@ async def obey() -> None:
             case "abort":
                 print(json.dumps({"aborted": len(serving)}), flush=True)
                 for stream in list(serving):
-                    abort(stream)
                     await trio.aclose_forcefully(stream)
             case "manner":
                 manner, late = order["manner"], order.get("late", 0.0)
                 while held:
-                    abort(held[-1])
                     await held.pop().aclose()
                 print("{}", flush=True)
 
