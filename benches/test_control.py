@@ -41,7 +41,7 @@ def test_advertise_one_more_key(benchmark: BenchmarkFixture, keys: int) -> None:
 @pytest.mark.parametrize("keys", [10, 1_000, 10_000])
 def test_match_one_more_listener(benchmark: BenchmarkFixture, keys: int) -> None:
     table = AddressTable(OWN)
-    table.set_path(str(PEER), Path(str(PEER), 1), now=0.0)
+    table.set_path(str(PEER), Path((str(PEER),), 1), now=0.0)
     for number in range(keys):
         table.put_connector(
             LocalConnector(name=f"c{number}", routing_key=f"service-{number}", host="127.0.0.9", port=10_000 + number), now=0.0

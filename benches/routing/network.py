@@ -1,4 +1,9 @@
-"""A network of engines whose links lose nothing and take 5 ms. Edge routers are there as the keys that their interiors advertise."""
+"""
+A network of engines whose links lose nothing and take 5 ms. Edge routers are there as the keys that their interiors advertise.
+
+``full`` says which routers do everything; the others are `Relay`s, which flood by the engine's own code and look at nothing else, so that
+1,000 routers fit into one process and messages and times are those of 1,000 routers.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +12,19 @@ import heapq
 import itertools
 import random
 import time
+import tracemalloc
 from collections.abc import Callable
 
 from vanrouter.messages import KeyInfo, Sealed
 from vanrouter.model import RouterId, SiteId, site_id_of_key
 from vanrouter.plane import LinkState
-from vanrouter.routing import Engine, Limits
+from vanrouter.routing import Engine, Limits, PathChanged
+from vanrouter.routing.database import Record
+from vanrouter.routing.peers import Peer
+from vanrouter.routing.wire import Head, encode_relayed, head_untrusted
 
 LATENCY = 0.005
+NONE: dict[str, int] = {}
 
 
 def sign(name: bytes) -> Callable[[bytes], bytes]:
@@ -34,10 +44,33 @@ def site(index: int) -> SiteId:
     return site_id_of_key(b"%d" % index)
 
 
-def make_engine(index: int, limits: Limits, now: float) -> Engine:
+class Relay(Engine):
+    """Takes every newer record unread and passes it on. ``shared``: the bytes of each record once for all relays."""
+
+    shared: dict[tuple[str, int], bytes]
+
+    def _consider(self, peer: Peer, wire: bytes, age: float, now: float) -> None:
+        head = head_untrusted(wire)
+        slot = (head.origin, head.number)
+        if not self.database.is_newer(head):
+            if self.database.sequence(head) == head.sequence:
+                peer.due.pop(slot, None)
+            return
+        self.keep(wire, head, now - age, peer.router)
+        self._flooding.flood(slot, head.sequence, apart_from=peer.router)
+
+    def keep(self, wire: bytes, head: Head, born: float, peer: str = "") -> None:
+        slot = (head.origin, head.number)
+        known = self.shared.get(slot)
+        if known != wire:
+            known = self.shared[slot] = wire
+        self.database.put(head, Record(known, head.sequence, born, NONE, peer))
+
+
+def make_engine(index: int, limits: Limits, now: float, kind: type[Engine] = Engine) -> Engine:
     """The router of site ``index``. Site 0 admitted all others."""
     name = b"%d" % index
-    return Engine(
+    return kind(
         RouterId(site(index), 1),
         identity=name,
         sign=sign(name),
@@ -65,9 +98,9 @@ def random_links(rng: random.Random, size: int, degree: int) -> set[tuple[int, i
 
 
 class Network:
-    """``degree`` links per interior on average."""
+    """``degree`` links per interior on average. ``full``: how many routers do everything; None: all."""
 
-    def __init__(self, interiors: int, *, degree: int = 6, seed: int = 1) -> None:
+    def __init__(self, interiors: int, *, degree: int = 6, seed: int = 1, full: int | None = None) -> None:
         self.now = 10.0
         self.rng = random.Random(seed)
         self.engines: list[Engine] = []
@@ -80,14 +113,15 @@ class Network:
         self._events: list[tuple[float, int, int, int, bytes]] = []
         self._count = itertools.count()
         limits = Limits(sites_per_admitter=interiors)
-        for index in range(interiors):
-            self._add(index, limits)
         self.links = random_links(self.rng, interiors, degree)
-
-    def _add(self, index: int, limits: Limits) -> None:
-        engine = make_engine(index, limits, self.now)
-        self.engines.append(engine)
-        self.index[engine.own] = index
+        self.full = sorted(random.Random(seed).sample(range(interiors), full) if full is not None else range(interiors))
+        shared: dict[tuple[str, int], bytes] = {}
+        for index in range(interiors):
+            engine = make_engine(index, limits, self.now, Engine if index in self.full else Relay)
+            if isinstance(engine, Relay):
+                engine.shared = shared
+            self.engines.append(engine)
+            self.index[engine.own] = index
 
     def set_link(self, a: int, b: int, lanes: int) -> None:
         for u, v in ((a, b), (b, a)):
@@ -97,12 +131,49 @@ class Network:
             self.cpu[u] += time.process_time() - began
             self.work(u)
 
-    def connect(self) -> None:
-        """All links at once: every router has all of its own before it says so."""
+    def _link_all(self) -> None:
         for a, b in sorted(self.links):
             for u, v in ((a, b), (b, a)):
                 state = LinkState(router=self.engines[v].own, site_name="", lanes=1, lanes_wanted=1)
                 self.engines[u].handle_link(state, now=self.now)
+
+    def preload(self) -> list[int]:
+        """All links are up and everybody knows everything, without a message. Bytes of memory that it took each full router."""
+        self._link_all()
+        wires: list[bytes] = []
+        for engine in self.engines:
+            engine.take_actions(self.now)
+            wires += [record.wire for record in engine.database.origins[engine.own].fragments.values()]
+        heads = [head_untrusted(wire) for wire in wires]
+        memory = []
+        for engine in self.engines:
+            others = [(wire, head) for wire, head in zip(wires, heads, strict=True) if head.origin != engine.own]
+            if isinstance(engine, Relay):
+                for wire, head in others:
+                    engine.keep(wire, head, self.now)
+            else:
+                memory.append(self._learn(engine, [wire for wire, _ in others]))
+            for peer in engine._peers.values():
+                peer.due.clear()
+                peer.summary_from = None
+        known = self.engines[0].database.sequences()
+        assert all(engine.database.sequences() == known for engine in self.engines)
+        return memory
+
+    def _learn(self, engine: Engine, wires: list[bytes]) -> int:
+        peer = engine.peers()[0]
+        tracemalloc.start()
+        for start in range(0, len(wires), 64):  # as many as a plane hands over at once
+            for wire in wires[start : start + 64]:
+                engine.handle_message_untrusted(peer, encode_relayed(wire, 0), now=self.now)
+            engine.take_actions(self.now)
+        memory = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return memory
+
+    def connect(self) -> None:
+        """All links at once: every router has all of its own before it says so."""
+        self._link_all()
         for index in range(len(self.engines)):
             self.work(index)
         self.settle()
@@ -116,7 +187,8 @@ class Network:
     def work(self, index: int) -> None:
         engine = self.engines[index]
         began = time.process_time()
-        engine.take_actions(self.now)
+        if any(isinstance(action, PathChanged) for action in engine.take_actions(self.now)):
+            engine.hop_limit()  # what the plane is told then
         out = []
         for peer in engine.peers():
             while (send := engine.next_message(peer, self.now)) is not None:

@@ -101,8 +101,8 @@ class OneRouter:
         self.near[b].add(a)
         return lost, self.change(a, b)
 
-    def median_ms(self, rounds: int) -> dict[str, tuple[float, float, float]]:
-        """change -> (median ms, most ms, routers looked at by the median one)"""
+    def median_ms(self, rounds: int) -> dict[str, tuple[float, float, float, float]]:
+        """change -> (median, least and most ms, routers looked at by the median one)"""
         figures: dict[str, list[tuple[float, float]]] = {}
         for _ in range(rounds):
             for what in ("one address more", "one link lost and found"):
@@ -110,6 +110,11 @@ class OneRouter:
                 spent = self.one_address() if what == "one address more" else sum(self.one_link()) / 2
                 figures.setdefault(what, []).append((spent * 1000, self.engine.paths.visited - before))
         return {
-            what: (statistics.median(f[0] for f in found), max(f[0] for f in found), statistics.median(f[1] for f in found))
+            what: (
+                statistics.median(ms for ms, _ in found),
+                min(ms for ms, _ in found),
+                max(ms for ms, _ in found),
+                statistics.median(looked_at for _, looked_at in found),
+            )
             for what, found in figures.items()
         }

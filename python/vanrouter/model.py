@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import enum
+import functools
 import hashlib
 import re
 import secrets
@@ -40,6 +41,7 @@ RoutingKey = NewType("RoutingKey", str)
 
 MAX_ROUTING_KEY: Final = 255
 _NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,61}[a-z0-9])?")
+_BOOT: Final = re.compile(r"[0-9a-f]{16}")
 _SITE_ID: Final = re.compile(r"[a-z2-7]{52}")
 
 
@@ -72,7 +74,7 @@ class RouterId(msgspec.Struct, frozen=True, order=True):
     @classmethod
     def parse(cls, text: str) -> RouterId:
         site, _, boot = text.partition("/")
-        if len(boot) != 16 or not all(c in "0123456789abcdef" for c in boot):
+        if not _BOOT.fullmatch(boot):
             raise ConfigError(f"{text!r} is not a router id (SITE-ID/16 hexadecimal digits)")
         return cls(parse_site_id(site), int(boot, 16))
 
@@ -83,6 +85,7 @@ def boot_number(now_ms: int, random20: int | None = None) -> int:
     return ((now_ms << 20) | low) & 0xFFFF_FFFF_FFFF_FFFF
 
 
+@functools.lru_cache(maxsize=4096)  # every record of a site comes with its key
 def site_id_of_key(spki_der: bytes) -> SiteId:
     """The site id of an identity public key given as SubjectPublicKeyInfo DER."""
     return SiteId(base64.b32encode(hashlib.sha256(spki_der).digest()).decode().rstrip("=").lower())

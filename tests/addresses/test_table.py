@@ -6,6 +6,7 @@ From what is configured and advertised to the smallest difference for the data p
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from memory_sites import (
     KeyInfo,
@@ -25,9 +26,11 @@ from memory_sites import (
 )
 
 from vanrouter.addresses import AddressTable, LocalConnector, LocalListener, Path, Reserved
+from vanrouter.addresses.health import State, Verdict
 from vanrouter.addresses.table import SYNC_LINGER
+from vanrouter.checks import Check
 from vanrouter.model import RouterId
-from vanrouter.plane import BindStatus, Connector, ConnectorState, KeyWeight, Listener, ListenerState, Route, RouteTarget
+from vanrouter.plane import BindStatus, Connector, KeyWeight, Listener, ListenerState, Route, RouteTarget
 from vanrouter.plane import Path as PathEntry
 
 SOUTH, EAST = router("south"), router("east")
@@ -276,15 +279,16 @@ def test_a_connector_is_refused_only_while_our_listener_really_has_its_address()
     assert entries(t.take_changes()) == (["connector/db"], ["listener/mistake"])
 
 
-def test_a_connector_whose_target_fails_says_so() -> None:
+def test_a_connector_whose_target_is_not_checked_says_what_streams_met() -> None:
     t = table()
     t.put_connector(connector("db", 5432), now=0.0)
-    t.handle_connector_state(ConnectorState(name="db", error="connection refused", failures=3), now=5.0)
-    found = condition(t.connector_statuses(), "db", "Configured")
+    unchecked = Verdict(state=State.NEW, check=Check(type="none"))
+    t.set_verdicts({"db": msgspec.structs.replace(unchecked, connects_failed=3, error="connection refused")}, now=5.0)
+    found = condition(t.connector_statuses(), "db", "Healthy")
     assert (found.status, found.reason, found.since) == ("False", "TargetFails", 5.0)
     assert "connection refused" in found.message
-    t.handle_connector_state(ConnectorState(name="db"), now=6.0)
-    assert condition(t.connector_statuses(), "db", "Configured").status == "True"
+    t.set_verdicts({"db": unchecked}, now=6.0)
+    assert condition(t.connector_statuses(), "db", "Healthy").status == "True"
 
 
 def test_since_moves_only_when_status_or_reason_do() -> None:

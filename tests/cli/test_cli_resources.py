@@ -42,7 +42,7 @@ def test_every_field_of_the_resource_is_a_flag(noun: Any, spec: type) -> None:
     def keys(struct: type, prefix: str = "") -> set[str]:
         found = set()
         for field in msgspec.structs.fields(struct):
-            inner = kinds.Expose if "Expose" in str(field.type) else None
+            inner = next((inner for inner in (kinds.Expose, kinds.HealthCheck) if inner.__name__ in str(field.type)), None)
             found |= keys(inner, f"{field.encode_name}.") if inner else {prefix + field.encode_name}
         return found
 

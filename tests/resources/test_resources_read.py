@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vanrouter.checks import Check
 from vanrouter.errors import ConfigError, InvalidResource, VanrouterError
 from vanrouter.resources import KINDS, parse_duration, parse_host_port, read_resources, to_dict, to_json, to_yaml
-from vanrouter.resources.kinds import Link, Resource, Secret
+from vanrouter.resources.kinds import Connector, HealthCheck, Link, Resource, Secret
 
 
 def one(text: str) -> Resource:
@@ -210,3 +211,64 @@ def test_host_and_port(text: str, found: tuple[str, int]) -> None:
 def test_what_is_not_host_and_port(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_host_port(text)
+
+
+# ---- Checks of targets ------------------------------------------------------------------------------------------------------------------
+
+
+def checked(fields: str, *, version: str = "vanrouter.io/v1alpha1") -> Connector:
+    found = one(doc("Connector", f"{{routingKey: k, host: 127.0.0.1, port: 80, healthCheck: {fields}}}", version=version))
+    assert isinstance(found, Connector)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "words"),
+    [
+        ("{type: udp}", "spec.healthCheck.type", "invalid enum"),
+        ("{kind: tcp}", "spec.healthCheck.kind", "failureThreshold"),
+        ("{interval: fast}", "spec.healthCheck.interval", "is not a duration"),
+        ("{interval: 500ms}", "spec.healthCheck.interval", "1s to 3600s"),
+        ("{interval: 2h}", "spec.healthCheck.interval", "1s to 3600s"),
+        ("{timeout: 2s}", "spec.healthCheck.timeout", "1.12s"),
+        ("{timeout: soon}", "spec.healthCheck.timeout", "is not a duration"),
+        ("{interval: 1h, timeout: 11s}", "spec.healthCheck.timeout", "10s"),
+        ("{failureThreshold: 0}", "spec.healthCheck.failureThreshold", "1 to 10"),
+        ("{successThreshold: 11}", "spec.healthCheck.successThreshold", "1 to 10"),
+        ("{port: 65536}", "spec.healthCheck.port", "1 to 65535"),
+        ("{path: /healthz}", "spec.healthCheck.path", "type to http"),
+        ("{type: none, status: '200'}", "spec.healthCheck.status", "type to http"),
+        ("{type: http, path: healthz}", "spec.healthCheck.path", "like /healthz"),
+        ("{type: http, path: '/a b'}", "spec.healthCheck.path", "without spaces"),
+        ('{type: http, path: "/a\\r\\nX-Evil: 1"}', "spec.healthCheck.path", "without spaces"),
+        ('{type: http, host: "a\\r\\nX-Evil: 1"}', "spec.healthCheck.host", "host"),
+        ("{type: http, status: 2xx}", "spec.healthCheck.status", "200-399"),
+        ("{type: http, status: 399-200}", "spec.healthCheck.status", "200-399"),
+        ("{type: http, status: '600'}", "spec.healthCheck.status", "200-399"),
+    ],
+)
+def test_what_is_wrong_with_a_check_is_named_with_its_path(fields: str, path: str, words: str) -> None:
+    with pytest.raises(InvalidResource) as caught:
+        checked(fields)
+    assert path in str(caught.value)
+    assert words in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_check_says_only_what_differs_and_the_rest_follows() -> None:
+    assert HealthCheck().resolve() == Check()
+    assert checked("{interval: 1s}").spec.health_check.resolve() == Check(interval=1.0, timeout=0.225)  # type: ignore[union-attr]
+    found = checked(
+        "{type: http, path: /up, port: 9000, status: '200,204', timeout: 300ms, failureThreshold: 3}", version="skupper.io/v2alpha1"
+    )
+    assert found.spec.health_check is not None
+    assert found.spec.health_check.resolve() == Check(
+        type="http", path="/up", port=9000, statuses=((200, 200), (204, 204)), timeout=0.3, failures=3
+    )
+    assert one(to_yaml(found)) == found
+
+
+@given(interval=st.floats(1.0, 3600.0), failures=st.integers(1, 10))
+def test_every_check_leaves_at_least_half_of_its_interval_between_checks_of_a_sound_target(interval: float, failures: int) -> None:
+    check = HealthCheck(interval=f"{interval:.3f}", failure_threshold=failures).resolve()
+    assert check.timeout > 0
+    assert interval / 2 - 0.001 <= check.longest_pause <= interval

@@ -50,6 +50,7 @@ class World:
                 RouterId(site(name), boot),
                 identity=name.encode(),
                 sign=sign(name),
+                name=name,
                 verify=verify,
                 issuers=issuers,
                 issuers_of_own=[str(site(issuer)) for issuer in admitted_by],

@@ -54,6 +54,16 @@ def by_hand(links: dict[str, dict[str, int]], root: str, end: str) -> tuple[int,
     return int(best), tuple(sorted(hops)[:MAX_NEXT_HOPS])
 
 
+def most_links(links: dict[str, dict[str, int]], root: str) -> int:
+    """Of all cheapest paths, the one with the most links."""
+    cost = bellman_ford(links, root)
+    count = {root: 0}
+    for node in sorted(cost, key=cost.__getitem__):
+        before = [count[peer] for peer, price in links.get(node, {}).items() if cost[peer] + price == cost[node]]
+        count[node] = max((n + 1 for n in before), default=0)
+    return max(count.values())
+
+
 class PathsByEdges(RuleBasedStateMachine):
     """Any links change in any order, one or several between two computations."""
 
@@ -82,6 +92,7 @@ class PathsByEdges(RuleBasedStateMachine):
         if self.clean:
             for node in NODES:
                 assert self.graph.paths.path(node) == by_hand(self.graph.links, NODES[0], node)
+            assert self.graph.paths.depth() == most_links(self.graph.links, NODES[0])
 
 
 PathsByEdges.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

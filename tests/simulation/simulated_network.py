@@ -118,6 +118,7 @@ class Router:
                 self.problems.append(action)
             elif isinstance(action, PathChanged):
                 self.changes += 1
+                self.network.path_moves += 1
         for peer in self.engine.peers():
             while (send := self.engine.next_message(peer, now)) is not None:
                 if not self.network.send(self, peer, send.data):
@@ -149,6 +150,7 @@ class Network:
         self.latency = latency
         self.messages = 0
         self.bytes = 0
+        self.path_moves = 0  # how often any router said that a path changed, or a router came or went
         self.boots = itertools.count(1)
         self.on_step: Callable[[], None] | None = None
         self.intercept: Callable[[Router, str, bytes], list[bytes]] | None = None
@@ -163,6 +165,7 @@ class Network:
     def start(self, name: str, *, edge: bool = False) -> Router:
         router = Router(self, name, next(self.boots), edge=edge)
         self.routers[router.id] = self.by_name[name] = router
+        self.path_moves += 1
         router.work()
         return router
 
@@ -200,6 +203,7 @@ class Network:
             router.work()
         router.alive = False
         del self.routers[router.id]
+        self.path_moves += 1
         for link in self.links.values():
             if name in link.ends:
                 link.seen[name] = False

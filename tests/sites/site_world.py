@@ -76,6 +76,7 @@ class World:
 
     def __init__(self, root: Path, nursery: trio.Nursery, plane: str) -> None:
         self.root, self.nursery, self.plane = root, nursery, plane
+        self.running: dict[str, RunningSite] = {}
 
     def home(self, name: str, *, site_name: str = "", **spec: Any) -> SiteHome:
         home = SiteHome(self.root / name)
@@ -86,6 +87,7 @@ class World:
     async def start(self, home: SiteHome, **options: Any) -> RunningSite:
         options = {"plane": self.plane, "timing": FAST, **options}
         site: RunningSite = await self.nursery.start(functools.partial(run_site, home.directory, **options))
+        self.running[home.directory.name] = site
         return site
 
     async def call(self, home: SiteHome, method: str, **params: Any) -> Any:

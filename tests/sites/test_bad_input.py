@@ -103,6 +103,24 @@ async def test_a_target_that_refuses_is_named(world: World) -> None:
     home.resources.put(resource("Connector", "web", routingKey="web", host="127.0.0.1", port=nobody))
     await world.start(home)
 
+    async def told() -> Any:
+        found = condition((await world.status(home))["connectors"][0], "Healthy")
+        return found if found["reason"] == "TargetDown" else None
+
+    told_of = await world.until("the connector says that its target refuses", told)
+    assert f"127.0.0.1:{nobody}" in told_of["message"]
+    assert "server runs" in told_of["next"]
+    matched = condition((await world.status(home))["listeners"][0], "Matched")
+    assert (matched["status"], matched["reason"]) == ("False", "TargetsDown")
+
+
+async def test_without_checks_a_target_that_refuses_is_named_when_streams_have_met_it(world: World) -> None:
+    home = world.home("north")
+    port, nobody = free_port(), free_port()
+    home.resources.put(resource("Listener", "web", routingKey="web", host="127.0.0.1", port=port))
+    home.resources.put(resource("Connector", "web", routingKey="web", host="127.0.0.1", port=nobody, healthCheck={"type": "none"}))
+    await world.start(home)
+
     async def listens() -> bool:
         return condition((await world.status(home))["listeners"][0], "Ready")["status"] == "True"
 
@@ -112,7 +130,7 @@ async def test_a_target_that_refuses_is_named(world: World) -> None:
             await stream.receive_some(1)  # reset, never a clean end
 
     async def told() -> Any:
-        found = condition((await world.status(home))["connectors"][0], "Configured")
+        found = condition((await world.status(home))["connectors"][0], "Healthy")
         return found if found["reason"] == "TargetFails" else None
 
     told_of = await world.until("the connector says that its target refuses", told)

@@ -66,17 +66,22 @@ def test_an_unknown_field_is_named_with_its_path_and_what_was_meant(linked: Link
 
 def test_a_target_that_refuses_is_in_the_status_of_its_site(shared: Linked) -> None:
     nobody, port = free_port(), free_port()
-    shared.van(f"-n south expose host 127.0.0.1:{nobody} --port {port} --address dead")
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as stream, pytest.raises(ConnectionResetError):
-        stream.recv(1)
+    said = shared.van(f"-n south expose host 127.0.0.1:{nobody} --port {port} --address dead")
+    says(said.stderr, "does not answer yet", f"127.0.0.1:{nobody}", "refused")
     found = until(
         "south says that its target refuses",
         lambda: next(
-            c
-            for x in shared.status("south")["connectors"]
-            if x["port"] == nobody and (c := condition(x, "Configured"))["reason"] == "TargetFails"
+            (
+                c
+                for x in shared.status("south")["connectors"]
+                if x["port"] == nobody and (c := condition(x, "Healthy"))["reason"] == "TargetDown"
+            ),
+            None,
         ),
     )
+    assert found is not None
+    with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port), timeout=10) as stream:  # noqa: PT011 - refused, or reset
+        assert stream.recv(1)
     says(found["message"], f"127.0.0.1:{nobody}", "refused")
     says(shared.van("-n south status").stdout, f"127.0.0.1:{nobody}", "next:")
     shared.van("-n south unexpose dead")

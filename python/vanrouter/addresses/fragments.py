@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from vanrouter.errors import LocalProtocolError
-from vanrouter.messages import MAX_FRAGMENT, MAX_FRAGMENTS, Fragment, KeyInfo, Neighbour
+from vanrouter.messages import MAX_FRAGMENT, MAX_FRAGMENTS, Fragment, KeyInfo, Leaf, Neighbour
 from vanrouter.model import RouterId
 
 __all__ = ["BURST", "FRAGMENT_RATE", "ORIGIN_RATE", "REFRESH", "Advertiser", "Bucket"]
@@ -24,10 +24,10 @@ FRAGMENT_RATE: Final = 1.0  # per second and fragment
 ORIGIN_RATE: Final = 20.0  # per second, all fragments together
 BURST: Final = 10
 REFRESH: Final = 300.0
-FIXED: Final = 700  # bytes of a message that are not items or admissions: origin, site name, key, signature, names of fields
+FIXED: Final = 800  # bytes of a message that are not items or admissions: origin, key, signature, name, version, names of fields
 MAX_ENTRIES_PER_FRAGMENT: Final = 1000
 
-Item = KeyInfo | Neighbour
+Item = KeyInfo | Leaf | Neighbour
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -68,9 +68,9 @@ class _Frame:
 class Advertiser:
     """Keep what we advertise; say which fragments to seal and send, and when."""
 
-    def __init__(self, own: RouterId, *, name: str = "", admissions_size: int = 0, now: float) -> None:
-        """``name``: of the site, for people."""
-        self._own, self._name = str(own), name
+    def __init__(self, own: RouterId, *, name: str = "", version: str = "", admissions_size: int = 0, now: float) -> None:
+        """``name`` and ``version``: of the site and its software, for people."""
+        self._own, self._name, self._version = str(own), name[:63], version[:63]
         self._budget = MAX_FRAGMENT - FIXED - admissions_size
         self._frames: list[_Frame] = [_Frame(0, now=now)]
         self._where: dict[tuple[str, str], _Frame] = {}
@@ -81,17 +81,25 @@ class Advertiser:
 
     def set_key(self, key: str, info: KeyInfo | None, *, now: float) -> None:
         """None, or neither targets nor listeners: it is not advertised."""
-        if info is not None and not info.targets and not info.listeners:
+        if info is not None and info.is_empty:
             info = None
         self._set(("key", key), info, now)
 
     def set_neighbour(self, router: str, neighbour: Neighbour | None, *, now: float) -> None:
         self._set(("neighbour", router), neighbour, now)
 
+    def set_edge(self, router: str, leaf: Leaf | None, *, now: float) -> None:
+        self._set(("edge", router), leaf, now)
+
     def set_draining(self, draining: bool) -> None:
         if draining != self._draining:
             self._draining = draining
             self._mark(self._frames[0])
+
+    def keys(self) -> dict[str, KeyInfo]:
+        """Every key as it is advertised."""
+        items = (item for frame in self._frames for item in frame.items.values())
+        return {item.key: item for item in items if isinstance(item, KeyInfo)}
 
     def mark_all(self) -> None:
         """What every fragment carries besides its items is another now."""
@@ -195,4 +203,6 @@ class Advertiser:
             neighbours=[item for item in frame.items.values() if isinstance(item, Neighbour)],
             draining=self._draining and frame.number == 0,
             name=self._name if frame.number == 0 else "",
+            version=self._version if frame.number == 0 else "",
+            edges=[item for item in frame.items.values() if isinstance(item, Leaf)],
         )

@@ -108,6 +108,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     listeners: list[AddressStatus]  # here, automatic
     skipped: list[Problem]  # ports that have no automatic listener here, and why
     conflict: str = ""
+    conditions: list[Condition] = []
 
 
 _ANY = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, never bound

@@ -79,6 +79,11 @@ class Remote:
     def info(self, router: str, key: str) -> KeyInfo | None:
         return self._by_key.get(key, {}).get(router)
 
+    def fragments(self, router: str) -> list[Fragment]:
+        """What it says now, by number."""
+        origin = self._origins.get(router)
+        return [stored.fragment for _, stored in sorted(origin.fragments.items(), key=lambda item: item[0])] if origin is not None else []
+
     def routers(self) -> list[str]:
         return list(self._origins)
 

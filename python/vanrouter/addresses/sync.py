@@ -16,7 +16,7 @@ touched, never all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -76,7 +76,8 @@ class ServiceSync:
             return
         for service in before:
             if service not in services:
-                del self._services[service.address].offers[router, key, service.port]
+                # Two protocols on one port of one key have one place: it may be gone already.
+                self._services[service.address].offers.pop((router, key, service.port), None)
         for service in services:
             self._services.setdefault(service.address, _Service()).offers[router, key, service.port] = service
         if services:
@@ -149,6 +150,13 @@ class ServiceSync:
 
     def addresses(self) -> list[str]:
         return sorted(self._services)
+
+    def has(self, address: str) -> bool:
+        return address in self._services
+
+    def addresses_of(self, key: str, routers: Iterable[str]) -> set[str]:
+        """What these routers offer this key as."""
+        return {service.address for router in routers for service in self._offered.get((router, key), ())}
 
     def protocol(self, address: str) -> str:
         return self._services[address].protocol

@@ -8,20 +8,23 @@ anew. `take_changes` gives the difference since it was last called, `entries` ev
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
+from vanrouter.addresses.health import Verdict
 from vanrouter.addresses.model import AddressStatus, Delta, LocalConnector, LocalListener, Path, Reserved, ServiceStatus
+from vanrouter.addresses.offered import LAST_RESORT, Offered, offered_targets
 from vanrouter.addresses.ports import Ports
 from vanrouter.addresses.remote import MAX_KEYS_PER_SITE, Remote
 from vanrouter.addresses.sync import ServiceSync
-from vanrouter.addresses.words import Facts, describe_connector, describe_listener
+from vanrouter.addresses.words import Facts, describe_connector, describe_listener, describe_service
 from vanrouter.conditions import Conditions
 from vanrouter.errors import ConfigError
 from vanrouter.messages import MAX_SERVICES_PER_KEY, Fragment, KeyInfo, Problem, ServicePort
 from vanrouter.model import RouterId
-from vanrouter.plane import AnyEntry, BindStatus, Connector, ConnectorState, Listener, ListenerState, Ref, Route, RouteTarget
+from vanrouter.plane import AnyEntry, BindStatus, Connector, Listener, ListenerState, Ref, Route, RouteTarget
 from vanrouter.plane import Path as PathEntry
 
 __all__ = ["SYNC_LINGER", "AddressTable"]
@@ -62,7 +65,7 @@ class AddressTable:
         self._site_names: dict[str, str] = {}  # site id -> the name that people know it by
         self._lost: dict[str, float] = {}  # routers that lost their path -> until when their services keep their listeners
         self._binds: dict[str, ListenerState] = {}
-        self._health: dict[str, ConnectorState] = {}
+        self._verdicts: dict[str, Verdict] = {}  # of the targets here
         self._reported: dict[str, list[Problem]] = {}  # router -> what it cannot do with what we advertise
         self._advertised: dict[str, KeyInfo] = {}
         self._advertise: dict[str, KeyInfo | None] = {}  # changed, not yet taken
@@ -90,8 +93,6 @@ class AddressTable:
     def put_connector(self, connector: LocalConnector, *, now: float) -> None:
         """Add a connector, or change the one of this name."""
         before = self._drop_connector(connector.name)
-        if before is None or (before.host, before.port) != (connector.host, connector.port):
-            self._health.pop(connector.name, None)
         self._connectors[connector.name] = connector
         self._ports.put_connector(connector)
         self._key(connector.routing_key).connectors[connector.name] = connector
@@ -102,7 +103,7 @@ class AddressTable:
     def drop_connector(self, name: str, *, now: float) -> None:
         connector = self._drop_connector(name)
         if connector is not None:
-            self._health.pop(name, None)
+            self._verdicts.pop(name, None)
             self._conditions.pop(("connector", name), None)
             self._targets_changed(connector.port)
             self._work(now)
@@ -214,12 +215,18 @@ class AddressTable:
         self._dirty.update(dict.fromkeys(listener.routing_keys))
         self._work(now)
 
-    def handle_connector_state(self, state: ConnectorState, *, now: float) -> None:
-        connector = self._connectors.get(state.name)
-        if connector is not None:
-            self._health[state.name] = state
+    def set_verdicts(self, verdicts: Mapping[str, Verdict | None], *, now: float) -> None:
+        """What checks say of the targets here. Of one that nobody checks nothing is said: it is trusted."""
+        for name, verdict in verdicts.items():
+            connector = self._connectors.get(name)
+            if connector is None:
+                continue
+            if verdict is None:
+                self._verdicts.pop(name, None)
+            else:
+                self._verdicts[name] = verdict
             self._dirty[connector.routing_key] = None
-            self._work(now)
+        self._work(now)
 
     # ---- time --------------------------------------------------------------------------------------------------------------------------
 
@@ -300,7 +307,7 @@ class AddressTable:
 
     def matched_listener(self, key: str) -> bool:
         """Whether a target for this key is reachable."""
-        if any(self._connector_works(c) for c in self._key_or_empty(key).connectors.values()):
+        if any(("connector", name) in self._desired for name in self._key_or_empty(key).connectors):
             return True
         return any(target.router in self._paths for target in self.targets(key))
 
@@ -337,6 +344,11 @@ class AddressTable:
             for _, c in sorted(self._connectors.items())
         ]
 
+    def connector_error(self, name: str) -> str:
+        """Why this target is not well; empty: it is, or nobody has looked yet."""
+        verdict = self._verdicts.get(name)
+        return verdict.error if verdict is not None else ""
+
     def services(self) -> list[ServiceStatus]:
         """One per address of the network, as known here."""
         by_address: dict[str, list[AddressStatus]] = {}
@@ -349,6 +361,7 @@ class AddressTable:
             out.append(
                 ServiceStatus(
                     address=address,
+                    conditions=self._conditions.setdefault(("service", address), Conditions()).list(),
                     protocol=self._sync.protocol(address),
                     ports=sorted({o.service.port for o in offers}),
                     offers=offers,
@@ -358,6 +371,12 @@ class AddressTable:
                 )
             )
         return out
+
+    def offer_info(self, router: str, key: str) -> KeyInfo | None:
+        """What this router, perhaps our own, has of this key now. None: nothing, or it cannot be reached."""
+        if router == self.own:
+            return self._advertised.get(key)
+        return self.remote.info(router, key) if router in self._paths else None
 
     def targets(self, key: str) -> list[RouteTarget]:
         """The routers besides this one where streams for this key may go, whether there is a path to them or not."""
@@ -390,15 +409,18 @@ class AddressTable:
             elif name in self._automatic:
                 del self._automatic[name]
                 self._drop_listener(name)
+            if not self._sync.has(slot[0]):
+                self._conditions.pop(("service", slot[0]), None)
         self._dirty.update(dict.fromkeys(self._sync.take_keys()))
 
     def _work_key(self, key: str, now: float) -> None:
         known = self._key_or_empty(key)
         targets = self.targets(key)
+        offered = self._offered(key, known)
         self._want(("route", key), Route(name=key, targets=targets) if targets else None)
         for c in known.connectors.values():
             entry = Connector(name=c.name, routing_key=key, host=c.host, port=c.port, embedded=c.embedded)
-            self._want(("connector", c.name), entry if self._connector_works(c) else None)
+            self._want(("connector", c.name), entry if c.name in offered.here else None)
         for name, listener in known.listeners.items():
             works = not self._ports.listener_clash(listener)
             entry2 = Listener(
@@ -410,7 +432,7 @@ class AddressTable:
                 keys=list(listener.keys),
             )
             self._want(("listener", name), entry2 if works else None)
-        self._advertise_key(key, known)
+        self._advertise_key(key, known, offered)
         facts = self._facts(key)
         for name, listener in known.listeners.items():
             conditions = self._conditions.setdefault(("listener", name), Conditions())
@@ -427,37 +449,53 @@ class AddressTable:
                 c,
                 facts,
                 self._ports.connector_clash(c),
-                self._health.get(c.name),
+                self._verdicts.get(c.name),
+                c.name in offered.here,
                 here,
                 reported,
                 key in self._crowded,
                 now=now,
             )
+        for address in self._sync.addresses_of(key, (self.own, *self.remote.key(key))):
+            self._describe_service(address, now)
         if key in self._keys and not known.connectors and not known.listeners:
             del self._keys[key]
+
+    def _describe_service(self, address: str, now: float) -> None:
+        places = {(offer.router, offer.key): self.offer_info(offer.router, offer.key) for offer in self._sync.offers(address)}
+        infos = [(self._site(router), info) for (router, _), info in places.items() if info is not None]
+        describe_service(self._conditions.setdefault(("service", address), Conditions()), address, infos, now=now)
 
     def _facts(self, *keys: str) -> Facts:
         """What there is for any of these keys."""
         known = [self._key_or_empty(key) for key in keys]
+        remote = [item for key in keys for item in self.remote.key(key).items()]
         return Facts(
-            targets_here=sum(self._connector_works(c) for k in known for c in k.connectors.values()),
+            targets_here=sum(("connector", name) in self._desired for k in known for name in k.connectors),
             targets_elsewhere=sorted({self._site(t.router) for key in keys for t in self.targets(key) if t.router in self._paths}),
             listeners_here=sum(self._listener_works(name) for k in known for name in k.listeners),
             listeners_elsewhere=sorted({self._site(router) for key in keys for router in self.listening_elsewhere(key)}),
+            down_here=sum(name in self._verdicts and self._verdicts[name].is_out for k in known for name in k.connectors),
+            down_elsewhere=sorted({self._site(router) for router, info in remote if info.down and router in self._paths}),
         )
 
-    def _advertise_key(self, key: str, known: _Key) -> None:
-        connectors = [c for c in known.connectors.values() if self._connector_works(c)]
+    def _advertise_key(self, key: str, known: _Key, offered: Offered) -> None:
         listeners = sum(self._listener_works(name) for name in known.listeners)
         services = self._offers(known) if self._service_sync else []
         info: KeyInfo | None = None
-        if not connectors and not listeners:
+        if not (offered.targets or offered.down or listeners):
             self._crowded.pop(key, None)
         elif key not in self._advertised and len(self._advertised) >= MAX_KEYS_PER_SITE:
             self._crowded[key] = None
         else:
-            cost = min((c.cost for c in connectors), default=0)
-            info = KeyInfo(key=key, targets=len(connectors), listeners=listeners, cost=cost, services=services[:MAX_SERVICES_PER_KEY])
+            info = KeyInfo(
+                key=key,
+                targets=offered.targets,
+                listeners=listeners,
+                cost=offered.cost,
+                services=services[:MAX_SERVICES_PER_KEY],
+                down=offered.down,
+            )
         if info == self._advertised.get(key):
             return
         self._advertise[key] = info
@@ -479,9 +517,9 @@ class AddressTable:
         return sorted(service for service in services if not _refusal(service))
 
     def _offer(self, router: str, key: str) -> None:
-        """What a router offers counts while there is a path to it, and `SYNC_LINGER` longer."""
+        """What a router offers counts while there is a path to it, and `SYNC_LINGER` longer; targets that are down return."""
         info = self.remote.info(router, key)
-        counts = info is not None and info.targets and (router in self._paths or router in self._lost)
+        counts = info is not None and (info.targets or info.down) and (router in self._paths or router in self._lost)
         self._sync.set_offers(router, key, list(info.services) if info is not None and counts else [])
 
     def _offer_all(self, router: str) -> None:
@@ -583,6 +621,13 @@ class AddressTable:
     def _bound(self, name: str) -> bool:
         state = self._binds.get(name)
         return state is not None and state.status not in _BROKEN
+
+    def _offered(self, key: str, known: _Key) -> Offered:
+        working = [c for c in known.connectors.values() if self._connector_works(c)]
+        if not any(c.name in self._verdicts for c in working):
+            return offered_targets(working, {}, better_elsewhere=False)
+        elsewhere = any(target.cost < LAST_RESORT and target.router in self._paths for target in self.targets(key))
+        return offered_targets(working, self._verdicts, better_elsewhere=elsewhere)
 
     def _connector_works(self, connector: LocalConnector) -> bool:
         return not self._ports.connector_clash(connector)

@@ -1,8 +1,8 @@
 """
 What a listener or a connector tells people: conditions with reason and next action, from facts that were worked out before.
 
-Decides nothing but words. Types: ``Listening`` (listeners), ``Configured`` (connectors), ``Matched``, ``Synced`` (connectors that are a
-service), and ``Ready``, which sums up.
+Decides nothing but words. Types: ``Listening`` (listeners), ``Configured`` (connectors), ``Healthy`` (connectors, services), ``Matched``,
+``Synced`` (connectors that are a service), and ``Ready``, which sums up (listeners, connectors).
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from typing import Final
 
 import msgspec
 
+from vanrouter.addresses.health import State, Verdict
 from vanrouter.addresses.model import LocalConnector, LocalListener
+from vanrouter.addresses.offered import LAST_RESORT
 from vanrouter.conditions import Conditions, Status
-from vanrouter.messages import Problem
-from vanrouter.plane import BindStatus, ConnectorState, ListenerState
+from vanrouter.messages import KeyInfo, Problem
+from vanrouter.plane import BindStatus, ListenerState
 
-__all__ = ["Facts", "describe_connector", "describe_listener"]
+__all__ = ["Facts", "describe_connector", "describe_listener", "describe_service"]
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +28,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     targets_elsewhere: list[str]
     listeners_here: int
     listeners_elsewhere: list[str]
+    down_here: int = 0  # targets that fail their checks
+    down_elsewhere: list[str] = []
 
 
 # What the plane says of a port: status of the condition, its reason, what to do.
@@ -55,7 +59,11 @@ def describe_listener(
         status, reason, todo = _BINDS[bind.status]
         message = f"{where}: {bind.error}" if bind.error else f"{where} is {bind.status.value.replace('_', ' ')}"
         conditions.set("Listening", status, reason, message, now=now, next=todo.format(host=listener.host, port=listener.port))
-    _matched(conditions, " or ".join(listener.routing_keys[:3]), "target", facts.targets_here, facts.targets_elsewhere, now)
+    keys = " or ".join(listener.routing_keys[:3])
+    if (facts.down_here or facts.down_elsewhere) and not (facts.targets_here or facts.targets_elsewhere):
+        _targets_down(conditions, keys, facts, now)
+    else:
+        _matched(conditions, keys, "target", facts.targets_here, facts.targets_elsewhere, now)
     _ready(conditions, ("Listening", "Matched"), now)
 
 
@@ -64,7 +72,8 @@ def describe_connector(
     connector: LocalConnector,
     facts: Facts,
     clash: str,
-    health: ConnectorState | None,
+    health: Verdict | None,
+    is_offered: bool,
     conflict: str,
     reported: list[tuple[str, Problem]],
     crowded: bool,
@@ -78,15 +87,76 @@ def describe_connector(
     elif crowded:
         message = "this site has more routing keys than it may advertise (4096); others cannot see this one"
         conditions.set("Configured", "False", "TooManyKeys", message, now=now, next="delete listeners or connectors that are not needed")
-    elif health is not None and health.failures:
-        message = f"the last {health.failures} connections to {where} failed: {health.error}"
-        conditions.set("Configured", "False", "TargetFails", message, now=now, next="check that the server runs and listens there")
     else:
         conditions.set("Configured", "True", "Ok", f"streams go to {where}", now=now)
+    if health is not None:
+        _healthy(conditions, where, health, is_offered, now)
     _matched(conditions, connector.routing_key, "listener", facts.listeners_here, facts.listeners_elsewhere, now)
     if connector.service is not None:
         _synced(conditions, connector, conflict, reported, now)
-    _ready(conditions, ("Configured", "Matched", "Synced"), now)
+    _ready(conditions, ("Configured", "Healthy", "Matched", "Synced"), now)
+
+
+def describe_service(conditions: Conditions, address: str, infos: list[tuple[str, KeyInfo]], *, now: float) -> None:
+    """Whether somebody serves it. ``infos``: what each site that can be reached has of it."""
+    sound = sum(info.targets for _, info in infos if info.cost < LAST_RESORT)
+    down = sum(info.down for _, info in infos)
+    where = ", ".join(f"site {site}" for site in sorted({site for site, info in infos if info.down})[:3])
+    todo = "start the server there; which one and why: van connector status, at that site"
+    if down and sound:
+        message = f"{down} of {sound + down} targets of {address} {'fails its' if down == 1 else 'fail their'} checks, at {where}"
+        conditions.set("Healthy", "True", "SomeTargetsDown", f"{message}; streams go to the others", now=now, next=todo)
+    elif down:
+        last = any(info.targets for _, info in infos)
+        ends = "streams go there only because nothing better is left" if last else "clients are refused"
+        message = f"every target of {address} fails its checks, at {where}; {ends}"
+        conditions.set("Healthy", "False", "TargetsDown", message, now=now, next=todo)
+    elif sound:
+        conditions.set("Healthy", "True", "Ok", f"{sound} {'target' if sound == 1 else 'targets'} for {address}", now=now)
+    else:
+        todo = f"offer {address} at some linked site (van expose), and check the links: van link status"
+        conditions.set("Healthy", "False", "NoTarget", f"no target for {address} is reachable", now=now, next=todo)
+
+
+def _healthy(conditions: Conditions, where: str, health: Verdict, is_offered: bool, now: float) -> None:
+    """Whether the target takes streams, by its checks; without checks, by the streams themselves."""
+    todo = "check that the server runs and listens there"
+    check = health.check
+    if check.type == "none":
+        if health.connects_failed:
+            message = f"the last {health.connects_failed} connections to {where} failed: {health.error}"
+            conditions.set("Healthy", "False", "TargetFails", message, now=now, next=todo)
+        else:
+            conditions.set("Healthy", "True", "NotChecked", f"{where} is not checked; streams go there", now=now)
+        return
+    what = f"{check.type} check" if not check.port else f"{check.type} check on port {check.port}"
+    if health.is_out:
+        returning = f"; it has passed {health.passed} again" if health.passed else ""
+        goes = "streams go there only because nothing better is left" if is_offered else "no new stream goes there until it passes again"
+        message = f"{where} fails its {what}: {health.error}{returning}; {goes}"
+        if check.type == "http":
+            todo += f", and what it answers to GET {check.path}"
+        conditions.set("Healthy", "False", "TargetDown", message, now=now, next=todo)
+    elif health.blocked:
+        message = f"this router cannot check {where}: {health.blocked}; streams go there"
+        todo = "give the router more descriptors (ulimit -n), or take load off this host"
+        conditions.set("Healthy", "Unknown", "CannotCheck", message, now=now, next=todo)
+    elif health.state is State.SUSPECT:
+        message = f"{where} failed {health.failed} of the {check.failures} checks that take it out: {health.error}"
+        conditions.set("Healthy", "Unknown", "Suspect", message, now=now, next="")
+    elif health.state is State.NEW:
+        conditions.set("Healthy", "Unknown", "Pending", f"{where} has not been checked yet", now=now)
+    else:
+        conditions.set("Healthy", "True", "Ok", f"{where} passes its {what}", now=now)
+
+
+def _targets_down(conditions: Conditions, key: str, facts: Facts, now: float) -> None:
+    """There are targets, but all of them fail their checks."""
+    places = (["this site"] if facts.down_here else []) + [f"site {site}" for site in facts.down_elsewhere[:3]]
+    more = f" and {len(facts.down_elsewhere) - 3} more" if len(facts.down_elsewhere) > 3 else ""
+    message = f"every target for {key} fails its checks, at {', '.join(places)}{more}: clients are refused"
+    todo = "start the server there; which one and why: van connector status, at that site"
+    conditions.set("Matched", "False", "TargetsDown", message, now=now, next=todo)
 
 
 def _matched(conditions: Conditions, key: str, what: str, here: int, elsewhere: list[str], now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from vanrouter.baseline.far import LaneFar
@@ -24,7 +25,14 @@ __all__ = ["serve_open"]
 def serve_open(plane: BaselinePlane, lane: Lane, far: LaneFar, open_: Open) -> None:
     """Answer at once where that is possible, else in a task of its own; or pass it on toward its destination."""
     refusal = _refusal(plane, lane, open_)
-    if not _is_for_us(plane, open_):
+    is_for_us = _is_for_us(plane, open_)
+    if is_for_us and plane.targets.choose_connector(open_.routing_key, set()) is None:
+        edge = plane.targets.edge_with(open_.routing_key, never=str(lane.router))
+        if edge is not None:
+            # What an edge serves is advertised as ours.
+            open_ = msgspec.structs.replace(open_, destination_site=site_id_to_bytes(edge.site), destination_boot=edge.boot)
+            is_for_us = False
+    if not is_for_us:
         refusal = refusal or forward(plane, lane, far, open_)
         if refusal is not None:
             far.refuse(*refusal)

@@ -16,7 +16,7 @@ from vanrouter.baseline.choice import DOUBTFUL, DRAINING, SOUND, Candidate, Turn
 from vanrouter.baseline.sockets import connect_tcp
 from vanrouter.baseline.table import Table
 from vanrouter.baseline.trunk import Trunk
-from vanrouter.model import StreamClass
+from vanrouter.model import RouterId, StreamClass
 from vanrouter.plane import AnyEntry, Connector, ConnectorState, KeyWeight, Listener, Route, Strategy
 
 __all__ = ["Here", "Search", "Targets", "There", "keys_of"]
@@ -119,6 +119,16 @@ class Targets:
         found = {candidate: target for candidate, target in self.candidates(routing_key, tried).items() if isinstance(target, Here)}
         best = choose(found)
         return found[best].connector if best else None
+
+    def edge_with(self, routing_key: str, *, never: str) -> RouterId | None:
+        """The best edge of ours that has a target: for a stream that was sent to us, and that no target here takes."""
+        found = {
+            candidate: target
+            for candidate, target in self.candidates(routing_key, set()).items()
+            if isinstance(target, There) and target.trunk.is_edge and target.router == target.trunk.text != never
+        }
+        best = choose(found)
+        return RouterId.parse(found[best].router) if best else None
 
     def began(self, routing_key: str, name: str) -> Callable[[], None]:
         """One more stream for this target; call the result when it is over."""

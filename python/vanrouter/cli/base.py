@@ -43,8 +43,8 @@ NOT_READY: Final = 3
 TIMED_OUT: Final = 4
 
 PLATFORMS: Final = ("linux", "kubernetes")
-OUTPUTS: Final = ("table", "wide", "json", "yaml", "name")
-ALL_OUTPUTS: Final = OUTPUTS
+ALL_OUTPUTS: Final = ("table", "wide", "json", "yaml", "name")
+OUTPUTS: Final = (*ALL_OUTPUTS, "tree", "dot")  # the last two: networks only
 OBJECT: Final = ("json", "yaml", "name")
 
 

@@ -13,14 +13,17 @@ from typing import Any, Final
 import click
 
 from vanrouter.cli.base import Invocation, command, pass_invocation
+from vanrouter.cli.checks import CHECK_FIELDS
+from vanrouter.cli.nouns import named, with_fields
 from vanrouter.cli.output import say, warn
-from vanrouter.cli.running import Site
+from vanrouter.cli.running import Site, condition
 from vanrouter.cli.values import HOST_PORT, NAME, PORT, HostPort, timeout_option, wait_option
 from vanrouter.errors import ConfigError, VanrouterError
 
 __all__ = ["expose", "unexpose"]
 
 Doc = dict[str, Any]
+_FAILING: Final = ("Suspect", "TargetDown", "TargetFails")  # reasons of the condition Healthy
 _WORKLOADS: Final = ("deployment", "statefulset", "daemonset", "pods", "service")
 
 
@@ -46,12 +49,14 @@ def _target(words: tuple[str, ...]) -> HostPort | None:
 @click.option("--port", type=PORT, help="Port under which others reach it; default: the server's.")
 @click.option("--address", type=NAME, required=True, help="Name under which others reach it.")
 @click.option("--protocol", type=click.Choice(["tcp"]), default="tcp", show_default=True, help="Protocol of the service.")
+@with_fields(CHECK_FIELDS)
 @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
 @wait_option("the linked sites that are up have it")
 @timeout_option(30, "How long to wait.")
 @pass_invocation
 def expose(
     invocation: Invocation,
+    /,
     target: tuple[str, ...],
     port: int | None,
     address: str,
@@ -59,6 +64,7 @@ def expose(
     dry_run: bool,
     wait: bool,
     timeout: float,
+    **checks: Any,
 ) -> None:
     """Offer a local service to the network.
 
@@ -78,7 +84,7 @@ def expose(
         "host": server.host,
         "port": server.port,
         "expose": {"port": port, "address": address} | ({"protocol": protocol} if protocol != "tcp" else {}),
-    }
+    } | named(CHECK_FIELDS, checks)
     change = wanted.create(site, "Connector", _connector_name(site, address, server, port), spec, dry_run=dry_run)
     sentence = f"Service {address} is exposed on port {port}"
     left_out: list[str] = []
@@ -111,7 +117,7 @@ def _is(spec: Any, address: str, server: HostPort) -> bool:
 
 
 def _missing(status: Doc, address: str, port: int, left_out: list[str]) -> str:
-    """Which linked sites that are up do not have the service yet. Fills ``left_out`` with those that say that they cannot."""
+    """Which linked sites that are up do not have the service yet. Fills ``left_out`` with what a person should know besides."""
     left_out.clear()
     service = next((s for s in status["services"] if s["address"] == address), None)
     if service is None or not service["targets"]:
@@ -126,6 +132,10 @@ def _missing(status: Doc, address: str, port: int, left_out: list[str]) -> str:
         x["siteId"]: f"site {x['site']} does not listen for {address}: {x['message']}" for x in service["problems"] if x["port"] == port
     }
     left_out += [why for site_id, why in cannot.items() if site_id in up or site_id == status["site"]["id"]]
+    for connector in status["connectors"]:
+        spec, health = connector["spec"], condition(connector, "Healthy")
+        if (spec.get("expose") or {}).get("port") == port and connector["routingKey"] == address and health["reason"] in _FAILING:
+            left_out.append(f"its server does not answer yet: {health['message']}")
     lacking = sorted(name for site_id, name in up.items() if site_id not in have and site_id not in cannot)
     return f"not there yet: {', '.join(lacking)}" if lacking else ""
 

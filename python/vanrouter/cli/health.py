@@ -85,6 +85,9 @@ def troubles(status: Doc) -> list[Trouble]:
     for service in status["services"]:
         what = f"service {service['address']}"
         whys = [service["conflict"]] if service.get("conflict") else []
+        health = condition(service, "Healthy")
+        if health["status"] == "False" and not any(target["siteId"] == own for target in service["targets"]):
+            found.append(Trouble(what, health["message"], health.get("next", "")))
         whys += [f"at site {x['site']}: {x['message']}" for x in service.get("problems", ()) if x["siteId"] != own]
         found += [Trouble(what, why, "") for why in whys if ("", why) not in told and not any(why.endswith(t.why) for t in found)]
     return found

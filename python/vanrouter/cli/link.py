@@ -65,7 +65,8 @@ def create(invocation: Invocation, file: str, name: str | None, cost: int | None
     elif invocation.output:
         dump(found, invocation.output)
     elif wait:
-        say(f"Link {made} to site {found['remoteSiteName']} is active.")
+        state = "active" if found["active"] else "standing by"
+        say(f"Link {made} to site {found['remoteSiteName']} is {state}.")
     else:
         say(f"Link {made} is being dialled. See: {invocation.van(f'link status {made}')}")
 
@@ -135,7 +136,7 @@ def _missing(status: Doc, name: str) -> str:
     found = _find(status["links"], name)
     if found is None:
         return "the site has not begun to dial"
-    if found["active"]:
+    if found["active"] or found.get("standby"):
         return ""
     configured = condition(found, "Configured")
     if configured["status"] == "False":
@@ -155,7 +156,7 @@ def status(invocation: Invocation, name: str | None, wait: bool, timeout: float)
 
     def missing(document: Doc) -> str:
         links = _chosen(document["links"], name)
-        waiting = [found["name"] for found in links if not found["active"]]
+        waiting = [found["name"] for found in links if not _is_well(found)]
         return "" if links and not waiting else f"not active: {', '.join(waiting) or name or 'there is no link'}"
 
     document = site.wait("links", missing) if wait else site.status()
@@ -163,7 +164,12 @@ def status(invocation: Invocation, name: str | None, wait: bool, timeout: float)
     if name is not None and not links:
         raise _no_such_link(invocation, document["links"], name)
     _show(invocation, links, single=name is not None)
-    return DONE if name is None or links[0]["active"] else NOT_READY
+    return DONE if name is None or _is_well(links[0]) else NOT_READY
+
+
+def _is_well(found: Doc) -> bool:
+    """An uplink that stands by is as it should be."""
+    return bool(found["active"] or found.get("standby"))
 
 
 def _chosen(links: list[Doc], name: str | None) -> list[Doc]:
@@ -187,12 +193,18 @@ def _show(invocation: Invocation, links: list[Doc], *, single: bool) -> None:
         wide = invocation.output == "wide"
         columns = ["name", "state", "direction", "site", "cost", "endpoint"] + (["lanes", "site id", "since"] if wide else [])
         table(columns, [_row(found, wide=wide) for found in links])
-        explain((f"link {found['name']}", worst(found)) for found in links if not found["active"])
+        explain((f"link {found['name']}", worst(found)) for found in links if not _is_well(found))
 
 
 def _row(found: Doc, *, wide: bool) -> list[object]:
     reason = worst(found)
-    state = good("active") if found["active"] else bad(reason["reason"] if reason else "not active")
+    state = (
+        good("active")
+        if found["active"]
+        else good("standby")
+        if found.get("standby")
+        else bad(reason["reason"] if reason else "not active")
+    )
     row: list[object] = [found["name"], state, found["direction"], found.get("remoteSiteName"), found.get("cost"), found.get("endpoint")]
     if wide:
         row += [found.get("lanes"), found.get("remoteSiteId"), condition(found, "Operational")["since"]]
@@ -223,7 +235,7 @@ def update(invocation: Invocation, name: str, cost: int | None, dry_run: bool, w
         site,
         change,
         wait=wait,
-        check=lambda status: "" if (_find(status["links"], name) or {}).get("spec", {}).get("cost") == cost else "old cost",
+        check=lambda status: "" if (_find(status["links"], name) or {}).get("spec", {}).get("cost", 1) == cost else "old cost",
     )
 
 

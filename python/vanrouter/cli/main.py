@@ -21,6 +21,8 @@ EVERYDAY = {
     "unexpose": ("expose", "unexpose", "Take back what was exposed."),
     "service": ("service", "service", "See the services of the network."),
     "network": ("network", "network", "See the sites of the network."),
+    "trace": ("trace", "trace", "Show where the next connection to a routing key would go."),
+    "simulate": ("simulate", "simulate", "Say what would be lost if sites or links were down."),
     "hosts": ("hosts", "hosts", "Print lines for /etc/hosts, one for each service."),
     "update": ("site", "update", "Change settings of the site; only those that are named."),
     "delete": ("site", "delete", "Stop the site and remove everything it kept."),

@@ -1,7 +1,8 @@
-"""``van network``: every site, link and service that this site knows of, as a tree, a table, json, yaml or a DOT graph."""
+"""``van network``: every site, link, edge and service that this site knows of, as a tree, a table, json, yaml or a DOT graph."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -21,81 +22,138 @@ def network() -> None:
     """See the sites of the network."""
 
 
-@network.command("status", outputs=("table", "wide", "json", "yaml", "name"))
+@network.command("status", outputs=("tree", "table", "wide", "json", "yaml", "dot", "name"))
 @click.option("--tree", "shape", flag_value="tree", default="tree", help="Each site with its links and services (the default).")
-@click.option("--dot", "shape", flag_value="dot", help="A graph in DOT: van network status --dot | dot -Tsvg")
+@click.option("--dot", "shape", flag_value="dot", help="The same as -o dot: van network status -o dot | dot -Tsvg")
 @timeout_option(10)
 @pass_invocation
 def status(invocation: Invocation, shape: str, timeout: float) -> None:
-    """Show the whole network as it is known here."""
-    site = Site(invocation, timeout)
-    document: Doc = site.call("network")
-    if invocation.output in ("json", "yaml"):
-        dump(document, invocation.output)
-    elif invocation.output == "name":
-        for found in _sites(document):
+    """Show the whole network as it is known here.
+
+    It comes from this site's own database and asks nobody: a site that does not answer is shown as unreachable, with what it said last.
+    """
+    document: Doc = Site(invocation, timeout).call("network")
+    output = invocation.output or shape
+    if output in ("json", "yaml"):
+        dump(document, output)
+    elif output == "name":
+        for found in document["sites"]:
             say(f"site/{found['name']}")
-    elif invocation.output in ("table", "wide"):
-        _table(document, wide=invocation.output == "wide")
-    elif shape == "dot":
+    elif output in ("table", "wide"):
+        _table(document, wide=output == "wide")
+    elif output == "dot":
         _dot(document)
     else:
         _tree(document)
 
 
-def _sites(document: Doc) -> list[Doc]:
-    return sorted(document["sites"], key=lambda s: (s["name"], s["id"]))
+class _Picture:
+    """The document by site id. Two sites of one name get the start of their ids."""
+
+    def __init__(self, document: Doc) -> None:
+        self.sites: list[Doc] = document["sites"]
+        self.edges = [site for site in self.sites if site.get("role") == "edge" and not site["self"]]
+        self.interiors = [site for site in self.sites if site not in self.edges]
+        names: dict[str, int] = {}
+        for site in self.sites:
+            names[site["name"]] = names.get(site["name"], 0) + 1
+        self.labels = {s["id"]: s["name"] if names[s["name"]] == 1 else f"{s['name']} ({s['id'][:6]})" for s in self.sites}
+        self.links: dict[str, list[Doc]] = {}
+        for link in document["links"]:
+            for end in {link["fromSiteId"], link["toSiteId"]}:
+                self.links.setdefault(end, []).append(link)
+        self.serves: dict[str, dict[str, None]] = {}
+        for service in document["services"]:
+            for target in service["targets"]:
+                self.serves.setdefault(target["siteId"], {})[service["address"]] = None
+
+    def label(self, site_id: str) -> str:
+        return self.labels.get(site_id, site_id[:12])
+
+    def linked(self, site_id: str) -> list[str]:
+        links = [link for link in self.links.get(site_id, ()) if link.get("active", True)]
+        return sorted({self.label(_other(link, site_id)) for link in links})
+
+    def services(self, site_id: str) -> list[str]:
+        return sorted(self.serves.get(site_id, ()))
 
 
-def _labels(document: Doc) -> dict[str, str]:
-    """Site id to what people call it; two sites of one name get the start of their ids."""
-    names = [site["name"] for site in document["sites"]]
-    return {s["id"]: s["name"] if names.count(s["name"]) == 1 else f"{s['name']} ({s['id'][:6]})" for s in document["sites"]}
+def _other(link: Doc, site_id: str) -> str:
+    return str(link["toSiteId"] if link["fromSiteId"] == site_id else link["fromSiteId"])
 
 
-def _edges(document: Doc) -> list[tuple[str, str, Doc]]:
-    """Links as (from, to, link); the one that dialled comes first. One link seen from both ends counts once."""
-    seen: dict[tuple[str, str], Doc] = {}
-    for link in document["links"]:
-        seen.setdefault((link["fromSiteId"], link["toSiteId"]), link)
-    return [(a, b, link) for (a, b), link in seen.items()]
+def _note(site: Mapping[str, Any]) -> str:
+    """What is to be said of a site besides its name."""
+    if site.get("self"):
+        return "this site"
+    state = site.get("state", "up")
+    return "" if state == "up" else str(state)
 
 
-def _services_of(document: Doc, site_id: str) -> list[str]:
-    """Addresses with a server in this site."""
-    return sorted(s["address"] for s in document["services"] if any(t["siteId"] == site_id for t in s["targets"]))
-
-
-def _state(link: Doc) -> str:
-    return "" if link.get("active", True) else bad(" not active")
+def _link_state(link: Doc) -> str:
+    match link.get("state", "up" if link.get("active", True) else "not active"):
+        case "up":
+            return ""
+        case "one-sided":
+            return bad(" (only one end reports it: it does not count)")
+        case state:
+            return bad(f" ({state})")
 
 
 def _table(document: Doc, *, wide: bool) -> None:
-    labels, edges = _labels(document), _edges(document)
+    picture = _Picture(document)
+    rows: list[list[object]] = []
+    for site in document["sites"]:
+        peers, services = picture.linked(site["id"]), picture.services(site["id"])
+        role = site.get("role", "interior")
+        routers = site.get("routers", [])
+        cost = min((router["cost"] for router in routers if router.get("nextHops")), default=None)
+        row: list[object] = [picture.label(site["id"]), role, _note(site), cost, len(peers), len(services)]
+        if wide:
+            hops = sorted({hop for router in routers for hop in router.get("nextHops", ())})
+            row += [", ".join(hops), site["id"], site.get("version", ""), ", ".join(peers), ", ".join(services)]
+        rows.append(row)
+    columns = ["site", "role", "note", "cost", "linked sites", "services"]
+    table([*columns, "by way of", "id", "version", "linked to", "serves"] if wide else columns, rows)
+    if wide and document["links"]:
+        say()
+        _links_table(document, picture)
+
+
+def _links_table(document: Doc, picture: _Picture) -> None:
     rows = []
-    for site in _sites(document):
-        peers = sorted({labels.get(b if a == site["id"] else a, "?") for a, b, _ in edges if site["id"] in (a, b)})
-        services = _services_of(document, site["id"])
-        row: list[object] = [labels[site["id"]], len(peers), len(services), "this site" if site.get("self") else ""]
-        rows.append([*row, site["id"], site.get("version", ""), ", ".join(peers), ", ".join(services)] if wide else row)
-    columns = ["site", "linked sites", "services", "note"]
-    table([*columns, "id", "version", "linked to", "serves"] if wide else columns, rows)
+    for link in document["links"]:
+        ends = [picture.label(link["fromSiteId"]), picture.label(link["toSiteId"])]
+        costs = [cost for cost in (link.get("fromCost"), link.get("toCost")) if cost is not None]
+        rtt = f"{link['rttMs']:.1f} ms" if link.get("rttMs") else ""
+        rows.append([link.get("name", ""), *ends, link.get("cost", 1), "/".join(str(c) for c in costs), link.get("state", "up"), rtt])
+    table(["link", "from", "to", "cost", "each end's", "state", "round trip"], rows)
 
 
 def _tree(document: Doc) -> None:
-    labels, edges = _labels(document), _edges(document)
-    for site in _sites(document):
-        here = dim("  (this site)") if site.get("self") else ""
-        say(strong(labels[site["id"]]) + here)
-        branches = []
-        for a, b, link in edges:
-            if site["id"] == a:
-                branches.append(f"link to {labels.get(b, b)}, cost {link.get('cost', 1)}{_state(link)}")
-            elif site["id"] == b:
-                branches.append(f"link from {labels.get(a, a)}, cost {link.get('cost', 1)}{_state(link)}")
-        branches += [f"serves {address}" for address in _services_of(document, site["id"])]
+    picture = _Picture(document)
+    for site in picture.interiors:
+        note = _note(site)
+        shown = dim(f"  ({note})") if note in ("this site", "") else bad(f"  ({note})")
+        say(strong(picture.label(site["id"])) + (shown if note else ""))
+        branches = [_branch(picture, site["id"], link) for link in picture.links.get(site["id"], ()) if not _is_uplink_to(link, site["id"])]
+        branches += [f"serves {address}" for address in picture.services(site["id"])]
+        branches += [
+            f"edge {picture.label(link['fromSiteId'])}, cost {link.get('cost', 1)}{_link_state(link)}"
+            for link in picture.links.get(site["id"], ())
+            if _is_uplink_to(link, site["id"])
+        ]
         for i, branch in enumerate(branches):
             say(("└─ " if i == len(branches) - 1 else "├─ ") + branch)
+
+
+def _is_uplink_to(link: Doc, site_id: str) -> bool:
+    return bool(link.get("edge")) and link["toSiteId"] == site_id
+
+
+def _branch(picture: _Picture, site_id: str, link: Doc) -> str:
+    way = "to" if link["fromSiteId"] == site_id else "from"
+    return f"link {way} {picture.label(_other(link, site_id))}, cost {link.get('cost', 1)}{_link_state(link)}"
 
 
 def _quote(text: str) -> str:
@@ -103,13 +161,15 @@ def _quote(text: str) -> str:
 
 
 def _dot(document: Doc) -> None:
-    labels = _labels(document)
+    picture = _Picture(document)
     say("graph network {")
     say("  node [shape=box, style=rounded]")
-    for site in _sites(document):
-        services = "".join(f"\\n{address}" for address in _services_of(document, site["id"]))
-        say(f'  {_quote(site["id"])} [label={_quote(labels[site["id"]])[:-1]}{services}"]')
-    for a, b, link in _edges(document):
-        style = "" if link.get("active", True) else ", style=dashed"
-        say(f'  {_quote(a)} -- {_quote(b)} [label="{link.get("cost", 1)}"{style}]')
+    for site in document["sites"]:
+        services = "".join(f"\\n{address}" for address in picture.services(site["id"]))
+        style = ", shape=ellipse" if site in picture.edges else ""
+        style += ", style=dashed" if site.get("state") == "unreachable" else ", style=bold" if site.get("self") else ""
+        say(f'  {_quote(site["id"])} [label={_quote(picture.label(site["id"]))[:-1]}{services}"{style}]')
+    for link in document["links"]:
+        style = "" if link.get("active", True) and link.get("state", "up") == "up" else ", style=dashed"
+        say(f'  {_quote(link["fromSiteId"])} -- {_quote(link["toSiteId"])} [label="{link.get("cost", 1)}"{style}]')
     say("}")

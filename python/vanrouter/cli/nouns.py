@@ -8,7 +8,7 @@ one its default back. ``generate`` prints what ``create`` would write, and needs
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -18,11 +18,9 @@ from vanrouter.cli.running import Site, condition, worst
 from vanrouter.cli.values import NAME, PORT, timeout_option, wait_option
 from vanrouter.errors import VanrouterError
 
-__all__ = ["Field", "Noun", "make"]
+__all__ = ["Field", "Noun", "make", "named", "with_fields"]
 
 Doc = dict[str, Any]
-
-_PASSING: Final = ("TargetFails",)  # what is wrong with the server and not with the resource: it is in force nevertheless
 
 
 class Field(NamedTuple):
@@ -74,9 +72,11 @@ def make(noun: Noun) -> Group:
     return group
 
 
-def _with_fields(noun: Noun, *, skip: Sequence[str] = ()) -> Callable[[Any], Any]:
+def with_fields(fields: Sequence[Field], *, skip: Sequence[str] = ()) -> Callable[[Any], Any]:
+    """A flag for each field."""
+
     def decorate(function: Any) -> Any:
-        for field in reversed(noun.fields):
+        for field in reversed(fields):
             if field.key not in skip:
                 function = field.option()(function)
         return function
@@ -84,21 +84,21 @@ def _with_fields(noun: Noun, *, skip: Sequence[str] = ()) -> Callable[[Any], Any
     return decorate
 
 
-def _named(noun: Noun, values: Doc) -> Doc:
+def named(fields: Sequence[Field], values: Doc) -> Doc:
     """The fields that the command line named, by key."""
-    fields: Doc = {}
-    for field in noun.fields:
+    found: Doc = {}
+    for field in fields:
         value = values.get(field.parameter)
         if field.type is dict:
             value = dict(_pair(field, item) for item in value) if value else None
         if value is not None:
-            fields[field.key] = value
-    return fields
+            found[field.key] = value
+    return found
 
 
 def _complete(noun: Noun, name: str, port: int, values: Doc) -> Doc:
-    named = _named(noun, values)
-    return noun.defaults(name, named) | {"port": port} | named
+    given = named(noun.fields, values)
+    return noun.defaults(name, given) | {"port": port} | given
 
 
 def _pair(field: Field, text: str) -> tuple[str, str]:
@@ -128,7 +128,7 @@ def _in_force(noun: Noun, name: str, spec: Doc) -> Callable[[Doc], str]:
             return "the old settings are still in force"
         for kind in ("Configured", "Listening"):
             said = condition(found, kind)
-            if said["status"] == "False" and said["reason"] not in _PASSING:
+            if said["status"] == "False":
                 raise VanrouterError(f"{noun.word} {name}: {said['message']}", hint=said["next"])
         return "its port has not been tried yet" if condition(found, "Listening")["reason"] == "Pending" else ""
 
@@ -146,7 +146,7 @@ def _add_create(group: Group, noun: Noun) -> None:
     @group.command("create", outputs=("json", "yaml", "name"), help=f"Create a {noun.word}: its name and its port.")
     @click.argument("name", type=NAME)
     @click.argument("port", type=PORT)
-    @_with_fields(noun, skip=("port",))
+    @with_fields(noun.fields, skip=("port",))
     @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
     @wait_option("it is in force")
     @timeout_option(30, "How long to wait.")
@@ -163,7 +163,7 @@ def _add_create(group: Group, noun: Noun) -> None:
 def _add_update(group: Group, noun: Noun) -> None:
     @group.command("update", outputs=("json", "yaml", "name"), help=f"Change what is named of a {noun.word}; all else stays.")
     @click.argument("name", type=NAME, shell_complete=_names(noun))
-    @_with_fields(noun)
+    @with_fields(noun.fields)
     @click.option("--unset", multiple=True, metavar="FLAG", help="Give this field its default back: --unset tls-credentials")
     @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
     @wait_option("the change is in force")
@@ -175,7 +175,7 @@ def _add_update(group: Group, noun: Noun) -> None:
         from vanrouter.cli import wanted
 
         by_flag = {field.flag.removeprefix("--"): field.key for field in noun.fields}
-        fields = _named(noun, values)
+        fields = named(noun.fields, values)
         for flag in unset:
             if flag.removeprefix("--") not in by_flag:
                 raise click.UsageError(f"--unset {flag}: not a field; fields are: {', '.join(by_flag)}")
@@ -249,7 +249,7 @@ def _add_generate(group: Group, noun: Noun) -> None:
     @group.command("generate", outputs=("json", "yaml"), help=f"Print a {noun.word} as YAML, for a file or for git; needs no site.")
     @click.argument("name", type=NAME)
     @click.argument("port", type=PORT)
-    @_with_fields(noun, skip=("port",))
+    @with_fields(noun.fields, skip=("port",))
     @pass_invocation
     def generate(invocation: Invocation, /, name: str, port: int, **values: Any) -> None:
         from vanrouter.cli import wanted

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from vanrouter.cli.base import ALL_OUTPUTS, Group, Invocation, pass_invocation
-from vanrouter.cli.output import bad, dump, good, say, table
-from vanrouter.cli.running import Site
+from vanrouter.cli.output import bad, dump, explain, good, say, table
+from vanrouter.cli.running import Site, condition, worst
 from vanrouter.cli.values import timeout_option
 from vanrouter.errors import VanrouterError
 
@@ -50,6 +50,7 @@ def status(invocation: Invocation, address: str | None, timeout: float) -> None:
         wide = invocation.output == "wide"
         columns = ["address", "ports", "here", "sites", "state"] + (["targets", "listening at"] if wide else [])
         table(columns, [_row(found, own, wide=wide) for found in services])
+        explain((f"service {found['address']}", worst(found)) for found in services)
         for found in services:
             if found.get("conflict"):
                 say(f"\n{found['address']}: {found['conflict']}")
@@ -58,12 +59,16 @@ def status(invocation: Invocation, address: str | None, timeout: float) -> None:
 def _row(found: dict[str, Any], own: str, *, wide: bool) -> list[object]:
     here = [f"{x['host']}:{x['port']}" for x in found["listeners"] if x["siteId"] == own]
     sites = sorted({target["site"] for target in found["targets"]})
+    health = condition(found, "Healthy")
+    down = sum(target.get("down", 0) for target in found["targets"])
     if found.get("conflict"):
         state = bad("conflict")
-    elif not found["targets"]:
-        state = bad("no server")
+    elif not found["targets"] or health["status"] == "False":
+        state = bad("servers down" if down else "no server")
     elif not found["listeners"]:
         state = bad("no listener")
+    elif down:
+        state = bad(f"{down} down")
     else:
         state = good("ready")
     ports = ", ".join(str(port) for port in found["ports"])

@@ -46,6 +46,7 @@ class _LinkAccess(click.ParamType[str]):
 
 def _site_options(function: Any) -> Any:
     for option in (
+        click.option("--edge/--no-edge", default=None, help="A leaf: it links to others, nobody links to it or through it; default: no."),
         click.option(
             "--service-sync/--no-service-sync", default=None, help="Whether what one site exposes appears at the others; default: yes."
         ),
@@ -58,9 +59,9 @@ def _site_options(function: Any) -> Any:
     return function
 
 
-def _fields(link_access: str | None, service_address: str | None, service_sync: bool | None) -> Doc:
+def _fields(link_access: str | None, service_address: str | None, service_sync: bool | None, edge: bool | None) -> Doc:
     """What was named, as fields of the resource."""
-    fields: Doc = {"linkAccess": link_access, "serviceAddress": service_address, "serviceSync": service_sync}
+    fields: Doc = {"linkAccess": link_access, "serviceAddress": service_address, "serviceSync": service_sync, "edge": edge}
     return {key: value for key, value in fields.items() if value is not None}
 
 
@@ -93,6 +94,7 @@ def init(
     link_access: str | None,
     service_address: str | None,
     service_sync: bool | None,
+    edge: bool | None,
     plane: Literal["core", "baseline"] | None,
     manager: str,
     no_start: bool,
@@ -105,7 +107,7 @@ def init(
     from vanrouter.cli import launch, wanted
 
     site = Site(invocation, timeout)
-    fields = _fields(link_access, service_address, service_sync)
+    fields = _fields(link_access, service_address, service_sync, edge)
     if not dry_run:
         _finish_removing(site.directory)
     change = _write_site(site, site_name, fields, dry_run=dry_run)
@@ -290,6 +292,7 @@ def update(
     link_access: str | None,
     service_address: str | None,
     service_sync: bool | None,
+    edge: bool | None,
     dry_run: bool,
     wait: bool,
     timeout: float,
@@ -297,9 +300,9 @@ def update(
     """Change settings of the site; only those that are named."""
     from vanrouter.cli import wanted
 
-    fields = _fields(link_access, service_address, service_sync)
+    fields = _fields(link_access, service_address, service_sync, edge)
     if not fields:
-        raise click.UsageError("nothing to change is named; name it: --link-access, --service-address, --service-sync or --no-service-sync")
+        raise click.UsageError("nothing to change is named; name it: --link-access, --service-address, --service-sync, --edge")
     site = Site(invocation, timeout)
     found = wanted.read_all(site, "Site")
     if not found:
@@ -394,12 +397,14 @@ def site() -> None:
 @click.argument("name", type=NAME)
 @_site_options
 @pass_invocation
-def generate(invocation: Invocation, name: str, link_access: str | None, service_address: str | None, service_sync: bool | None) -> None:
+def generate(
+    invocation: Invocation, name: str, link_access: str | None, service_address: str | None, service_sync: bool | None, edge: bool | None
+) -> None:
     """Print a site as YAML, for a file or for git; needs no site."""
     from vanrouter.cli import wanted
     from vanrouter.resources import to_dict
 
-    resource = wanted.build("Site", name, _fields(link_access, service_address, service_sync))
+    resource = wanted.build("Site", name, _fields(link_access, service_address, service_sync, edge))
     dump(to_dict(resource), invocation.output or "yaml")
 
 

@@ -19,6 +19,7 @@ from vanrouter.links.backoff import CAP, FIRST_DELAY, FIRST_MINUTE, FIRST_MINUTE
 from vanrouter.links.race import STAGGER
 from vanrouter.links.status import EndpointStatus, LinkStatus
 from vanrouter.links.supervisor import Action, CancelDial, Endpoint, LinkSupervisor, State
+from vanrouter.links.uplinks import Uplinks
 
 __all__ = [
     "CAP",
@@ -34,4 +35,5 @@ __all__ = [
     "LinkStatus",
     "LinkSupervisor",
     "State",
+    "Uplinks",
 ]

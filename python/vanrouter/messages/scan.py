@@ -26,21 +26,14 @@ _STRINGS: Final[dict[int, int]] = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 
 _CONTAINERS: Final[dict[int, tuple[int, int]]] = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
-class _Open:
-    """A list or map whose values are still to come."""
-
-    __slots__ = ("keys", "left")
-
-    def __init__(self, left: int, is_map: bool) -> None:
-        self.left = left
-        self.keys: set[bytes] | None = set() if is_map else None
+_NONE: Final[set[bytes] | None] = None
 
 
 def check_shape_untrusted(data: bytes) -> None:
     """Raises RemoteProtocolError unless ``data`` is one MessagePack value within the limits, and nothing behind it."""
-    size = len(data)
-    at = 0
-    stack: list[_Open] = []
+    size, at = len(data), 0
+    stack: list[tuple[int, set[bytes] | None]] = []  # the lists and maps around the innermost one
+    left, keys = 1, _NONE  # values still to come in the innermost one; the keys of a map so far
     while True:
         if at >= size:
             raise RemoteProtocolError("a control message is cut off")
@@ -49,47 +42,43 @@ def check_shape_untrusted(data: bytes) -> None:
         count, is_map = -1, False
         if first < 0x80 or first >= 0xE0:  # small integers
             pass
-        elif first < 0x90:
-            count, is_map = first & 0x0F, True
-        elif first < 0xA0:
-            count = first & 0x0F
-        elif first < 0xC0:
-            at += first & 0x1F
-        elif (fixed := _FIXED.get(first)) is not None:
-            at += fixed
-        elif (width := _STRINGS.get(first)) is not None:
-            at += width + int.from_bytes(data[at : at + width])
-        elif (container := _CONTAINERS.get(first)) is not None:
-            width, per_entry = container
-            if at + width > size:
-                raise RemoteProtocolError("a control message is cut off")
-            count, is_map = int.from_bytes(data[at : at + width]), per_entry == 2
-            at += width
+        elif first >= 0xA0:
+            if first < 0xC0:
+                at += first & 0x1F
+            elif (width := _STRINGS.get(first)) is not None:
+                at += width + int.from_bytes(data[at : at + width])
+            elif (fixed := _FIXED.get(first)) is not None:
+                at += fixed
+            elif (container := _CONTAINERS.get(first)) is not None:
+                width, per_entry = container
+                if at + width > size:
+                    raise RemoteProtocolError("a control message is cut off")
+                count, is_map = int.from_bytes(data[at : at + width]), per_entry == 2
+                at += width
+            else:
+                raise RemoteProtocolError(f"a control message holds a value of type {first:#04x}, which version 1 does not use")
         else:
-            raise RemoteProtocolError(f"a control message holds a value of type {first:#04x}, which version 1 does not use")
+            count, is_map = first & 0x0F, first < 0x90
         if at > size:
             raise RemoteProtocolError("a control message is cut off")
-        if stack:
-            _count_value(stack[-1], count >= 0, data[start:at])
+        if keys is not None and left % 2 == 0:
+            if count >= 0:
+                raise RemoteProtocolError("a control message has a map with a list or map as a key")
+            raw = data[start:at]
+            if raw in keys:
+                raise RemoteProtocolError("a control message has a map with the same key twice")
+            keys.add(raw)
+        left -= 1
         if count >= 0:
             if count > MAX_ENTRIES:
                 raise RemoteProtocolError(f"a control message holds a list or map of {count} entries; {MAX_ENTRIES} are the most")
             if len(stack) == MAX_DEPTH:
                 raise RemoteProtocolError(f"a control message is nested more than {MAX_DEPTH} deep")
-            stack.append(_Open(count * 2 if is_map else count, is_map))
-        while stack and stack[-1].left == 0:
-            stack.pop()
+            stack.append((left, keys))
+            left, keys = (count * 2, set()) if is_map else (count, None)
+        while left == 0 and stack:
+            left, keys = stack.pop()
         if not stack:
             break
     if at != size:
         raise RemoteProtocolError(f"a control message has {size - at} bytes behind its end")
-
-
-def _count_value(parent: _Open, is_container: bool, raw: bytes) -> None:
-    if parent.keys is not None and parent.left % 2 == 0:
-        if is_container:
-            raise RemoteProtocolError("a control message has a map with a list or map as a key")
-        if raw in parent.keys:
-            raise RemoteProtocolError("a control message has a map with the same key twice")
-        parent.keys.add(raw)
-    parent.left -= 1

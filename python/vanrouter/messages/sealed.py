@@ -97,18 +97,23 @@ def open_untrusted(wire: bytes, kind: type[Fragment] | type[Withdrawal], *, veri
 def _check_fragment(fragment: Fragment) -> None:
     if fragment.sequence == 0:
         raise RemoteProtocolError("a fragment has sequence 0")
-    if fragment.name:
-        parse_name(fragment.name, "site name")
+    for name in (fragment.name, *(leaf.name for leaf in fragment.edges)):
+        if name:
+            parse_name(name, "site name")
+    if not fragment.version.isprintable():
+        raise RemoteProtocolError("the version of an advertisement holds control characters")
     for info in fragment.keys:
         parse_routing_key(info.key)
         for service in info.services:
             service.check()
-    for neighbour in fragment.neighbours:
-        RouterId.parse(neighbour.router)
+    for router in (*(neighbour.router for neighbour in fragment.neighbours), *(leaf.router for leaf in fragment.edges)):
+        RouterId.parse(router)
     if len({info.key for info in fragment.keys}) != len(fragment.keys):
         raise RemoteProtocolError("a fragment lists a key twice")
     if len({n.router for n in fragment.neighbours}) != len(fragment.neighbours):
         raise RemoteProtocolError("a fragment lists a neighbour twice")
+    if len({leaf.router for leaf in fragment.edges}) != len(fragment.edges):
+        raise RemoteProtocolError("a fragment lists an edge twice")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -21,6 +21,7 @@ __all__ = [
     "AppliedItem",
     "Fragment",
     "KeyInfo",
+    "Leaf",
     "Message",
     "Neighbour",
     "Problem",
@@ -75,14 +76,19 @@ class ServicePort(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class KeyInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One routing key as its origin sees it. Neither targets nor listeners: it would not be listed."""
+    """One routing key as its origin sees it. Neither targets, down or not, nor listeners: it would not be listed."""
 
     key: Key
     targets: Count = 0
     listeners: Count = 0  # the connector at the other end is matched while some router says so
     cost: Cost = 0  # added to the path's
+    down: Count = 0  # targets that fail their checks. They count in ``targets`` only as a last resort
     services: Annotated[list[ServicePort], msgspec.Meta(max_length=MAX_SERVICES_PER_KEY)] = []
     strategy: Label = ""  # a hint for listeners that have none of their own
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.targets or self.listeners or self.down)
 
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -90,6 +96,14 @@ class Neighbour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     router: RouterText
     cost: Annotated[int, msgspec.Meta(ge=1, le=MAX_COST)] = 1
+
+
+class Leaf(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An edge router that is linked to the origin. For people to see: it is in nobody's database, and no path leads through it."""
+
+    router: RouterText
+    cost: Annotated[int, msgspec.Meta(ge=1, le=MAX_COST)] = 1
+    name: Label = ""  # of its site
 
 
 class Fragment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,8 +114,10 @@ class Fragment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sequence: Sequence  # of this fragment, from 1
     keys: Annotated[list[KeyInfo], Entries] = []
     neighbours: Annotated[list[Neighbour], Entries] = []
-    draining: bool = False  # of the router; read from fragment 0
-    name: Label = ""  # of its site, for people; in fragment 0
+    draining: bool = False  # of the router; read from fragment 0, as the two below
+    name: Label = ""  # of its site, for people
+    version: Label = ""  # of its software, for people
+    edges: Annotated[list[Leaf], Entries] = []
 
     @property
     def router(self) -> RouterId:

@@ -8,14 +8,16 @@ Python names are snake_case, YAML names camelCase, as in ``skupper.io/v2alpha1``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import ClassVar, Final, Literal
 
 import msgspec
 
+from vanrouter.checks import LONGEST_INTERVAL, SHORTEST_INTERVAL, Check, longest_timeout
 from vanrouter.errors import ConfigError
 from vanrouter.model import parse_name, parse_routing_key
-from vanrouter.resources.shapes import Cost, Port, parse_duration, parse_host, parse_host_port
+from vanrouter.resources.shapes import Cost, Port, parse_duration, parse_host, parse_host_port, parse_statuses
 
 __all__ = [
     "API_VERSION",
@@ -35,6 +37,7 @@ __all__ = [
     "ConnectorSpec",
     "Endpoint",
     "Expose",
+    "HealthCheck",
     "Link",
     "LinkSpec",
     "Listener",
@@ -56,6 +59,8 @@ __all__ = [
 
 API_VERSION: Final = "vanrouter.io/v1alpha1"
 SKUPPER_API_VERSION: Final = "skupper.io/v2alpha1"
+
+_PATH: Final = re.compile(r"/[!-~]{0,1023}")
 
 Fault = tuple[str, str, str]
 Settings = dict[str, str]
@@ -258,6 +263,64 @@ class Expose(Shape, frozen=True, kw_only=True):
     protocol: Literal["tcp"] = "tcp"
 
 
+class HealthCheck(Shape, frozen=True, kw_only=True):
+    """Ours: how the target is checked. ``interval`` is the time within which a dead target is out; `vanrouter.checks` says what follows."""
+
+    type: Literal["tcp", "http", "none"] = "tcp"
+    interval: str = "5s"
+    timeout: str = ""  # default: 1s, or less where the interval leaves no room for that
+    failure_threshold: int = 2
+    success_threshold: int = 2
+    port: int = 0  # default: the target's
+    path: str = ""  # http; default: /
+    host: str = ""  # http; default: the target
+    status: str = ""  # http; default: 200-399
+
+    def resolve(self) -> Check:
+        """The check in force. Raises ConfigError for a broken field; `check` says which."""
+        interval = parse_duration(self.interval)
+        longest = longest_timeout(interval, self.failure_threshold)
+        return Check(
+            type=self.type,
+            interval=interval,
+            timeout=parse_duration(self.timeout) if self.timeout else min(1.0, longest),
+            failures=self.failure_threshold,
+            passes=self.success_threshold,
+            port=self.port,
+            path=self.path or "/",
+            host=self.host,
+            statuses=parse_statuses(self.status or "200-399"),
+        )
+
+    def check(self, path: str) -> Iterator[Fault]:
+        for name in ("path", "host", "status"):
+            if getattr(self, name) and self.type != "http":
+                yield f"{path}.{name}", f"is for checks of type http; this one is {self.type}", f"set {path}.type to http, or remove it"
+        for name, value in (("failureThreshold", self.failure_threshold), ("successThreshold", self.success_threshold)):
+            if not 1 <= value <= 10:
+                yield f"{path}.{name}", f"is {value}; it must be 1 to 10", ""
+        if not 0 <= self.port <= 65535:
+            yield f"{path}.port", f"is {self.port}; it must be 1 to 65535", ""
+        if self.path and not _PATH.fullmatch(self.path):
+            yield (
+                f"{path}.path",
+                f"{self.path!r} is not the path of a URL",
+                "write it like /healthz, without spaces and at most 1024 characters",
+            )
+        if self.host:
+            yield from _fault(f"{path}.host", lambda: parse_host_port(self.host, default_port=80))
+        yield from _fault(f"{path}.status", lambda: parse_statuses(self.status or "200-399"))
+        yield from _fault(f"{path}.timeout", lambda: parse_duration(self.timeout or "1s"))
+        yield from _fault(f"{path}.interval", lambda: parse_duration(self.interval))
+        interval = parse_duration(self.interval)
+        if not SHORTEST_INTERVAL <= interval <= LONGEST_INTERVAL:
+            yield f"{path}.interval", f"is {self.interval}; it must be {SHORTEST_INTERVAL:g}s to {LONGEST_INTERVAL:g}s", ""
+        longest = longest_timeout(interval, self.failure_threshold)
+        if self.timeout and parse_duration(self.timeout) > longest:
+            why = f"is {self.timeout}; with {self.failure_threshold} failed checks in half of an interval of {self.interval}"
+            yield f"{path}.timeout", f"{why} it may be {longest:.3g}s", f"set a longer {path}.interval, or a shorter timeout"
+
+
 class ConnectorSpec(Shape, frozen=True, kw_only=True):
     routing_key: str
     port: Port
@@ -270,6 +333,7 @@ class ConnectorSpec(Shape, frozen=True, kw_only=True):
     include_not_ready_pods: bool = False
     expose_pods_by_name: bool = False
     expose: Expose | None = None  # ours
+    health_check: HealthCheck | None = None  # ours
     settings: Settings = {}
 
 
@@ -286,6 +350,8 @@ class Connector(Resource, frozen=True, kw_only=True):
             yield from _host("spec.host", self.spec.host)
         if self.spec.expose is not None and self.spec.expose.address:
             yield from _fault("spec.expose.address", lambda: parse_name(self.spec.expose.address if self.spec.expose else "", "address"))
+        if self.spec.health_check is not None:
+            yield from self.spec.health_check.check("spec.healthCheck")
 
 
 class Priority(Shape, frozen=True, kw_only=True):

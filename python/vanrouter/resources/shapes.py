@@ -12,7 +12,7 @@ import msgspec
 
 from vanrouter.errors import ConfigError
 
-__all__ = ["Cost", "Port", "format_host_port", "is_ip", "parse_duration", "parse_host", "parse_host_port"]
+__all__ = ["Cost", "Port", "format_host_port", "is_ip", "parse_duration", "parse_host", "parse_host_port", "parse_statuses"]
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Cost = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -71,6 +71,17 @@ def parse_host_port(text: str, *, default_port: int = 0) -> tuple[str, int]:
     if bracketed and not is_ip(match[1]):
         raise ConfigError(f"{text!r} is not host:port: what is in brackets is not an IPv6 address", hint="write it like [::1]:7001")
     return parse_host(match[1]), port
+
+
+def parse_statuses(text: str) -> tuple[tuple[int, int], ...]:
+    """``200``, ``200-399``, ``200,204,300-308``: the ranges of HTTP statuses, first and last."""
+    ranges = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([1-5]\d\d)(?:-([1-5]\d\d))?\s*", part)
+        if match is None or int(match[1]) > int(match[2] or match[1]):
+            raise ConfigError(f"{text!r} does not name HTTP statuses", hint="write it like 200, 200-399 or 200,204")
+        ranges.append((int(match[1]), int(match[2] or match[1])))
+    return tuple(ranges)
 
 
 def format_host_port(host: str, port: int) -> str:

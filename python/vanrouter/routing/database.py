@@ -83,6 +83,11 @@ class Database:
         origin = self.origins.get(router)
         return origin.fragments.get(number) if origin is not None else None
 
+    def routers_of(self, site: str) -> list[str]:
+        """All starts of this site that are known."""
+        known = self._sites.get(site)
+        return list(known.routers) if known is not None else []
+
     def sequence(self, head: Head) -> int | None:
         """The newest known of what this head names. None: nothing of that can be newer than what we have."""
         if head.origin in self.tombstones:

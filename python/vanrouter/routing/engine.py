@@ -17,6 +17,7 @@ from vanrouter.errors import RemoteProtocolError
 from vanrouter.messages import (
     Fragment,
     KeyInfo,
+    Leaf,
     Neighbour,
     Sealed,
     Sign,
@@ -65,7 +66,10 @@ def no_issuers(sealed: Sealed) -> Sequence[tuple[str, str]]:  # noqa: ARG001 - t
 
 
 class Engine:
-    """``name``: of our site, for people. ``issuers_of_own``: the sites whose admissions we hold. ``edge``: this router is a leaf."""
+    """
+    ``name``: of our site, and ``version``: of our software, for people. ``issuers_of_own``: the sites whose admissions we hold. ``edge``:
+    this router is a leaf; it relays nothing.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class Engine:
         issuers: Issuers = no_issuers,
         issuers_of_own: Sequence[str] = (),
         admissions: Sequence[bytes] = (),
+        version: str = "",
         edge: bool = False,
         limits: Limits | None = None,
         now: float,
@@ -95,7 +100,7 @@ class Engine:
         self.remote = Remote()
         self._routes = Routes(self.remote, self._counts_ours)
         self._admissions_room = max(ADMISSIONS_ROOM, sum(len(a) + 3 for a in admissions))
-        self._advertiser = Advertiser(own, name=name, admissions_size=self._admissions_room, now=now)
+        self._advertiser = Advertiser(own, name=name, version=version, admissions_size=self._admissions_room, now=now)
         self._local: dict[str, KeyInfo] = {}
         self._pace = Pace()
         self._refused: set[str] = set()
@@ -125,6 +130,7 @@ class Engine:
             peer.everything()
             self._hurry(now)
             self._uplink_changed(link.router)
+        peer.name = link.site_name[:63]
         if peer.adjacency.handle(link):
             self._link_changed(peer, now)
 
@@ -150,7 +156,7 @@ class Engine:
 
     def set_local(self, key: str, info: KeyInfo | None, *, now: float) -> None:
         """What this site's own connectors and listeners make of a key. None: nothing any more."""
-        if info is not None and not info.targets and not info.listeners:
+        if info is not None and info.is_empty:
             info = None
         if info == self._local.get(key):
             return
@@ -256,6 +262,22 @@ class Engine:
     def peers(self) -> list[str]:
         return list(self._peers)
 
+    def attached(self) -> list[Peer]:
+        """Edge routers of ours."""
+        return [peer for peer in self._peers.values() if peer.edge]
+
+    def own_keys(self, *, merged: bool = True) -> dict[str, KeyInfo]:
+        """What we advertise of each key; not ``merged``: what is of this site alone, without its edges."""
+        return self._advertiser.keys() if merged else dict(self._local)
+
+    @property
+    def draining(self) -> bool:
+        return self.topology.is_draining(self.own)
+
+    def counts_ours(self, router: str) -> bool:
+        """Whether what this router advertises includes our own targets: it is our uplink."""
+        return self._counts_ours(router)
+
     def path(self, router: str) -> Path | None:
         """(price, next hops) toward a router. None: there is no path."""
         peer = self._peers.get(router)
@@ -265,6 +287,11 @@ class Engine:
         if cost is None:
             return None
         return cost + DRAIN_PENALTY * self.remote.draining(router), (router,)
+
+    def siblings(self) -> list[str]:
+        """The other routers of our site that can be reached, sorted."""
+        site = self.own.partition("/")[0]
+        return sorted(router for router in self.database.routers_of(site) if router != self.own and self.path(router) is not None)
 
     def hop_limit(self) -> int:
         """For OPENs that start here: twice the longest way, so that one detour while the network converges is no refusal."""
@@ -433,11 +460,13 @@ class Engine:
     # ---- links and keys ----------------------------------------------------------------------------------------------------------------
 
     def _link_changed(self, peer: Peer, now: float) -> None:
+        cost = peer.adjacency.cost
         if peer.edge:
             self._moved[peer.router] = None
             self._edge_keys.update(dict.fromkeys(self.remote.keys_of(peer.router)))
+            leaf = Leaf(router=peer.router, cost=cost, name=peer.name) if cost is not None and not self.edge else None
+            self._advertiser.set_edge(peer.router, leaf, now=now)
             return
-        cost = peer.adjacency.cost
         if not self.edge:
             item = Neighbour(router=peer.router, cost=cost) if cost is not None else None
             self._advertiser.set_neighbour(peer.router, item, now=now)
@@ -451,6 +480,7 @@ class Engine:
         if peer.edge:
             self._remove(peer.router)
             self._moved[peer.router] = None
+            self._advertiser.set_edge(peer.router, None, now=now)
             return
         self._advertiser.set_neighbour(peer.router, None, now=now)
         costs = dict(self.topology.reported_by(self.own))

@@ -30,6 +30,8 @@ class Paths:
         self._root, self._edges = root, edges
         self._cost: dict[str, int] = {root: 0}
         self._hops: dict[str, tuple[str, ...]] = {root: ()}
+        self._links: dict[str, int] = {root: 0}  # of the longest of the cheapest paths
+        self._with_links: list[int] = [1]  # how many routers have that many
         self.visited = 0
         """Routers looked at so far: what the benchmarks count."""
 
@@ -46,15 +48,8 @@ class Paths:
         return self._cost.keys()
 
     def depth(self) -> int:
-        """The most links on any cheapest path from here. Looks at everything: ask when paths changed, not per stream."""
-        links = {self._root: 0}
-        for router in sorted(self._cost, key=self._cost.__getitem__):
-            around = self._edges.get(router, {})
-            before = [
-                links[peer] for peer, price in around.items() if self._cost.get(peer, 0) + price == self._cost[router] and peer in links
-            ]
-            links.setdefault(router, 1 + max(before, default=0))
-        return max(links.values())
+        """The most links on any cheapest path from here."""
+        return len(self._with_links) - 1
 
     def update(self, changes: list[EdgeChange]) -> set[str]:
         """Bring everything up to date. Returns the routers whose price or next hops changed."""
@@ -126,6 +121,7 @@ class Paths:
         for router in todo:
             if router not in cost and hops.pop(router, None) is not None:
                 changed.add(router)
+                self._set_links(router, None)
         heap: _Heap = [(cost[router], router) for router in todo if router in cost and router != root]
         heapq.heapify(heap)
         last = ""
@@ -136,16 +132,31 @@ class Paths:
             last = router
             self.visited += 1
             found: set[str] = set()
+            links = 0
             around = edges.get(router, {})
             for peer, price in around.items():
                 if cost.get(peer, distance) + price == distance:
                     found.update(hops[peer] if peer != root else (router,))
+                    links = max(links, 1 + self._links[peer])
             chosen = tuple(sorted(found)[:MAX_NEXT_HOPS])
-            if hops.get(router) == chosen:
+            if hops.get(router) != chosen:
+                hops[router] = chosen
+                changed.add(router)
+            elif self._links.get(router) == links:
                 continue
-            hops[router] = chosen
-            changed.add(router)
+            self._set_links(router, links)
             for peer, price in around.items():
                 if cost.get(peer) == distance + price:
                     heapq.heappush(heap, (distance + price, peer))
         return changed
+
+    def _set_links(self, router: str, links: int | None) -> None:
+        counts, before = self._with_links, self._links.pop(router, None)
+        if before is not None:
+            counts[before] -= 1
+        if links is not None:
+            self._links[router] = links
+            counts.extend([0] * (links + 1 - len(counts)))
+            counts[links] += 1
+        while not counts[-1]:
+            counts.pop()

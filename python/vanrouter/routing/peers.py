@@ -47,6 +47,7 @@ class Peer:
     def __init__(self, router: str, *, edge: bool, now: float) -> None:
         self.router, self.edge = router, edge
         self.site = router.partition("/")[0]
+        self.name = ""  # of its site
         self.adjacency = Adjacency(router)
         self.due: dict[Slot, int] = {}
         self.summary_from: bytes | None = None  # what remains to be said of what we have

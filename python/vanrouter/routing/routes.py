@@ -86,4 +86,5 @@ def merged(own: KeyInfo | None, edges: list[tuple[int, KeyInfo]]) -> KeyInfo | N
         cost=min(MAX_COST, min((cost for cost, _ in with_targets), default=0)),
         services=list(services)[:MAX_SERVICES_PER_KEY],
         strategy=infos[0][1].strategy,
+        down=min(MAX_COUNT, sum(info.down for _, info in infos)),
     )

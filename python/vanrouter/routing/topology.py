@@ -54,6 +54,9 @@ class Topology:
         for peer in self._reported.get(router, ()):
             self._mark(router, peer)
 
+    def is_draining(self, router: str) -> bool:
+        return router in self._draining
+
     def forget(self, router: str) -> None:
         self.report(router, {})
         self._draining.discard(router)

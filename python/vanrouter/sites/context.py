@@ -40,7 +40,9 @@ class Waker:
 
 
 class Context:
-    """``wall`` gives seconds since the epoch: the dates of certificates and tokens. Everything else goes by the monotonic clock."""
+    """``edge``: this site is a leaf, for the life of this router. ``wall`` gives seconds since the epoch, for the dates of certificates and
+    tokens. Everything else goes by the monotonic clock.
+    """
 
     def __init__(
         self,
@@ -53,9 +55,11 @@ class Context:
         timing: Timing,
         wall: Callable[[], float],
         rng: random.Random,
+        edge: bool = False,
     ) -> None:
         self.home, self.keys, self.site_name, self.own = home, keys, site_name, own
         self.plane, self.timing, self.wall, self.rng = plane, timing, wall, rng
+        self.edge = edge
         self.forwarding = Forwarding(plane)
         self.timers = Waker()  # a deadline may have moved
         self.wanted = Waker()  # what is wanted may have changed: reconcile

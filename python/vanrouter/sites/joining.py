@@ -28,6 +28,7 @@ from vanrouter.resources import Link, Metadata
 from vanrouter.resources.kinds import LinkSpec
 from vanrouter.sites.accesses import Accesses
 from vanrouter.sites.context import Context, Waker
+from vanrouter.sites.wanted import EDGE_HINT
 from vanrouter.stores.files import clean_leftovers, make_private_directory, read_private, remove, write_atomic
 from vanrouter.stores.resources import Problem
 from vanrouter.tokens import AccessToken, GrantStatus, Issuer, LinkCredential, Pending, format_token, parse_token, prepare
@@ -106,6 +107,8 @@ class Joining:
         return self._issuer
 
     async def issue(self, *, name: str, uses: int, lifetime: float, cost: int, host: str) -> dict[str, Any]:
+        if self._context.edge:
+            raise ConfigError("this is an edge site: others do not link to an edge, so it makes no tokens", hint=EDGE_HINT)
         await self._accesses_open()
         issuer = self.issuer()
         name = name or f"{self._context.site_name[:48]}-{secrets.token_hex(4)}"

@@ -1,7 +1,8 @@
 """
 The links of a site: those it dials, each with its supervisor, and what the data plane says of all of them, whoever dialled.
 
-Carries out what supervisors decide; resolves names for them through ``Names``; loads credentials. Decides nothing about when to dial.
+Carries out what supervisors decide; resolves names for them through ``Names``; loads credentials. Decides nothing about when to dial. Of an
+edge site `Uplinks` decides which links stand by: those have nothing to dial, and the data plane does not know them.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+import msgspec
+
 from vanrouter.conditions import Condition, Conditions, Status
 from vanrouter.errors import ConfigError, StoreError
-from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor
+from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor, Uplinks
 from vanrouter.links.status import AFTER_LOSS
 from vanrouter.model import SiteId
-from vanrouter.pki import build_credential
+from vanrouter.pki import PrivateKey, build_credential, certificates_to_pem, renew_at
 from vanrouter.pki.authority import van_name
 from vanrouter.plane import Credential, Dial, DialResult, Link, LinkState, Ref
 from vanrouter.resources import Secret
@@ -31,6 +34,7 @@ __all__ = ["DialledLink", "Links"]
 log = logging.getLogger("vanrouter.sites")
 
 UNKNOWN_SITE: Final = "unknown.van"
+LOOK_FOR_STREAMS: Final = 1.0  # an uplink that is not needed any more is closed when it has none
 
 
 class DialledLink:
@@ -44,6 +48,11 @@ class DialledLink:
         self.supervisor: LinkSupervisor | None = None
         self.conditions = Conditions()
         self.renewal_error = ""
+        self.is_to_siblings = False
+        self.own: set[tuple[str, int]] = set()  # of a link to siblings: the endpoints that turned out to be ours
+        self.renew_at = math.inf  # wall clock: of a credential that is made here
+        self.stands_by = False
+        self.standby = Conditions()  # what is said instead of the supervisor's condition
 
     @property
     def expected_site(self) -> str:
@@ -58,15 +67,20 @@ class Links:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._ids = itertools.count(1)
-        self._dials: dict[int, str] = {}
+        self._dials: dict[int, Dial] = {}
         self.dialled: dict[str, DialledLink] = {}
         self.states: dict[str, LinkState] = {}  # by router: every link that is up
         self._conditions: dict[str, Conditions] = {}  # by router: how that link is, and since when
+        self._uplinks = Uplinks(now=context.now()) if context.edge else None
+        self._stopped = False
+        self._look_at = math.inf  # when to look whether an uplink that is not needed any more has streams
 
     # ---- what is wanted ------------------------------------------------------------------------------------------------------------------
 
     def reconcile(self, wanted: Mapping[str, WantedLink], secrets: Mapping[str, Secret]) -> None:
         self._context.names.want("links", [host for w in wanted.values() for host, _ in w.endpoints])
+        if self._uplinks is not None:
+            self._uplinks.set_links({name: link.cost for name, link in wanted.items()}, now=self._context.now())
         for name in [n for n in self.dialled if n not in wanted]:
             self._drop(name)
         for name, link in wanted.items():
@@ -80,6 +94,7 @@ class Links:
             changed = known.wanted != link
             known.wanted, known.secret = link, secret
             self._configure(known, dial_again=changed)
+        self._stand_by()
 
     def credential_changed(self, credential: str) -> None:
         """What the state has under this name is new: a redemption or a renewal."""
@@ -101,25 +116,37 @@ class Links:
         else:
             link.conditions.set("Configured", "True", "Configured", f"link {name} has a credential", now=now)
         assert link.credential is not None
-        entry = Link(name=name, credential=link.credential.name, expected_site=link.expected_site, cost=link.wanted.cost)
-        self._context.forwarding.change(put=[link.credential, entry])
+        link.stands_by = self._uplinks is not None and name not in self._uplinks.dialled(now)
+        if not link.stands_by or self._context.forwarding.entry("link", name) is not None:
+            self._put_entry(link)
         if link.supervisor is not None and before[0] != link.expected_site:
-            self._carry_out(name, link.supervisor.drop(now=now))
+            self._carry_out(link.supervisor.drop(now=now))
             link.supervisor = None
         if link.supervisor is None:
             link.supervisor = LinkSupervisor(
                 name, rng=self._context.rng, next_id=lambda: next(self._ids), now=now, expected_site=link.expected_site
             )
             for state in self.states.values():
-                self._carry_out(name, link.supervisor.handle_link_state(state, now=now))
+                self._carry_out(link.supervisor.handle_link_state(state, now=now))
         elif dial_again or before[1] != link.credential:
-            self._carry_out(name, link.supervisor.credentials_changed(now=now))
+            self._carry_out(link.supervisor.credentials_changed(now=now))
         self._set_endpoints(link)
+
+    def _put_entry(self, link: DialledLink) -> None:
+        if link.credential is not None:
+            name, cost = link.wanted.name, link.wanted.cost
+            entry = Link(name=name, credential=link.credential.name, expected_site=link.expected_site, cost=cost)
+            self._context.forwarding.change(put=[link.credential, entry])
 
     def _load_credential(self, link: DialledLink) -> None:
         """Raises ConfigError when there is none, or it is broken; the old one stays."""
         wanted, identity = link.wanted, self._context.keys.identity
         name = f"link:{wanted.name}"
+        link.is_to_siblings = wanted.site_id == self._context.keys.site_id
+        if link.is_to_siblings:
+            if link.credential is None or self._context.wall() >= link.renew_at:
+                self._make_sibling_credential(link, name)
+            return
         if link.secret is not None:
             data = link.secret.data
             link.issued = None
@@ -142,11 +169,27 @@ class Links:
         link.credential = issued.credential(name, identity)
         link.issued = issued
 
+    def _make_sibling_credential(self, link: DialledLink, name: str) -> None:
+        """To another router of this very site: a leaf of our own CA, for a new key that never leaves this process."""
+        keys, wall, key = self._context.keys, self._context.wall(), PrivateKey.generate()
+        leaf = keys.authority.issue_client(key.public_der, keys.site_id, now=wall, lifetime=self._context.timing.leaf_lifetime)
+        link.renew_at = renew_at(leaf, jitter=self._context.rng.random())
+        link.credential = build_credential(
+            name,
+            certificate_pem=certificates_to_pem([leaf]),
+            key_pem=key.pem(),
+            trust_pem=keys.authority.certificate_pem(),
+            identity=keys.identity,
+        )
+
     def _set_endpoints(self, link: DialledLink) -> None:
         """From the names' last answers."""
         if link.supervisor is None:
             return
         now = self._context.now()
+        if link.stands_by:
+            self._carry_out(link.supervisor.set_endpoints([], now=now))
+            return
         site_name = van_name(SiteId(link.expected_site)) if link.expected_site else UNKNOWN_SITE
         endpoints: list[Endpoint] = []
         unresolved: list[tuple[str, str]] = []
@@ -157,15 +200,15 @@ class Links:
             if answer.error:
                 unresolved.append((host, answer.error))
             server_name = site_name if is_ip(host) and not link.verify_host else host
-            endpoints += [Endpoint(host=a, port=port, server_name=server_name) for a in answer.addresses]
-        self._carry_out(link.wanted.name, link.supervisor.set_endpoints(endpoints, now=now))
+            endpoints += [Endpoint(host=a, port=port, server_name=server_name) for a in answer.addresses if (a, port) not in link.own]
+        self._carry_out(link.supervisor.set_endpoints(endpoints, now=now))
         for host, error in unresolved:
             link.supervisor.unresolved(host, error, now=now)
 
     def _drop(self, name: str) -> None:
         link = self.dialled.pop(name)
         if link.supervisor is not None:
-            self._carry_out(name, link.supervisor.drop(now=self._context.now()))
+            self._carry_out(link.supervisor.drop(now=self._context.now()))
         self._context.forwarding.change(drop=[Ref("link", name), Ref("credential", f"link:{name}")])
 
     # ---- what happens --------------------------------------------------------------------------------------------------------------------
@@ -183,42 +226,91 @@ class Links:
         if known != (state.lanes > 0):
             what = "link up" if state.lanes > 0 else "link down"
             log.info(what, extra={"site": state.site_name, "router": state.router, "address": state.address, "reason": state.error})
-        for name, link in list(self.dialled.items()):
+        for link in list(self.dialled.values()):
             if link.supervisor is not None:
-                self._carry_out(name, link.supervisor.handle_link_state(state, now=now))
+                self._carry_out(link.supervisor.handle_link_state(state, now=now))
+        if self._uplinks is not None:
+            for name in self.dialled:
+                self._uplinks.set_well(name, any(_is_well(s) for s in self.states.values() if name in s.dialled), now=now)
+            self._stand_by()
 
     def handle_dial_result(self, result: DialResult) -> None:
-        name = self._dials.pop(result.id, "")
-        link = self.dialled.get(name)
-        if link is None or link.supervisor is None:
+        dial = self._dials.pop(result.id, None)
+        link = self.dialled.get(dial.link) if dial is not None else None
+        if dial is None or link is None or link.supervisor is None:
             return
-        self._carry_out(name, link.supervisor.handle_dial_result(result, now=self._context.now()))
-        if not result.router and result.reason != "cancelled":
+        name = dial.link
+        self._carry_out(link.supervisor.handle_dial_result(result, now=self._context.now()))
+        if result.reason == "self" and link.is_to_siblings:
+            link.own.add((dial.host, dial.port))  # all routers of a site may have the same list of them
+            self._set_endpoints(link)
+        elif not result.router and result.reason != "cancelled":
             log.info("dial failed", extra={"link": name, "reason": result.reason, "error": result.error})
             for host, _ in link.wanted.endpoints:
                 self._context.names.ask_again(host)
 
     @property
     def deadline(self) -> float:
-        return min((link.supervisor.deadline for link in self.dialled.values() if link.supervisor is not None), default=math.inf)
+        own = min(self._look_at, self._uplinks.deadline(self._context.now())) if self._uplinks is not None else math.inf
+        wall, now = self._context.wall(), self._context.now()
+        renewal = min((now + max(0.0, link.renew_at - wall) for link in self.dialled.values()), default=math.inf)
+        return min((own, renewal, *(link.supervisor.deadline for link in self.dialled.values() if link.supervisor is not None)))
 
     def handle_timeout(self) -> None:
-        now = self._context.now()
-        for name, link in list(self.dialled.items()):
+        now, wall = self._context.now(), self._context.wall()
+        for link in list(self.dialled.values()):
+            if wall >= link.renew_at:
+                self._configure(link)
+        for link in list(self.dialled.values()):
             if link.supervisor is not None and link.supervisor.deadline <= now:
-                self._carry_out(name, link.supervisor.handle_timeout(now))
+                self._carry_out(link.supervisor.handle_timeout(now))
+        self._stand_by()
 
     def stop(self) -> None:
         """Dial no more."""
-        for name, link in self.dialled.items():
+        self._stopped = True
+        for link in self.dialled.values():
             if link.supervisor is not None:
-                self._carry_out(name, link.supervisor.drop(now=self._context.now()))
+                self._carry_out(link.supervisor.drop(now=self._context.now()))
 
-    def _carry_out(self, name: str, actions: Iterable[Action]) -> None:
+    def _stand_by(self) -> None:
+        """Of an edge site: who begins to stand by, who is called, and whose lanes are not needed any more."""
+        if self._uplinks is None or self._stopped:
+            return
+        now = self._context.now()
+        dialled, used = self._uplinks.dialled(now), self._uplinks.in_use
+        for name, link in self.dialled.items():
+            stands_by = name not in dialled
+            if stands_by:
+                text = f"link {name} stands by: it is dialled when link {used or dialled[-1]}, which is in use, is lost or silent"
+                link.standby.set("Operational", "True", "Standby", text, now=now)
+            if stands_by != link.stands_by:
+                link.stands_by = stands_by
+                if not stands_by:
+                    link.standby = Conditions()
+                    self._put_entry(link)
+                self._set_endpoints(link)
+        self._close_surplus(now)
+
+    def _close_surplus(self, now: float) -> None:
+        assert self._uplinks is not None
+        self._look_at = math.inf
+        for name in self._uplinks.surplus(now):
+            routers = [router for router, state in self.states.items() if name in state.dialled]
+            if not routers:
+                continue
+            by_link = self._context.plane.counters().by_link
+            if any(by_link.get(router, [0])[0] for router in routers):
+                self._look_at = now + LOOK_FOR_STREAMS
+            else:
+                log.info("uplink stands by again", extra={"link": name})
+                self._context.forwarding.change(drop=[Ref("link", name)])
+
+    def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
                 case Dial():
-                    self._dials[action.id] = name
+                    self._dials[action.id] = action
                     self._context.plane.dial(action)
                 case CancelDial():
                     self._context.plane.cancel_dial(action.id)
@@ -230,7 +322,17 @@ class Links:
         """What the supervisor says, and the conditions: Configured, and Operational where it is dialled."""
         link = self.dialled[name]
         status = link.supervisor.status() if link.supervisor is not None else None
+        if link.stands_by and (status is None or not status.active):
+            return status, [*link.conditions.list(), *link.standby.list()]
         return status, [*link.conditions.list(), *([status.condition] if status is not None else [])]
+
+    def priced(self, state: LinkState) -> LinkState:
+        """With the cost that this end wants now. The other end says its own, and routing takes the larger one, so that a changed cost
+        needs no new lane. An edge says nothing of its links: there it is what it said when it dialled."""
+        if state.edge:
+            return state
+        wanted = [self.dialled[name].wanted.cost for name in state.dialled if name in self.dialled]
+        return msgspec.structs.replace(state, cost=min(wanted, default=1))
 
     def operational(self, router: str) -> list[Condition]:
         """How the link with a router is, whoever dialled it."""
@@ -239,6 +341,10 @@ class Links:
 
     def linked_sites(self) -> set[str]:
         return {router.partition("/")[0] for router in self.states}
+
+
+def _is_well(state: LinkState) -> bool:
+    return state.lanes > 0 and not state.suspect and not state.draining
 
 
 def _words(state: LinkState) -> tuple[Status, str, str, str]:

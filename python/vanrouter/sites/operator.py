@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import vanrouter
 from vanrouter.admin.server import Reply
 from vanrouter.errors import ConfigError, NotReady
+from vanrouter.model import parse_routing_key
 from vanrouter.sites.site import RunningSite
 from vanrouter.sites.status import Reporter, problem_doc
 from vanrouter.tokens import parse_token
@@ -39,6 +40,8 @@ class Operator:
             "status": self._status,
             "reconcile": self._reconcile,
             "network": self._network,
+            "simulate": self._simulate,
+            "trace": self._trace,
             "token.issue": self._issue,
             "token.redeem": self._redeem,
             "link.delete": self._delete_link,
@@ -62,7 +65,17 @@ class Operator:
         return self._reporter.document()
 
     async def _network(self, _params: Params) -> Params:
-        return self._reporter.network()
+        return self._site.insight.network()
+
+    async def _simulate(self, params: Params) -> Params:
+        down = _get(params, "down", list, [])
+        if not all(isinstance(word, str) for word in down):
+            raise ConfigError("parameter down is not a list of texts")
+        return self._site.insight.simulate(down)
+
+    async def _trace(self, params: Params) -> Params:
+        key = parse_routing_key(_get(params, "key", str, ""))
+        return await self._site.insight.trace(key, _get(params, "to", str, ""))
 
     async def _reconcile(self, _params: Params) -> Params:
         self._not_leaving()

@@ -90,7 +90,8 @@ async def run_site(
         now = wall()
         keys = load_or_create_keys(home.state, site_name, now=now)
         boot = boot_number(int(now * 1000))
-        config = PlaneConfig(identity_key=keys.identity.public_der, boot=boot, site_name=site_name)
+        edge = compute_wanted(loaded.resources).site_spec.edge
+        config = PlaneConfig(identity_key=keys.identity.public_der, boot=boot, site_name=site_name, edge=edge)
         data_plane = make_plane(plane, config)
         for host, port, fd in sockets:
             data_plane.adopt(host, port, fd)
@@ -107,6 +108,7 @@ async def run_site(
             timing=timing,
             wall=wall,
             rng=rng or random.Random(),  # noqa: S311 - jitter, not secrets
+            edge=edge,
         )
         return await _serve(RunningSite(context, loaded, inherited=inherited), stop, task_status)
     finally:

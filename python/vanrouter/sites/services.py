@@ -12,19 +12,26 @@ from typing import Final
 
 import vanrouter
 from vanrouter.addresses import AddressTable, LocalConnector, LocalListener, Reserved
+from vanrouter.addresses.health import Health
+from vanrouter.checks import Check
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
 from vanrouter.messages import SiteInfo
+from vanrouter.model import RouterId
 from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
 from vanrouter.resources.kinds import SiteSpec
-from vanrouter.routing import Engine, Speaker
+from vanrouter.resources.shapes import format_host_port
+from vanrouter.routing import LAST_RESORT, Engine, Speaker
 from vanrouter.sites.admissions import Admissions, held_admissions
 from vanrouter.sites.context import Context
+from vanrouter.sites.probes import Probes
 from vanrouter.sites.wanted import Fault, WantedConnector, WantedListener
 from vanrouter.stores.resources import Problem
 
 __all__ = ["Services"]
 
 log = logging.getLogger("vanrouter.sites")
+
+MAX_ROUTERS: Final = 64  # of one site, as others are told
 
 # What to do about what a member did (`vanrouter.routing.Problem.reason`).
 _NEXT: Final = {
@@ -48,18 +55,26 @@ class Services:
             identity=context.keys.identity.public_der,
             sign=context.keys.identity.sign,
             name=context.site_name,
+            version=vanrouter.__version__,
             issuers=self._admissions.issuers,
             issuers_of_own=[issuer for issuer, _ in self._admissions.pairs(held)],
             admissions=held,
+            edge=context.edge,
             now=context.now(),
         )
+        self._siblings: list[str] = []  # the other live routers of this site
         self._speaker = Speaker(self.table, self.engine, info=self._info(spec))
         self.exchange = self._speaker.exchange
         self._hop_limit = 0
+        self._spec = spec
         self._listeners: dict[str, LocalListener] = {}
         self._connectors: dict[str, LocalConnector] = {}
         self._embedded: dict[str, LocalConnector] = {}
         self.faults: dict[tuple[str, str], Fault] = {}  # names that cannot be resolved
+        self._health = Health(context.rng)
+        self.probes = Probes(self._health, changed=self._checked)
+        self._hosts: dict[str, str] = {}  # connector -> its host as it was written
+        self._out: set[str] = set()  # connectors whose target is out
 
     def _info(self, spec: SiteSpec) -> SiteInfo:
         context = self._context
@@ -68,7 +83,7 @@ class Services:
             version=vanrouter.__version__,
             platform="linux",
             namespace=context.home.directory.name[:63],
-            routers=[str(context.own)],
+            routers=[str(context.own), *self._siblings][:MAX_ROUTERS],
             service_sync=spec.service_sync,
         )
 
@@ -101,18 +116,34 @@ class Services:
             if self._connectors.get(name) != connector:
                 table.put_connector(connector, now=now)
         self._listeners, self._connectors = wanted_listeners, wanted_connectors
+        self._spec = spec
+        self._check_targets(connectors)
         self.exchange.set_info(self._info(spec))
         self.flush()
+
+    def _check_targets(self, wanted: Mapping[str, WantedConnector]) -> None:
+        now = self._context.now()
+        found = {name: c for name, c in self._connectors.items() if name in wanted and not c.embedded}
+        for name in self._hosts.keys() - found.keys():
+            self._health.drop(name)
+        for name, connector in found.items():
+            self._health.put(name, connector.host, connector.port, wanted[name].check, now=now)
+        self._hosts = {name: wanted[name].host for name in found}
+        self._take_verdicts()
+        self.probes.wake()
 
     def embed(self, connector: LocalConnector) -> None:
         """A target in this process."""
         self._embedded[connector.name] = self._connectors[connector.name] = connector
         self.table.put_connector(connector, now=self._context.now())
+        self._health.put(connector.name, "", 0, Check(type="none"), now=self._context.now())
+        self._take_verdicts()
         self.flush()
 
     def unembed(self, name: str) -> None:
         if self._embedded.pop(name, None) is not None:
             self._connectors.pop(name, None)
+            self._health.drop(name)
             self.table.drop_connector(name, now=self._context.now())
             self.flush()
 
@@ -150,7 +181,9 @@ class Services:
             case ListenerState():
                 self.table.handle_listener_state(event, now=now)
             case ConnectorState():
-                self.table.handle_connector_state(event, now=now)
+                self._health.handle_connects(event.name, event.failures, event.error, now=now)
+                self._take_verdicts()
+                self.probes.wake()
             case LinkState():
                 self._speaker.handle_link_state(event, now=now)
             case MessagesReset():
@@ -159,6 +192,30 @@ class Services:
                 self._context.forwarding.in_force = event.generation
                 self.exchange.handle_in_force(event.generation)
 
+    def _checked(self) -> None:
+        """A check has ended."""
+        if self._take_verdicts():
+            self.flush()
+
+    def _take_verdicts(self) -> bool:
+        """Whether there were new ones."""
+        verdicts = self._health.take_changed()
+        for name, verdict in verdicts.items():
+            is_out, was_out = verdict is not None and verdict.is_out, name in self._out
+            if is_out:
+                self._context.names.ask_again(self._hosts[name])  # it may have moved
+            if verdict is not None and is_out != was_out:
+                c = self._connectors[name]
+                extra = {"connector": name, "target": format_host_port(c.host, c.port)}
+                if is_out:
+                    log.warning("a target fails its checks", extra={**extra, "error": verdict.error})
+                else:
+                    log.info("a target is back", extra=extra)
+            (self._out.add if is_out else self._out.discard)(name)
+        if verdicts:
+            self.table.set_verdicts(verdicts, now=self._context.now())
+        return bool(verdicts)
+
     def handle_message(self, message: Message) -> None:
         """A peer that breaks the rules loses its link; it may dial again."""
         try:
@@ -166,6 +223,12 @@ class Services:
         except RemoteProtocolError as exc:
             log.warning("control message refused", extra={"router": message.router, "error": str(exc)})
             self._context.plane.cut(message.router, f"control message refused: {exc}"[:200])
+
+    def link_cost(self, router: str, default: int) -> int:
+        """What the link with this router costs: the larger of what both ends say; ``default``: of a link that is not for routing (yet)."""
+        reported, own = self.engine.topology.reported_by, self.engine.own
+        said = [cost for cost in (reported(own).get(router), reported(router).get(own)) if cost is not None and cost < LAST_RESORT]
+        return max(said, default=default)
 
     def has_joined(self) -> bool:
         """Whether a neighbour has said who it is and what it serves, and streams can go there."""
@@ -214,6 +277,11 @@ class Services:
         if self._hop_limit != self._speaker.hop_limit:
             self._hop_limit = self._speaker.hop_limit
             context.plane.set_hop_limit(self._hop_limit)
+        if (siblings := self.engine.siblings()) != self._siblings:
+            self._siblings = siblings
+            boots = [context.own.boot, *(RouterId.parse(router).boot for router in siblings)]
+            context.plane.set_siblings(sorted(boots[:MAX_ROUTERS]))
+            self.exchange.set_info(self._info(self._spec))
         delta = self.table.take_changes()
         context.forwarding.change(put=delta.put, drop=delta.drop)
         self.exchange.handed_over(context.forwarding.generation)

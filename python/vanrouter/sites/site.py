@@ -43,6 +43,7 @@ from vanrouter.plane import (
 from vanrouter.resources import to_yaml
 from vanrouter.sites.accesses import Accesses
 from vanrouter.sites.context import Context
+from vanrouter.sites.insight import Insight
 from vanrouter.sites.joining import Joining
 from vanrouter.sites.links import Links
 from vanrouter.sites.logs import AccessLog
@@ -89,13 +90,14 @@ class RunningSite:
         self._inherited_until = context.now() + SYNC_LINGER if self._inherited else math.inf
         context.forwarding.change(put=inherited)
         self.loaded = loaded
-        self.wanted: Wanted = compute_wanted(loaded.resources)
+        self.wanted: Wanted = compute_wanted(loaded.resources, edge=context.edge)
         self.conditions = Conditions()
         self.accesses = Accesses(context)
         self.links = Links(context)
         self.joining = Joining(context, self.accesses, stored=self._credential_stored)
         self.joining.start()
         self.services = Services(context, self.wanted.site_spec)
+        self.insight = Insight(self)
         self._stop = _Stop(context.timing.grace, context.timing.drain)
         self._stopping = trio.Event()
         self._refused = False
@@ -119,7 +121,7 @@ class RunningSite:
             async with trio.open_nursery() as visitors:
                 async with trio.open_nursery() as control:
                     self._background = visitors
-                    for task in (self._events, self._timers, self.context.names.run, self._write):
+                    for task in (self._events, self._timers, self.context.names.run, self.services.probes.run, self._write):
                         control.start_soon(task)
                     self.reconcile()
                     task_status.started()
@@ -197,7 +199,7 @@ class RunningSite:
             self._store_problem = None
         except StoreError as exc:
             self._store_problem = Problem(str(self.context.home.resources.directory), str(exc), exc.hint)
-        wanted = compute_wanted(self.loaded.resources)
+        wanted = compute_wanted(self.loaded.resources, edge=self.context.edge)
         if wanted.site is None:
             # The site's own resource is gone or was never good: what it said stays in force.
             wanted.problems.append(Problem("Site", "there is no Site among the resources; the last one stays in force", "put it back"))
@@ -205,11 +207,18 @@ class RunningSite:
         elif wanted.site.name != self.context.site_name:
             text = f"the name changed to {wanted.site.name}; this router started as {self.context.site_name} and keeps that name"
             wanted.problems.append(Problem(f"{wanted.site.ref}: metadata.name", text, "restart the router to take the new name"))
+        if wanted.site is not None and wanted.site.spec.edge != self.context.edge:
+            kind = "an edge" if self.context.edge else "an interior"
+            text = f"spec.edge changed; this router started as {kind} and stays that"
+            wanted.problems.append(Problem(f"{wanted.site.ref}: spec.edge", text, "restart the router to change it"))
         self.wanted = wanted
         self.accesses.reconcile(wanted.accesses, wanted.secrets)
         self.services.reconcile(wanted.site_spec, wanted.listeners, wanted.connectors, self.accesses.reserved())
         self.context.forwarding.begin()
         self.links.reconcile(wanted.links, wanted.secrets)
+        for state in self.links.states.values():
+            self.services.handle(self.links.priced(state))
+        self.services.flush()
         self._redeem_tokens()
         self._describe()
         return self.problems()
@@ -294,10 +303,11 @@ class RunningSite:
             case StreamEnd():
                 self._access_log.log(event, now=self.context.now())
             case Message():
-                self.services.handle_message(event)
+                if not self.insight.handle_message(event):
+                    self.services.handle_message(event)
             case LinkState():
                 self.links.handle_link_state(event)
-                self.services.handle(event)
+                self.services.handle(self.links.priced(event))
             case InForce() | ListenerState() | ConnectorState() | MessagesReset():
                 self.services.handle(event)
             case DialResult():

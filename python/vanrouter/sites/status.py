@@ -14,6 +14,7 @@ import msgspec
 
 import vanrouter
 from vanrouter.addresses import AddressStatus, ServiceStatus
+from vanrouter.addresses.offered import LAST_RESORT
 from vanrouter.conditions import Condition
 from vanrouter.messages import ServicePort
 from vanrouter.resources import to_dict
@@ -67,6 +68,7 @@ class Reporter:
             "serviceSync": site.wanted.site_spec.service_sync,
             "generation": context.forwarding.in_force,
             "leaving": site.leaving,
+            "edge": context.edge,
         }
 
     def _site_name(self, router_or_site: str) -> str:
@@ -94,7 +96,7 @@ class Reporter:
             "direction": "outgoing",
             "remoteSiteName": status.site_name if status is not None and status.site_name else self._issuer_name(name),
             "remoteSiteId": routers[0].partition("/")[0] if routers else link.expected_site,
-            "cost": status.cost if status is not None and status.active else link.wanted.cost,
+            "cost": self._site.services.link_cost(routers[0], link.wanted.cost) if routers else link.wanted.cost,
             "lanes": status.lanes if status is not None else 0,
             "lanesWanted": status.lanes_wanted if status is not None else 0,
             "endpoint": status.endpoint.partition(" ")[0] if status is not None else "",  # without the name for SNI
@@ -104,6 +106,7 @@ class Reporter:
             ],
             "routers": routers,
             "active": status is not None and status.active,
+            "standby": link.stands_by,
         }
 
     def _issuer_name(self, name: str) -> str:
@@ -130,7 +133,7 @@ class Reporter:
                     "remoteSiteName": state.site_name,
                     "remoteSiteId": site_id,
                     "remoteLinkName": state.peer_link,
-                    "cost": state.cost,
+                    "cost": self._site.services.link_cost(router, state.cost),
                     "lanes": state.lanes,
                     "lanesWanted": state.lanes_wanted,
                     "endpoint": state.address,
@@ -204,21 +207,27 @@ class Reporter:
     # ---- Services ------------------------------------------------------------------------------------------------------------------------
 
     def services(self) -> list[Doc]:
-        local_targets = {c.service: c for c in self._site.services.table.connector_statuses()}
+        local_targets: dict[ServicePort | None, list[AddressStatus]] = {}
+        for status in self._site.services.table.connector_statuses():
+            local_targets.setdefault(status.service, []).append(status)
         return [self._service(s, local_targets) for s in self._site.services.table.services()]
 
-    def _service(self, service: ServiceStatus, local_targets: Mapping[ServicePort | None, AddressStatus]) -> Doc:
+    def _service(self, service: ServiceStatus, local_targets: Mapping[ServicePort | None, list[AddressStatus]]) -> Doc:
         own = str(self._site.context.own)
         targets: list[Doc] = []
         for offer in service.offers:
             target: Doc = {"site": self._site_name(offer.router), "siteId": offer.router.partition("/")[0], "connector": offer.key}
             target |= {"routingKey": offer.key, "port": offer.service.port, "problem": offer.problem}
-            if offer.router == own:
-                local = local_targets.get(offer.service)
-                if local is not None:
-                    target |= {"connector": local.name, "host": local.host}
-                    target["targetPort"] = local.port
-            targets.append(target)
+            info = self._site.services.table.offer_info(offer.router, offer.key)
+            target["healthy"] = info is not None and info.targets > 0 and info.cost < LAST_RESORT
+            local = [c for c in local_targets.get(offer.service, ()) if c.routing_key == offer.key] if offer.router == own else []
+            if not local:
+                targets.append({**target, "down": info.down if info is not None else 0})
+            for c in local:
+                its = {"connector": c.name, "host": c.host, "targetPort": c.port}
+                health = next((x for x in c.conditions if x.type == "Healthy"), None)
+                bad = health is not None and health.status == "False"
+                targets.append({**target, **its, "healthy": not bad, "down": int(bad)})
         problems = [{"site": self._site.context.site_name, "siteId": self._site.context.keys.site_id, "port": p.port, "message": p.message}
                     for p in service.skipped]  # fmt: skip
         remote_listeners, remote_problems = self._elsewhere(service)
@@ -227,6 +236,7 @@ class Reporter:
             "address": service.address,
             "ports": service.ports,
             "protocol": service.protocol,
+            "conditions": self._conditions(service.conditions),
             "targets": targets,
             "listeners": [self._listener_here(s) for s in service.listeners if _listens(s)] + remote_listeners,
             "problems": problems + remote_problems,
@@ -293,40 +303,6 @@ class Reporter:
             }
             for g in sorted(self._site.joining.grants(), key=lambda g: (g.created, g.id))
         ]
-
-    def network(self) -> Doc:
-        """All sites, links and services that this site knows of."""
-        context = self._site.context
-        sites: dict[str, Doc] = {
-            context.keys.site_id: {
-                "id": context.keys.site_id,
-                "name": context.site_name,
-                "version": vanrouter.__version__,
-                "platform": "linux",
-                "self": True,
-            }
-        }
-        for view in self._site.services.exchange.peers():
-            site_id = view.router.partition("/")[0]
-            info = view.info
-            sites[site_id] = {
-                "id": site_id,
-                "name": self._site_name(view.router),
-                "version": info.version if info is not None else "",
-                "platform": info.platform if info is not None else "",
-                "self": False,
-            }
-        links = [
-            {
-                "name": state.dialled[0] if state.dialled else state.peer_link,
-                "fromSiteId": context.keys.site_id if state.dialled else router.partition("/")[0],
-                "toSiteId": router.partition("/")[0] if state.dialled else context.keys.site_id,
-                "cost": state.cost,
-                "active": True,
-            }
-            for router, state in sorted(self._site.links.states.items())
-        ]
-        return {"sites": list(sites.values()), "links": links, "services": self.services()}
 
     # ---- Conditions ----------------------------------------------------------------------------------------------------------------------
 

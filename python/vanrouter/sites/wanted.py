@@ -12,15 +12,17 @@ from typing import Final
 
 import msgspec
 
+from vanrouter.checks import Check
 from vanrouter.errors import ConfigError
 from vanrouter.messages import ServicePort
 from vanrouter.plane import KeyWeight, Strategy
 from vanrouter.resources import Connector, Link, Listener, MultiKeyListener, Resource, RouterAccess, Secret, Site
-from vanrouter.resources.kinds import SiteSpec
+from vanrouter.resources.kinds import HealthCheck, SiteSpec
 from vanrouter.resources.shapes import parse_host_port
 from vanrouter.stores.resources import Key, Located, Problem
 
 __all__ = [
+    "EDGE_HINT",
     "Fault",
     "Wanted",
     "WantedAccess",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 SKUPPER_PORT: Final = 55671
+EDGE_HINT: Final = "link this site to interior sites instead, or make it one: remove spec.edge and restart its router"
 ANY_HOST: Final = "0.0.0.0"  # noqa: S104 - what `default` means, as with the incumbent
 
 
@@ -78,6 +81,7 @@ class WantedConnector(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     service: ServicePort | None = None
+    check: Check = Check()
 
 
 class Wanted(msgspec.Struct, kw_only=True):
@@ -97,7 +101,8 @@ class Wanted(msgspec.Struct, kw_only=True):
         return self.site.spec if self.site is not None else SiteSpec()
 
 
-def compute_wanted(resources: Mapping[Key, Located]) -> Wanted:
+def compute_wanted(resources: Mapping[Key, Located], *, edge: bool | None = None) -> Wanted:
+    """``edge``: what the router is for its life, whatever the Site says by now."""
     wanted = Wanted(specs={key: located.resource for key, located in resources.items()})
     for (kind, name), located in sorted(resources.items()):
         resource = located.resource
@@ -118,7 +123,18 @@ def compute_wanted(resources: Mapping[Key, Located]) -> Wanted:
                 (wanted.tokens if resource.is_token else wanted.secrets)[name] = resource
             case _:
                 wanted.problems.append(_unsupported(kind, name, located.file))
+    if wanted.site_spec.edge if edge is None else edge:
+        _no_access_at_an_edge(wanted)
     return wanted
+
+
+def _no_access_at_an_edge(wanted: Wanted) -> None:
+    """An edge is a leaf: it dials, and nobody dials it."""
+    for name in wanted.accesses:
+        where = "spec.linkAccess" if name == "default" else f"RouterAccess {name}"
+        text = f"{where} is not in force: this is an edge site, and others do not link to an edge"
+        wanted.problems.append(Problem(f"Site: {where}", text, EDGE_HINT))
+    wanted.accesses.clear()
 
 
 def _site(wanted: Wanted, site: Site, file: str) -> None:
@@ -134,10 +150,9 @@ def _site(wanted: Wanted, site: Site, file: str) -> None:
         return
     if access is not None:
         wanted.accesses["default"] = access
-    for field, given in (("edge", site.spec.edge), ("ha", site.spec.ha)):
-        if given:
-            text = f"spec.{field} is not supported on a host by this release; the site runs as an interior site with one router"
-            wanted.problems.append(Problem(f"{site.ref}: spec.{field}", text, f"remove spec.{field}"))
+    if site.spec.ha:
+        text = "spec.ha is not supported on a host by this release; the site runs with one router"
+        wanted.problems.append(Problem(f"{site.ref}: spec.ha", text, "remove spec.ha"))
 
 
 def _link_access(text: str) -> WantedAccess | None:
@@ -231,7 +246,12 @@ def _connector(wanted: Wanted, connector: Connector) -> None:
             address = spec.expose.address or spec.routing_key
             service = ServicePort(address=address, port=spec.expose.port, protocol=spec.expose.protocol)
         wanted.connectors[connector.name] = WantedConnector(
-            name=connector.name, routing_key=spec.routing_key, host=spec.host, port=spec.port, service=service
+            name=connector.name,
+            routing_key=spec.routing_key,
+            host=spec.host,
+            port=spec.port,
+            service=service,
+            check=(spec.health_check or HealthCheck()).resolve(),
         )
 
 

@@ -472,6 +472,22 @@ impl Table {
             .get(routing_key)
             .is_some_and(|entry| entry.local.iter().any(|target| !is_tried(tried, target)))
     }
+
+    /// The best edge of ours that has a target of this key: for a stream that was sent to us, and that no target here takes.
+    #[must_use]
+    pub fn edge_with(&self, routing_key: &str, from: &RouterId) -> Option<RouterId> {
+        let entry = self.keys.get(routing_key)?;
+        let (edge, _) = entry
+            .remote
+            .iter()
+            .filter(|remote| remote.router != *from)
+            .filter_map(|remote| {
+                Some((remote.router, self.usable(&remote.router, &remote.router)?))
+            })
+            .filter(|(_, trunk)| trunk.is_edge())
+            .min_by_key(|(_, trunk)| (trunk.streams(), trunk.chosen.load(Ordering::Relaxed)))?;
+        Some(edge)
+    }
 }
 
 fn is_tried(tried: &[Tried], target: &Target) -> bool {

@@ -42,6 +42,19 @@ impl Worker {
             self.forward(lane, lane_key, key, router, open);
             return;
         }
+        // What an edge serves is advertised as ours.
+        let edge = {
+            let table = shared.table.load();
+            let is_here = table.has_local(open.routing_key, &[]);
+            let from = lane.trunk.router;
+            (!is_here)
+                .then(|| table.edge_with(open.routing_key, &from))
+                .flatten()
+        };
+        if let Some(edge) = edge {
+            self.forward(lane, lane_key, key, edge, open);
+            return;
+        }
         let routing_key: Arc<str> = shared
             .table
             .load()
