@@ -7,11 +7,24 @@ How long new streams did not work after a fault, as a client sees it that opens 
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from verdicts import Ends
+
+
+def slowness() -> float:
+    """How much longer than its processor time a process takes now: 1 on an idle machine, 3 where three want each processor."""
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-S", "-c", "sum(range(4_000_000))"])
+    _, _, used = os.wait4(process.pid, 0)
+    process.returncode = 0
+    return max(1.0, (time.monotonic() - began) / (used.ru_utime + used.ru_stime))
 
 
 class Outage(NamedTuple):
@@ -19,6 +32,7 @@ class Outage(NamedTuple):
     slowest: float
     failed: int
     probes: int
+    slowness: float
 
 
 def outage(ends: Ends, fault: float) -> Outage:
@@ -31,7 +45,7 @@ def outage(ends: Ends, fault: float) -> Outage:
     later = [end.ended for end in good if end.began > last_bad]
     assert later, f"nothing worked after the fault: {ends.kinds}, the last: {ends.all[-3:]}"
     after = [end for end in ends if end.ended > fault]
-    return Outage(min(later) - fault, max(end.took for end in after), len(bad), len(ends))
+    return Outage(min(later) - fault, max(end.took for end in after), len(bad), len(ends), slowness())
 
 
 def figures(name: str, rounds: Iterable[Outage], mark: float) -> str:
@@ -41,9 +55,10 @@ def figures(name: str, rounds: Iterable[Outage], mark: float) -> str:
     return (
         f"{name}: outage median {statistics.median(outages):.3f} s, worst {max(outages):.3f} s of {len(found)} rounds (mark {mark:g} s);"
         f" slowest stream {max(each.slowest for each in found):.3f} s; failed {sum(each.failed for each in found)}"
-        f" of {sum(each.probes for each in found)} streams"
+        f" of {sum(each.probes for each in found)} streams; machine slowed {statistics.median(each.slowness for each in found):.1f} times"
     )
 
 
 def median(rounds: Iterable[Outage]) -> float:
-    return statistics.median(each.outage for each in rounds)
+    """Of the outages, each as it would have been on a machine that has nothing else to do."""
+    return statistics.median(each.outage / each.slowness for each in rounds)

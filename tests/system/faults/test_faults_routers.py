@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Maker, unharmed
 from linked import until
 from network import DIAMOND, PORT, Network
 from outages import Outage, figures, median, outage
 from sizes import LONG, only_long, size
+from unharmed import Maker, unharmed
 from verdicts import Ends
 
 KIB, MIB = 1 << 10, 1 << 20

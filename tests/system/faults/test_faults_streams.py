@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from bodies import EAGER, FIRST
-from conftest import Maker, unharmed
 from network import LINE, PORT, Network
 from sizes import only_long, size
+from unharmed import Maker, unharmed
 
 KIB, MIB = 1 << 10, 1 << 20
 HERE = "127.0.0.1"

@@ -39,6 +39,13 @@ class Ends:
     def __add__(self, other: Ends) -> Ends:
         return Ends([*self.all, *other.all])
 
+    def of(self, some: Ends) -> Ends:
+        """These streams, as judged here."""
+        ids = {end.id for end in some}
+        found = Ends([])
+        found.all = [end for end in self.all if end.id in ids]
+        return found
+
     @property
     def kinds(self) -> dict[str, int]:
         return dict(Counter(end.kind for end in self.all))
