@@ -44,6 +44,11 @@ test-python: $(CORE)
 	@.ci/need ip=iproute2 nft=nftables || echo "make test: tests that need these are skipped"
 	$(BIN)/pytest -n 2 --dist worksteal $(TEST_ARGS)
 
+.PHONY: soak
+soak: $(CORE) ## faults and load at full size, about 90 minutes; SOAK_ARGS for pytest, for example -k black_hole
+	.ci/need ip=iproute2 nft=nftables
+	VANROUTER_LONG=1 $(BIN)/pytest --timeout 3600 tests/system/faults tests/conformance/test_scale.py $(SOAK_ARGS)
+
 .PHONY: bench
 bench: $(CORE) ## compare with a direct connection, the baseline and HAProxy; BENCH_ARGS=--help
 	@.ci/need haproxy nginx wrk iperf3 ip=iproute2 || echo "make bench: what needs these is left out"

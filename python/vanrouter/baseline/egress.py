@@ -12,7 +12,7 @@ from vanrouter.baseline.frame import Open
 from vanrouter.baseline.lane import Lane
 from vanrouter.baseline.pump import SocketPump
 from vanrouter.baseline.records import StreamRecord
-from vanrouter.baseline.sockets import AppSocket, reset_on_close
+from vanrouter.baseline.sockets import AppSocket
 from vanrouter.baseline.transit import forward
 from vanrouter.model import StreamClass, site_id_to_bytes
 
@@ -99,7 +99,6 @@ async def _connect(plane: BaselinePlane, far: LaneFar, pump: SocketPump, open_: 
                 raise
             if pump.is_over:  # reset meanwhile
                 done()
-                reset_on_close(sock)
                 sock.close()
                 return
             pump.record.reached(connector=connector.name, router=pump.record.router)

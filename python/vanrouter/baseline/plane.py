@@ -35,7 +35,7 @@ from vanrouter.baseline.mailbox import Mailbox
 from vanrouter.baseline.opening import Opening
 from vanrouter.baseline.pump import SocketPump
 from vanrouter.baseline.records import StreamRecord, Totals
-from vanrouter.baseline.sockets import AbortWatch, AppSocket, reset_on_close, tune
+from vanrouter.baseline.sockets import AbortWatch, AppSocket, tune
 from vanrouter.baseline.table import Table
 from vanrouter.baseline.targets import Search, Targets, keys_of
 from vanrouter.baseline.trunk import Trunk
@@ -342,7 +342,6 @@ class BaselinePlane:
             sock.close()
             return
         if self.is_refusing:
-            reset_on_close(sock)
             sock.close()
             return
         keys = keys_of(listener)

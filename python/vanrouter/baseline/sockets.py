@@ -17,12 +17,13 @@ from typing import Final
 
 import trio
 
-__all__ = ["CONNECT_TIMEOUT", "AbortWatch", "AppSocket", "Signal", "connect_tcp", "reset_on_close", "tune"]
+__all__ = ["CONNECT_TIMEOUT", "AbortWatch", "AppSocket", "Signal", "connect_tcp", "tune"]
 
 logger = logging.getLogger("vanrouter.baseline")
 
 CONNECT_TIMEOUT: Final = 5.0
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST and drops what is unsent
+_DELIVER_ON_CLOSE: Final = struct.pack("ii", 0, 0)
 
 
 class Signal:
@@ -94,8 +95,13 @@ class AbortWatch:
 
 
 def tune(sock: socket.socket) -> None:
-    """What every application socket gets: no delay, and keepalive, which finds dead peers."""
+    """What every application socket gets: no delay, and keepalive, which finds dead peers.
+
+    And closing sends RST, also when the kernel does it because this process was killed: what did not end cleanly must not look as if it
+    had.
+    """
     sock.setblocking(False)
+    reset_on_close(sock)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
@@ -116,8 +122,7 @@ async def connect_tcp(host: str, port: int) -> socket.socket:
             if number:
                 raise OSError(number, os.strerror(number)) from None
     except BaseException:
-        # Also when whoever wanted it has gone: a server that has accepted it already must not take this for a clean end.
-        reset_on_close(sock)
+        # Also when whoever wanted it has gone: a server that has accepted it already must not take this for a clean end, and does not.
         sock.close()
         raise
     return sock
@@ -184,22 +189,27 @@ class AppSocket:
         self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
+        """After a clean end: what is still in the kernel's hands is delivered."""
+        if not self.is_closed:
+            _set_linger(self._sock, _DELIVER_ON_CLOSE)
+            self.reset()
+
+    def reset(self) -> None:
+        """The application sees a reset, never a clean end."""
         if not self.is_closed:
             self.is_closed = True
             self._watch.forget(self._sock)
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
 
-    def reset(self) -> None:
-        """The application sees a reset, never a clean end."""
-        if not self.is_closed:
-            reset_on_close(self._sock)
-            self.close()
-
 
 def reset_on_close(sock: socket.socket) -> None:
+    _set_linger(sock, _RESET_ON_CLOSE)
+
+
+def _set_linger(sock: socket.socket, how: bytes) -> None:
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
     except OSError as error:
         if error.errno != errno.EINVAL:  # already reset by the other end
             logger.debug("cannot set SO_LINGER", extra={"error": str(error)})

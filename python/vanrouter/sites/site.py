@@ -169,13 +169,18 @@ class RunningSite:
             self.context.plane.set_ready(False)
             self.context.plane.refuse()
 
+    def _streams(self) -> int:
+        """What would be cut if this router ended now: streams of its own applications, and those that cross it."""
+        counters = self.context.plane.counters()
+        return counters.streams_open + counters.transit_open
+
     async def _drain(self) -> bool:
         start = self.context.now()
         while self.context.now() < start + self._stop.grace:  # noqa: ASYNC110 - the grace may become shorter meanwhile
             await trio.sleep(min(DRAIN_POLL, self._stop.grace))
         self.refuse()
         start = self.context.now()
-        while (left := self.context.plane.counters().streams_open) and self.context.now() < start + self._stop.drain:  # noqa: ASYNC110
+        while (left := self._streams()) and self.context.now() < start + self._stop.drain:  # noqa: ASYNC110
             await trio.sleep(DRAIN_POLL)
         self.links.stop()
         if self.links.states and not self._has_successor:

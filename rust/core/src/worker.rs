@@ -297,6 +297,9 @@ pub struct Worker {
     unread: Vec<usize>,
     /// Connections that need another choice of target.
     undecided: Vec<ConnId>,
+    /// Lanes whose open credit was offered to those that wait for it, with how many waited before: who was offered some may choose
+    /// another lane, and then it is the next one's.
+    offered: Vec<(usize, usize)>,
     /// Connections that wait for something with a deadline; looked at on every tick.
     timed: Vec<ConnId>,
     ticked: Instant,
@@ -344,6 +347,7 @@ pub fn create(index: usize, shared: Arc<Shared>) -> io::Result<(Worker, WorkerHa
         dirty: Vec::new(),
         unread: Vec::new(),
         undecided: Vec::new(),
+        offered: Vec::new(),
         timed: Vec::new(),
         ticked: now,
         scratch: Box::new(Scratch::new()),
@@ -387,6 +391,9 @@ impl Worker {
             while !self.undecided.is_empty() {
                 for id in std::mem::take(&mut self.undecided) {
                     self.decide(id);
+                }
+                for (key, waited) in std::mem::take(&mut self.offered) {
+                    self.offer_again(key, waited);
                 }
             }
             for (a, b) in std::mem::take(&mut self.busy_pairs) {

@@ -317,7 +317,6 @@ impl Worker {
         let mark = token(Source::Conn, index as usize, generation);
         debug_assert_eq!(source(mark), (Source::Conn, index as usize, generation));
         if conn.socket.register(self.poll.registry(), mark).is_err() {
-            conn.socket.reset_on_close();
             return None;
         }
         entry.insert(conn);
@@ -504,7 +503,6 @@ impl Worker {
             return;
         };
         if let Some((class, reason)) = end {
-            conn.socket.reset_on_close();
             if let Some(embedded) = &conn.embedded {
                 embedded.set_broken(class);
                 if !conn.record.answered && conn.ingress {
@@ -515,6 +513,8 @@ impl Worker {
                     });
                 }
             }
+        } else {
+            conn.socket.deliver_on_close();
         }
         let _ = conn.socket.deregister(self.poll.registry());
         self.shared.budget.release(conn.reserved);

@@ -104,7 +104,7 @@ impl Worker {
                     .map(|key| Arc::clone(&key.routing_key));
                 let record = self.record(first.unwrap_or_default(), Some(listener));
                 self.add_conn(
-                    Socket::Tcp(stream),
+                    Socket::of(stream),
                     Stage::Parked(opening),
                     record,
                     true,
@@ -389,6 +389,7 @@ impl Worker {
         let Some(Some(lane)) = self.lanes.get_mut(key) else {
             return;
         };
+        self.offered.push((key, lane.waiting.len()));
         let mut opens = lane.mux.open_credit();
         let mut early = lane.mux.early_credit() as usize;
         let (conns, undecided) = (&self.conns, &mut self.undecided);
@@ -418,6 +419,16 @@ impl Worker {
             if self.hop_waits(id) {
                 self.open_onward(id.0);
             }
+        }
+    }
+
+    /// Those that were offered open credit have decided. What they left is for the others, as long as the queue grows shorter by it.
+    pub(super) fn offer_again(&mut self, key: usize, waited: usize) {
+        if let Some(Some(lane)) = self.lanes.get(key)
+            && !lane.waiting.is_empty()
+            && lane.waiting.len() < waited
+        {
+            self.serve_waiting(key);
         }
     }
 

@@ -22,13 +22,20 @@ const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 impl Socket {
+    /// From now on closing sends RST, also when the kernel does it because this process was killed: what did not end cleanly must not
+    /// look as if it had.
+    pub fn of(stream: TcpStream) -> Self {
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        Self::Tcp(stream)
+    }
+
     /// Start to connect.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         let socket = SockRef::from(&stream);
         socket.set_tcp_nodelay(true)?;
         set_keepalive(&socket)?;
-        Ok(Self::Tcp(stream))
+        Ok(Self::of(stream))
     }
 
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -113,10 +120,10 @@ impl Socket {
         };
     }
 
-    /// Make closing send RST instead of FIN: the application must not take this for a clean end.
-    pub fn reset_on_close(&self) {
+    /// Both directions have ended: what is still in the kernel's hands is delivered after closing.
+    pub fn deliver_on_close(&self) {
         if let Self::Tcp(stream) = self {
-            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(stream).set_linger(None);
         }
     }
 }
