@@ -64,6 +64,12 @@ class _Range(click.IntRange):
     def _describe_range(self) -> str:
         return ""
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = int(click.INT.convert(value, param, ctx))
+        if not self.min <= number <= self.max:  # type: ignore[operator]
+            self.fail(f"{number} is not one of {self.min} to {self.max}", param, ctx)
+        return number
+
 
 def _name(text: str) -> str:
     from vanrouter.model import parse_name
