@@ -65,10 +65,9 @@ class _Range(click.IntRange):
         return ""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        number = int(click.INT.convert(value, param, ctx))
-        if not self.min <= number <= self.max:  # type: ignore[operator]
-            self.fail(f"{number} is not one of {self.min} to {self.max}", param, ctx)
-        return number
+        if isinstance(value, str) and value.strip().lstrip("-").isdigit() and not self.min <= int(value) <= self.max:  # type: ignore[operator]
+            self.fail(f"{value} is not in the range of {self.min} to {self.max}", param, ctx)
+        return int(super().convert(value, param, ctx))
 
 
 def _name(text: str) -> str:
