@@ -23,7 +23,7 @@ PARTIAL: Final = _HERE.parent / "build" / "bench" / "partial.json"  # of a selec
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     isolation.enter()
-    whole = options.peers == list(PEERS) and options.workloads == list(WORKLOADS) and options.rounds >= 5
+    whole = options.peers == list(PEERS) and options.workloads == list(WORKLOADS) and options.rounds >= 5 and options.seconds >= 5
     output: Path = options.output or (LATEST if whole else PARTIAL)
     about = machine.facts() | {"rounds": str(options.rounds), "seconds per cell": str(options.seconds)}
     print("\n".join(f"{key}: {value}" for key, value in about.items()), file=sys.stderr, flush=True)

@@ -17,8 +17,6 @@ from benches.workloads import WORKLOADS, Workload
 
 __all__ = ["run", "usable"]
 
-IDLE_ROUNDS = 3  # memory does not vary as time does
-
 
 def usable(peers: Sequence[str], workloads: Sequence[str]) -> tuple[list[Peer], list[Workload]]:
     """What can run here, saying what cannot and why."""
@@ -41,8 +39,6 @@ def run(peers: Sequence[Peer], workloads: Sequence[Workload], rounds: int, secon
     failures: list[str] = []
     for number in range(1, rounds + 1):
         for workload in workloads:
-            if workload.name == "idle" and number > IDLE_ROUNDS:
-                continue
             # Each round begins with another peer, so that none always comes after the same one.
             turn = (number - 1) % len(peers)
             for peer in [*peers[turn:], *peers[:turn]]:

@@ -11,7 +11,7 @@ from site_credentials import Site
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: takes minutes; runs when VANROUTER_LONG is set")
+    config.addinivalue_line("markers", "long: takes minutes; with the baseline only when VANROUTER_LONG is set (make soak)")
 
 
 @pytest.fixture(params=PAIRS)

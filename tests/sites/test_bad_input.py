@@ -240,6 +240,19 @@ async def test_an_unreachable_endpoint_says_where_why_and_what_to_do(world: Worl
     assert "check that the other site runs" in operational["next"]
 
 
+async def test_a_token_with_a_wrong_endpoint_does_not_spoil_the_right_one(world: World) -> None:
+    north, south = await pair(world)
+    token = (await world.call(north, "token.issue"))["yaml"]
+    port = next(line.rsplit(":", 1)[1] for line in token.splitlines() if "127.0.0.1:" in line).strip("\"'")
+    with pytest.raises(TokenError, match=r"refused|unreachable|answer"):
+        await world.call(south, "token.redeem", token=token.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}"), name="wrong", cost=9)
+    name = (await world.call(south, "token.redeem", token=token, name="right", cost=3))["link"]
+    await world.until_linked(north, south)
+    link = south.resources.get("Link", "right")
+    assert (name, link.spec.cost) == ("right", 3)  # type: ignore[union-attr]
+    assert south.resources.get("Link", "wrong") is None
+
+
 async def test_a_name_that_does_not_resolve(world: World) -> None:
     north, south = await pair(world)
     name = await world.link(north, south)

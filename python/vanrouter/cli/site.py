@@ -18,7 +18,7 @@ import click
 from vanrouter.cli.base import ALL_OUTPUTS, DONE, NOT_READY, Group, Invocation, command, pass_invocation
 from vanrouter.cli.health import is_ready, sentences, troubles
 from vanrouter.cli.output import bad, dump, good, say, strong, table, warn
-from vanrouter.cli.running import Site
+from vanrouter.cli.running import Site, condition
 from vanrouter.cli.values import HOST, NAME, HostPort, timeout_option, wait_option
 from vanrouter.errors import ConfigError, NotReady, StoreError, TokenError, VanrouterError
 
@@ -26,6 +26,7 @@ __all__ = ["delete", "init", "site", "status", "update"]
 
 Doc = dict[str, Any]
 _PARTS: Final = {"resources", "state", "run"}
+_ACCESS_PATIENCE: Final = 2.0  # seconds in which a predecessor may still give up the port of the link access
 
 
 class _LinkAccess(click.ParamType[str]):
@@ -181,7 +182,7 @@ def _not_ready(status: Doc) -> str:
 
 
 def _wait_until_up(site: Site, started: Any) -> Doc:
-    """Wait for the socket, then for readiness; a router that ends meanwhile is told at once."""
+    """Wait for the socket, then for readiness; a router that ends meanwhile is told at once, a port that it does not get soon."""
     from vanrouter.errors import DeadlineExceeded
 
     while not site.is_running():
@@ -192,8 +193,14 @@ def _wait_until_up(site: Site, started: Any) -> Doc:
             )
         time.sleep(0.02)
 
+    answered = time.monotonic()
+
     def check(status: Doc) -> str:
         started.check()
+        ready = condition(status["site"], "Ready")
+        if ready["reason"].startswith("LinkAccess") and time.monotonic() - answered > _ACCESS_PATIENCE:
+            todo = ready["next"] or f"another address: {site.invocation.van('update --link-access HOST:PORT')}"
+            raise NotReady(f"site {status['site']['name']} runs, but {ready['message']}", hint=todo)
         return _not_ready(status)
 
     return site.wait(f"site {site.name}", check)

@@ -64,6 +64,11 @@ class _Range(click.IntRange):
     def _describe_range(self) -> str:
         return ""
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, str) and value.strip().lstrip("-").isdigit() and not self.min <= int(value) <= self.max:  # type: ignore[operator]
+            self.fail(f"{value} is not in the range of {self.min} to {self.max}", param, ctx)
+        return int(super().convert(value, param, ctx))
+
 
 def _name(text: str) -> str:
     from vanrouter.model import parse_name

@@ -290,7 +290,7 @@ class LinkSupervisor:
             self._due = min(self._not_before.values(), default=math.inf)
 
     def _dial_failed(self, endpoint: Endpoint, reason: str, error: str, retryable: bool, now: float) -> None:
-        self._failures[endpoint] = _Failure(reason, error, now, retryable)
+        self._failures[endpoint] = _Failure(reason, error.removeprefix(f"link {self.name}: "), now, retryable)
         if retryable:
             self._not_before.pop(endpoint, None)
         else:

@@ -171,15 +171,15 @@ class Joining:
         lock = self._busy.setdefault(token.id, trio.Lock())
         async with lock:
             refuse_if_redeemed(token, self.redeemed)
-            pending = self._load_pending(token.id)
-            if pending is None:
-                if cost:
-                    token = dataclasses.replace(token, cost=cost)
-                pending = prepare(token, site_name=self._context.site_name, identity=self._context.keys.identity)
-                name = self._free_name(parse_name(link or token.name, "link name"), chosen=bool(link))
-                self._save_pending(pending, name)
-            else:
-                name = self._pending_name(token.id) or self._free_name(link or token.name, chosen=bool(link))
+            # What was begun goes on with its key, so that a lost reply is no lost token; all else is as this token and this command say.
+            begun = self._load_pending(token.id)
+            if cost:
+                token = dataclasses.replace(token, cost=cost)
+            key = begun.key if begun is not None else None
+            pending = prepare(token, site_name=self._context.site_name, identity=self._context.keys.identity, key=key)
+            name = "" if link else self._pending_name(token.id)
+            name = name or self._free_name(parse_name(link or token.name, "link name"), chosen=bool(link))
+            self._save_pending(pending, name)
             try:
                 credential = await redeem(pending, clock=self._context.wall)
             except TokenError as exc:

@@ -2,6 +2,7 @@
 //!
 //! Stateless and sans-IO: [`decode`] looks at the front of a byte slice and borrows from it; the `put_*` functions append
 //! to a buffer. Nothing here allocates by a length that a peer declares, and nothing panics on any bytes.
+#![forbid(unsafe_code)]
 
 /// Bytes of a frame header.
 pub const HEADER: usize = 8;
