@@ -514,7 +514,8 @@ async def test_a_storm_of_opens_and_resets_that_cross_leaves_nothing(cross: Cros
                 while credit and stream < 1_000:
                     await cross.opener.send(cross.open(stream), frame(stream, wire.RESET, b"\x01"))
                     credit, stream = credit - 1, stream + 2
-                credit += struct.unpack(">III", await cross.opener.until(wire.CREDIT, 0))[1]
+                if stream < 1_000:  # what is left at the end need not come back at once
+                    credit += struct.unpack(">III", await cross.opener.until(wire.CREDIT, 0))[1]
         await cross.opener.is_alive()
         await cross.is_unharmed()
         reading.cancel()

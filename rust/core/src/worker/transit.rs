@@ -21,8 +21,8 @@ use crossing::{Crossing, End, NEAR, ONWARD};
 
 /// In the number of a stream's owner: it is a hop, not a connection.
 const HOP: u32 = 1 << 31;
-/// An OPEN waits so long for the next lane's permission; the ingress gives up after 10 s.
-const PATIENCE: Duration = Duration::from_secs(9);
+/// An OPEN waits so long for permission of the lane ahead: the opener has time to try elsewhere.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// A chunk of at least so many bytes is sealed where it lies; a smaller one is sent in one record with others.
 const SEALED_APART: usize = 8_192;
 /// Streams that a lane of the same worker may have more than the best, and still be chosen.
