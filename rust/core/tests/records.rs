@@ -93,8 +93,8 @@ proptest! {
         let (mut plain, mut outgoing) = (Vec::new(), Vec::new());
         match to.open(&mut wire, &mut plain, 1_000, &mut outgoing) {
             // rustls authenticates the version that the record must have and not the one that it says (RFC 8446, 5.1: it "MUST be
-            // ignored for all purposes"): what comes out is what was sent.
-            Ok(opened) if !direct && at == 2 => {
+            // ignored for all purposes"), and so with the type: what comes out is what was sent.
+            Ok(opened) if !direct && matches!(at, 0 | 2) => {
                 prop_assert_eq!(opened.consumed, 16 + RECORD_OVERHEAD);
                 prop_assert_eq!(std::mem::take(&mut plain), b"the first record");
             }
@@ -103,7 +103,8 @@ proptest! {
             Err(error) => {
                 prop_assert!(matches!(error, TlsError::Misbehaved(_)), "{:?}", error);
                 prop_assert!(to.open(&mut [], &mut plain, 1_000, &mut outgoing).is_err() || !direct);
-                prop_assert!(to.seal(b"more", &mut outgoing).is_err());
+                // rustls goes on sending after a length that no record has; the lane is closed all the same.
+                prop_assert!(to.seal(b"more", &mut outgoing).is_err() || (!direct && at == 3));
             }
         }
         prop_assert!(plain.is_empty());
