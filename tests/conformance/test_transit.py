@@ -19,6 +19,8 @@ async def test_what_is_sent_over_a_middle_router_comes_back_whatever_its_size(li
             with trio.fail_after(10):
                 await echo_through(port, size)
         await line.nothing_is_left()
+        for router in (line.ingress, line.egress):
+            await router.until(lambda r=router: len(r.ends) == len(SIZES))  # type: ignore[misc]
         counters = line.middle.plane.counters()
         assert (counters.transit_total, counters.streams_total) == (len(SIZES), 0)
         assert not line.middle.ends, "the access log is written where a stream enters and where it leaves"
