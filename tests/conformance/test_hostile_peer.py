@@ -424,8 +424,8 @@ async def test_open_and_reset_a_thousand_times_leaves_nothing_and_hurts_nobody(v
                 while credit and stream < 1_000:
                     await peer.send(peer.open(stream), frame(stream, wire.RESET, b"\x01"))
                     credit, stream = credit - 1, stream + 2
-                _, opens, _ = struct.unpack(">III", await peer.until(wire.CREDIT, 0))
-                credit += opens
+                if stream < 1_000:  # what is left at the end need not come back at once
+                    credit += struct.unpack(">III", await peer.until(wire.CREDIT, 0))[1]
         await peer.is_alive()
         await victim.is_unharmed()
     await victim.pair.nothing_is_left()

@@ -105,9 +105,9 @@ async def test_one_lane_of_a_trunk_takes_its_own_streams_along_only(triple: str,
     line = Line(triple, workers=2, **QUICK)
     await line.start_routers(nursery)
     async with relayed(line.ports[line.egress.id]) as relay, served(echo) as target:
-        await line.link(line.ingress, line.middle)
-        await line.link(line.middle, line.egress)
-        await line.link(line.middle, line.egress, port=relay.port)
+        for port in (0, relay.port):  # two on the first hop, too: a router may keep a stream on the thread where it came
+            await line.link(line.ingress, line.middle)
+            await line.link(line.middle, line.egress, port=port)
         port = await line.expose(target.port)
         clients = await talking(port, 10)
         relay.cut()
@@ -409,3 +409,14 @@ async def test_equally_good_next_hops_share_the_streams(triple: str, nursery: tr
         shares = [router.plane.counters().transit_total for router in (diamond.middle, diamond.other)]
         assert sum(shares) == 60
         assert all(27 <= share <= 33 for share in shares), "within 10 % of each other"
+
+
+async def test_equally_good_next_hops_take_turns_when_nothing_is_outstanding(triple: str, nursery: trio.Nursery) -> None:
+    diamond = Diamond(triple, **QUICK)
+    await diamond.start(nursery)
+    async with served(echo) as target:
+        port = await diamond.expose(target.port)
+        for number in range(20):
+            await echo_through(port, 10, number)
+            await diamond.nothing_is_left()
+        assert [router.plane.counters().transit_total for router in (diamond.middle, diamond.other)] == [10, 10]

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::chance::Chance;
 use crate::contract::Strategy;
 use crate::handshake::RouterId;
-use crate::trunk::{LaneHealth, Trunk};
+use crate::trunk::{LaneHealth, Pending, Trunk};
 
 /// A target whose connect failed comes last for so long, doubled by each further failure in a row up to [`LONGEST_DOUBT`]: a
 /// stream then finds out whether it is back.
@@ -56,16 +56,21 @@ pub struct Load {
     chosen: AtomicU64,
 }
 
-/// One stream of ours at a target, from the choice to its end.
+/// One stream of ours at a target, from the choice to its end; and on its trunk, until it is on a lane.
 #[derive(Debug)]
-pub struct Claim(Arc<Load>);
+pub struct Claim(Arc<Load>, Option<Pending>);
 
 impl Claim {
-    fn new(load: &Arc<Load>, turns: &AtomicU64) -> Self {
+    fn new(load: &Arc<Load>, turns: &AtomicU64, pending: Option<Pending>) -> Self {
         load.outstanding.fetch_add(1, Ordering::Relaxed);
         load.chosen
             .store(turns.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
-        Self(Arc::clone(load))
+        Self(Arc::clone(load), pending)
+    }
+
+    /// Its lane counts it now.
+    pub fn opened(&mut self) {
+        self.1 = None;
     }
 }
 
@@ -306,10 +311,12 @@ impl Table {
             .map(|(last, trunk)| (Arc::clone(trunk), last))
     }
 
-    /// Remember that a stream took this trunk.
-    pub fn took(&self, trunk: &Trunk) {
+    /// A stream takes this trunk.
+    #[must_use]
+    pub fn take(&self, trunk: &Arc<Trunk>) -> Pending {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed) + 1;
         trunk.chosen.store(turn, Ordering::Relaxed);
+        Pending::new(trunk)
     }
 
     /// Choose for one new stream, by the rules of `Listener` in plane.py.
@@ -322,13 +329,14 @@ impl Table {
         now: Instant,
     ) -> Option<Choice> {
         let (routing_key, best) = self.best(plan, tried, chance, now)?;
-        if let Way::Remote(_, trunk) = &best.way {
-            self.took(trunk);
-        }
+        let pending = match &best.way {
+            Way::Remote(_, trunk) => Some(self.take(trunk)),
+            Way::Local(_) => None,
+        };
         Some(Choice {
             routing_key: Arc::clone(routing_key),
             way: best.way,
-            claim: Claim::new(&best.load, &self.turns),
+            claim: Claim::new(&best.load, &self.turns, pending),
         })
     }
 
@@ -451,7 +459,10 @@ impl Table {
                     target.load.chosen.load(Ordering::Relaxed),
                 )
             })?;
-        Some((Arc::clone(target), Claim::new(&target.load, &self.turns)))
+        Some((
+            Arc::clone(target),
+            Claim::new(&target.load, &self.turns, None),
+        ))
     }
 
     /// Whether [`Table::choose_local`] would find something.

@@ -109,6 +109,25 @@ pub struct Facts {
     pub error: String,
 }
 
+/// A stream that chose a trunk, until it is on a lane (or gone).
+#[derive(Debug)]
+pub struct Pending(Arc<Trunk>);
+
+impl Pending {
+    /// It chose it now.
+    #[must_use]
+    pub fn new(trunk: &Arc<Trunk>) -> Self {
+        trunk.pending.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(trunk))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Trunk {
@@ -122,6 +141,8 @@ pub struct Trunk {
     pub messages: AtomicUsize,
     /// When a stream chose it last; see `table.rs`.
     pub chosen: AtomicU64,
+    /// Streams that chose it and are not on a lane yet.
+    pending: AtomicU32,
     /// Bytes of lanes that are gone: sent, received.
     past: [AtomicU64; 2],
     lanes: ArcSwap<Vec<Arc<LaneRef>>>,
@@ -137,6 +158,7 @@ impl Trunk {
             draining: AtomicBool::new(false),
             edge: AtomicBool::new(false),
             chosen: AtomicU64::new(0),
+            pending: AtomicU32::new(0),
             messages: AtomicUsize::new(0),
             past: Default::default(),
             lanes: ArcSwap::default(),
@@ -155,14 +177,15 @@ impl Trunk {
         self.edge.load(Ordering::Relaxed)
     }
 
-    /// Streams on all its lanes, ours and theirs.
+    /// Streams on all its lanes, ours and theirs, and those on their way there.
     #[must_use]
     pub fn streams(&self) -> u32 {
         let lanes = self.lanes.load();
-        lanes
+        let on_lanes: u32 = lanes
             .iter()
             .map(|l| l.streams.load(Ordering::Relaxed))
-            .sum()
+            .sum();
+        on_lanes + self.pending.load(Ordering::Relaxed)
     }
 
     /// The lanes, oldest first.

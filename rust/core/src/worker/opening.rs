@@ -357,6 +357,9 @@ impl Worker {
                     lane.mux.readable(key);
                 }
                 lane.count_stream(1);
+                if let Some(claim) = &mut conn.record.claim {
+                    claim.opened();
+                }
                 self.soil(lane_key);
             }
             Err(Blocked::Credit) => {

@@ -16,16 +16,17 @@ use crate::frame::{self, HEADER, Kind, MAX_PAYLOAD};
 use crate::handshake::RouterId;
 use crate::mux::{Blocked, Key, MAX_EARLY, Opening as MuxOpening, Turn};
 use crate::payload::{Class, Open};
+use crate::trunk::Pending;
 use crossing::{Crossing, End, NEAR, ONWARD};
 
 /// In the number of a stream's owner: it is a hop, not a connection.
 const HOP: u32 = 1 << 31;
-/// An OPEN waits so long for the next lane's permission; the ingress gives up after 10 s.
-const PATIENCE: Duration = Duration::from_secs(9);
+/// An OPEN waits so long for permission of the lane ahead: the opener has time to try elsewhere.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// A chunk of at least so many bytes is sealed where it lies; a smaller one is sent in one record with others.
 const SEALED_APART: usize = 8_192;
 /// Streams that a lane of the same worker may have more than the best, and still be chosen.
-pub(super) const NEARNESS: u32 = 16;
+pub(super) const NEARNESS: u32 = 4;
 
 /// One side of a stream that crosses.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub struct Onward {
     routing_key: Box<str>,
     attributes: Box<[u8]>,
     since: Instant,
+    /// It counts on its trunk until it is on a lane.
+    _pending: Pending,
 }
 
 /// Bytes that are sealed where they lie, between what is in the batch.
@@ -168,7 +171,7 @@ impl Worker {
             lane.mux.refuse(key, Class::Link, &reason, &shared.budget);
             return;
         };
-        table.took(&trunk);
+        let pending = table.take(&trunk);
         let crossing = Crossing::new(&shared, [self.index as u32, out.worker as u32]);
         let near = self.add_hop(lane_key, key, NEAR, &crossing);
         lane.mux.set_owner(key, near.0 | HOP);
@@ -185,6 +188,7 @@ impl Worker {
             routing_key: open.routing_key.into(),
             attributes: open.attributes.into(),
             since: self.now,
+            _pending: pending,
         });
         if out.worker == self.index {
             self.cross(out.id, &crossing, onward);
