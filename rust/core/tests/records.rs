@@ -98,6 +98,10 @@ proptest! {
                 prop_assert_eq!(opened.consumed, 16 + RECORD_OVERHEAD);
                 prop_assert_eq!(std::mem::take(&mut plain), b"the first record");
             }
+            // rustls takes what says that it is a handshake record for the beginning of a message, and waits for the rest of that.
+            Ok(opened) if !direct && at == 0 => {
+                prop_assert_eq!((bit, opened.consumed), (0, 16 + RECORD_OVERHEAD));
+            }
             // A longer length: it waits for the rest.
             Ok(opened) => prop_assert_eq!((opened.consumed, at), (0, at.clamp(3, 4))),
             Err(error) => {

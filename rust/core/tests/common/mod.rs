@@ -3,6 +3,7 @@
 
 pub mod peer;
 pub mod planes;
+pub mod scripts;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -208,12 +208,18 @@ impl Router {
 
     pub fn route_to(&mut self, router: &str) {
         self.put_path(router, &[router]);
+        self.put_route(&[(router, 0)]);
+    }
+
+    /// Where [`KEY`] has targets, and at what cost beyond the path's.
+    pub fn put_route(&mut self, targets: &[(&str, u32)]) {
+        let target = |(router, cost): &(&str, u32)| RouteTarget {
+            router: (*router).to_owned(),
+            cost: *cost,
+        };
         self.put(Entry::Route(RouteEntry {
             name: KEY.to_owned(),
-            targets: vec![RouteTarget {
-                router: router.to_owned(),
-                cost: 0,
-            }],
+            targets: targets.iter().map(target).collect(),
         }));
     }
 
@@ -292,4 +298,72 @@ impl Network {
             });
         }
     }
+}
+
+/// west dials middle, middle dials east; clients of west's listener come out at east's connector.
+pub struct Line {
+    pub west: Router,
+    pub middle: Router,
+    pub east: Router,
+    /// For clients.
+    pub entrance: SocketAddr,
+    pub backend: TcpListener,
+}
+
+impl Line {
+    pub fn new(lanes: u64, change: impl Fn(&mut PlaneConfig)) -> Self {
+        let ca = Ca::new("CA");
+        let mut west = Router::start("west", &ca, &change);
+        let mut middle = Router::start("middle", &ca, &change);
+        let mut east = Router::start("east", &ca, &change);
+        link(&mut west, &mut middle, lanes);
+        link(&mut middle, &mut east, lanes);
+        let backend = TcpListener::bind(loopback(0)).expect("a backend");
+        east.connect_to(Some(backend.local_addr().expect("its address")));
+        west.put_path(&middle.id(), &[&middle.id()]);
+        west.put_path(&east.id(), &[&middle.id()]);
+        middle.put_path(&west.id(), &[&west.id()]);
+        middle.put_path(&east.id(), &[&east.id()]);
+        west.put_route(&[(&east.id(), 0)]);
+        let entrance = west.open_listener();
+        Self {
+            west,
+            middle,
+            east,
+            entrance,
+            backend,
+        }
+    }
+
+    pub fn routers(&mut self) -> [&mut Router; 3] {
+        [&mut self.west, &mut self.middle, &mut self.east]
+    }
+
+    /// Wait until no stream is left anywhere.
+    pub fn quiet(&mut self) {
+        for router in self.routers() {
+            router.wait("the end of all streams", |r| {
+                let counters = r.plane.counters();
+                let on_links: u64 = counters.by_link.values().map(|link| link[0]).sum();
+                (counters.streams_open + counters.transit_open + on_links == 0).then_some(())
+            });
+        }
+    }
+}
+
+/// So many lanes from `near` to `far`.
+pub fn link(near: &mut Router, far: &mut Router, lanes: u64) {
+    let access = far.open_access();
+    near.put_link();
+    for id in 1..=lanes {
+        let (router, reason, error) = near.dial(id, access);
+        assert_eq!((router, reason), (far.id(), ""), "{error}");
+    }
+    let near = near.id();
+    far.wait("its lanes", |r| {
+        r.links
+            .get(&near)
+            .is_some_and(|l| u64::from(l.lanes) == lanes)
+            .then_some(())
+    });
 }
