@@ -23,7 +23,7 @@ SAMPLE = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benches.routing", description="what a change costs in networks of growing size")
-    parser.add_argument("--sizes", default="10,100,300", help="networks in full: numbers of interiors")
+    parser.add_argument("--sizes", default="10,100", help="networks in full: numbers of interiors")
     parser.add_argument("--sampled", default="100,300,1000", help="networks of which a sample runs in full, the rest floods")
     parser.add_argument("--one", default="10,100,1000", help="one router in a network: numbers of interiors")
     parser.add_argument("--edges", type=int, default=10, help="edge routers per interior; each has one routing key")

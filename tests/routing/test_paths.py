@@ -64,6 +64,19 @@ def most_links(links: dict[str, dict[str, int]], root: str) -> int:
     return max(count.values())
 
 
+def test_a_router_behind_a_lost_one_is_lost_also_when_the_link_between_them_gets_cheaper_at_the_same_time() -> None:
+    # r0 ── r2 ── r1, and r0 ── r3 ── r1 at a higher price
+    graph = Graph()
+    for a, b, cost in (("r0", "r2", 1), ("r2", "r1", 3), ("r0", "r3", 5), ("r3", "r1", 5)):
+        graph.set(a, b, cost)
+    graph.update()
+    graph.set("r0", "r2", None)
+    graph.set("r2", "r1", 1)
+    graph.update()
+    assert graph.paths.path("r1") == (10, ("r3",))
+    assert graph.paths.path("r2") == (11, ("r3",))
+
+
 class PathsByEdges(RuleBasedStateMachine):
     """Any links change in any order, one or several between two computations."""
 

@@ -91,7 +91,10 @@ class Paths:
         """The routers none of whose cheapest paths is left as it was."""
         cost, edges = self._cost, self._edges
         heap: _Heap = []
+        was: dict[tuple[str, str], int] = {}  # a path may have come over an edge that is cheaper now, from a router that is lost
         for a, b, old, new in changes:
+            if old is not None:
+                was[a, b] = was[b, a] = old
             if old is not None and (new is None or new > old):
                 for u, v in ((a, b), (b, a)):
                     if u in cost and v in cost and cost[u] + old == cost[v]:
@@ -108,8 +111,8 @@ class Paths:
                 continue
             lost.add(router)
             for peer, price in around.items():
-                if cost.get(peer) == distance + price:
-                    heapq.heappush(heap, (distance + price, peer))
+                if (known := cost.get(peer)) is not None and known == distance + was.get((router, peer), price):
+                    heapq.heappush(heap, (known, peer))
         return lost
 
     def _next_hops(self, changes: list[EdgeChange], moved: set[str]) -> set[str]:
