@@ -345,9 +345,11 @@ class AddressTable:
         ]
 
     def connector_error(self, name: str) -> str:
-        """Why the last connect to this target failed; empty: it worked, or none was tried."""
-        state = self._health.get(name)
-        return state.error if state is not None else ""
+        """Why no stream goes to this target: it fails its checks or, unchecked, its connects. Empty: streams go there."""
+        verdict = self._verdicts.get(name)
+        if verdict is not None and verdict.is_out and ("connector", name) not in self._desired:
+            return f"it fails its checks: {verdict.error}"
+        return verdict.error if verdict is not None and verdict.connects_failed and verdict.check.type == "none" else ""
 
     def services(self) -> list[ServiceStatus]:
         """One per address of the network, as known here."""

@@ -65,6 +65,11 @@ def explain(
         found.append((_rank(strategy, bool(target.error), True, 0, target.streams, target.name), choice))
     routes = engine.routes().get(key, [])
     found += [_remote(engine, key, route.router, route.cost, links, streams_by_link, strategy) for route in routes]
+    found += [
+        ((), Choice(router=router, usable=False, reason="every target there fails its checks"))
+        for router, info in engine.remote.key(key).items()
+        if info.down and not info.targets
+    ]
     found.sort(key=lambda item: (not item[1].usable, item[0]))
     if not found or not found[0][1].usable:
         return [choice for _, choice in found]
@@ -101,6 +106,8 @@ def _remote(
         reason = "it is draining: its router is about to leave"
     elif all(links[hop].draining for hop in hops):
         reason = "every next hop toward it is draining"
+    elif own_cost >= LAST_RESORT:
+        reason = "its targets fail their checks: a last resort"
     elif cost >= LAST_RESORT:
         reason = "a link on the way is suspect or draining: a last resort"
     choice = Choice(router=router, targets=targets, cost=cost, streams=streams, next_hops=hops, usable=bool(hops), reason=reason)
