@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from linked import until
-from network import DIAMOND, PORT, Network
 from outages import Outage, figures, median, outage
 from sizes import LONG, only_long, size
 from unharmed import Maker, unharmed
+from vans import DIAMOND, PORT, Network
 from verdicts import Ends
 
 KIB, MIB = 1 << 10, 1 << 20

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from linked import until
-from network import Network
 from usage import Usage
+from vans import Network
 
 Maker = Callable[..., contextlib.AbstractContextManager[Network]]
 
