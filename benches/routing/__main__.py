@@ -15,7 +15,6 @@ from collections.abc import Callable
 from benches.machine import facts
 from benches.routing.network import Network
 from benches.routing.one_router import OneRouter
-from vanrouter.messages import KeyInfo
 
 Figures = tuple[float, ...]
 
@@ -59,8 +58,7 @@ def whole_network(size: int, edges: int, rounds: int, *, full: int | None = None
     network = Network(size, full=full)
     for index in range(size):
         for edge in range(edges):
-            key = f"edge-{index}-{edge}"
-            network.engines[index].set_local(key, KeyInfo(key=key, targets=1), now=network.now)
+            network.add_edge(index, edge)
     if full is None:
         _row(network, "all links come up at once", [_measure(network, network.connect)])
     else:

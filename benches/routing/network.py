@@ -15,7 +15,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 
-from vanrouter.messages import KeyInfo, Sealed
+from vanrouter.messages import KeyInfo, Leaf, Sealed
 from vanrouter.model import RouterId, SiteId, site_id_of_key
 from vanrouter.plane import LinkState
 from vanrouter.routing import Engine, Limits, PathChanged
@@ -81,6 +81,10 @@ def make_engine(index: int, limits: Limits, now: float, kind: type[Engine] = Eng
         limits=limits,
         now=now,
     )
+
+
+def leaf(index: int, edge: int) -> Leaf:
+    return Leaf(router=str(RouterId(site_id_of_key(b"edge %d %d" % (index, edge)), 1)), name=f"edge-{index}-{edge}")
 
 
 def admissions(index: int) -> list[bytes]:
@@ -177,6 +181,13 @@ class Network:
         for index in range(len(self.engines)):
             self.work(index)
         self.settle()
+
+    def add_edge(self, index: int, edge: int) -> None:
+        """An edge router with a key, as its interior advertises it."""
+        key = f"edge-{index}-{edge}"
+        self.engines[index].set_local(key, KeyInfo(key=key, targets=1), now=self.now)
+        item = leaf(index, edge)
+        self.engines[index]._advertiser.set_edge(item.router, item, now=self.now)
 
     def set_key(self, index: int, key: str, targets: int = 1) -> None:
         began = time.process_time()

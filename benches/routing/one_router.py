@@ -12,7 +12,7 @@ import statistics
 import time
 import tracemalloc
 
-from benches.routing.network import admissions, make_engine, random_links, sign, site
+from benches.routing.network import admissions, leaf, make_engine, random_links, sign, site
 from vanrouter.messages import Fragment, KeyInfo, Neighbour, encode_signed
 from vanrouter.model import RouterId
 from vanrouter.plane import LinkState
@@ -39,7 +39,7 @@ class OneRouter:
 
     def bring_up(self) -> tuple[float, int, int]:
         """All links, then everybody's records. (CPU seconds, bytes of memory, bytes of records)"""
-        wires = [self.record(index) for index in range(1, self.size)]
+        wires = [wire for index in range(1, self.size) for wire in (self.record(index), self.leaves(index))]
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
         for peer in sorted(self.near[0]):
@@ -64,6 +64,14 @@ class OneRouter:
             keys=keys,
             neighbours=[Neighbour(router=self.routers[peer]) for peer in sorted(self.near[index])],
         )
+        return self._sealed(index, content)
+
+    def leaves(self, index: int) -> bytes:
+        """Its edges, for people: a fragment that changes with them only."""
+        edges = [leaf(index, edge) for edge in range(self.edges)]
+        return self._sealed(index, Fragment(origin=self.routers[index], number=1, sequence=1, edges=edges))
+
+    def _sealed(self, index: int, content: Fragment) -> bytes:
         name = b"%d" % index
         return encode_signed(content, identity=name, sign=sign(name), admissions=admissions(index))
 

@@ -297,7 +297,10 @@ class MessagesReset(Event, frozen=True, kw_only=True, tag="messages_reset"):
 
 
 class StreamEnd(Event, frozen=True, kw_only=True, tag="stream_end"):
-    """One ended stream, for the access log. A ring of 10,000 that drops the oldest. Written where it entered and where it left, not by transit."""
+    """One ended stream, for the access log. A ring of 10,000 that drops the oldest.
+
+    Written where it entered and where it left, not by transit.
+    """
 
     uuid: bytes
     routing_key: str
@@ -416,7 +419,10 @@ class DataPlane(Protocol):
         """The site's live routers, for the HELLO of new lanes."""
 
     def set_hop_limit(self, limit: int) -> None:
-        """Of OPENs that start here from now on: 1 to 255, 32 at first. A router that forwards takes one off and refuses at none (class link)."""
+        """Of OPENs that start here from now on: 1 to 255, 32 at first.
+
+        A router that forwards takes one off and refuses at none (class link).
+        """
 
     def leave(self) -> None:
         """Start of the grace: GOAWAY ``drain`` on every lane; everything is served as before."""

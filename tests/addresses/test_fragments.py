@@ -8,7 +8,7 @@ from memory_sites import KeyInfo, router, service
 
 from vanrouter.addresses import Advertiser, Remote
 from vanrouter.addresses.fragments import BURST, REFRESH
-from vanrouter.messages import MAX_FRAGMENT, Fragment, Neighbour, encode_signed
+from vanrouter.messages import MAX_FRAGMENT, Fragment, Leaf, Neighbour, encode_signed
 from vanrouter.model import RouterId
 
 OWN = RouterId.parse(router("north"))
@@ -154,3 +154,19 @@ def test_4096_keys_of_the_largest_size_fit() -> None:
         a.set_key(key, KeyInfo(key=key, targets=1, services=[service("s" * 63, 1 + m, "t" * 63) for m in range(4)]), now=now)
     everything, _ = drain(a, now)
     assert max(map(size, everything)) + 8 * 515 <= MAX_FRAGMENT
+
+
+def test_edges_lie_in_fragments_of_their_own_so_that_a_changed_key_does_not_send_them_again() -> None:
+    a = Advertiser(OWN, now=0.0)
+    leaves = [Leaf(router=str(RouterId(OWN.site, n + 2)), name=f"edge-{n}") for n in range(3)]
+    a.set_key("key", KeyInfo(key="key", targets=1), now=0.0)
+    for leaf in leaves:
+        a.set_edge(leaf.router, leaf, now=0.0)
+    first, second = a.due(0.0)
+    assert (first.number, [info.key for info in first.keys], first.edges) == (0, ["key"], [])
+    assert (second.number, second.keys, second.edges) == (1, [], leaves)
+    a.set_key("more", KeyInfo(key="more", targets=1), now=1.0)
+    assert [fragment.number for fragment in a.due(1.0)] == [0]
+    a.set_edge(leaves[1].router, None, now=2.0)
+    (changed,) = a.due(2.0)
+    assert (changed.number, changed.edges) == (1, [leaves[0], leaves[2]])

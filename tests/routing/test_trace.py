@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vanrouter.errors import RemoteProtocolError
+from vanrouter.messages import KeyInfo
 from vanrouter.plane import LinkState
+from vanrouter.routing import LAST_RESORT
 from vanrouter.routing.explain import LocalTarget, explain
 from vanrouter.routing.trace import BURST, KEPT, MAX_PER_PEER, Run, Tracer
 from vanrouter.routing.trace_wire import HOP, TRACE, Hop, Trace, encode_hop, encode_trace, read_untrusted
@@ -292,3 +294,15 @@ def test_suspect_draining_and_unreachable_targets_are_named_as_such() -> None:
     assert "draining" in found["c"]
     assert found["d"] == "no path leads there now"
     assert choices(world, "a")[0][1], "better than nothing"
+
+
+def test_targets_that_fail_their_checks_are_named_there_too() -> None:
+    world = star()
+    world.engines["b"].set_local("key", KeyInfo(key="key", down=2), now=world.now)
+    world.engines["c"].set_local("key", KeyInfo(key="key", targets=1, down=1, cost=LAST_RESORT), now=world.now)
+    world.settle()
+    assert choices(world, "a") == [
+        ("d", True, ""),
+        ("c", False, "its targets fail their checks: a last resort"),
+        ("b", False, "all 2 targets fail their checks"),
+    ]

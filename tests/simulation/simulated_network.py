@@ -256,10 +256,10 @@ class Network:
         return self.now - began
 
     def _calm(self) -> bool:
-        """Nothing waits for its turn; who asks again ever more rarely for what cannot be had may go on."""
+        """Nothing waits for its turn, which is a second away at most; who asks again ever more rarely for what cannot be had may go on."""
         engines = [router.engine for router in self.routers.values()]
-        waits = [min(engine._pace.deadline, engine._advertiser.deadline, engine._flooding.deadline - 0.2) for engine in engines]
-        return all(at > self.now for at in waits)
+        paced = min(min(engine._pace.deadline, engine._advertiser.deadline) for engine in engines)
+        return paced > self.now + 1.1 and all(engine._flooding.deadline - 0.2 > self.now for engine in engines)
 
     # ---- the plane ---------------------------------------------------------------------------------------------------------------------
 

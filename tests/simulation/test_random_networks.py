@@ -15,7 +15,7 @@ from routing_oracle import check_databases, check_paths, check_routes, interiors
 from simulated_keys import FastKeys, Keys, RealKeys
 
 CASES = int(os.environ.get("VAN_SIMULATION_CASES", "2000"))
-BATCHES = 20
+BATCHES = 40  # short ones, so that a slow machine meets no timeout
 
 
 def run_case(seed: int, *, keys: Keys | None = None, rounds: int = 3) -> None:

@@ -65,7 +65,13 @@ async def test_routers_of_one_site_find_each_other_link_directly_and_tell_the_ot
         status = await world.status(home)
         assert status["problems"] == []
         assert {c["type"]: c["status"] for c in status["site"]["conditions"]}.get("UniqueName", "True") == "True"
-        assert all(link["active"] for link in status["links"] if link["direction"] == "outgoing")
+
+        async def dialled(home: SiteHome = home) -> Any:
+            return all(link["active"] for link in (await world.status(home))["links"] if link["direction"] == "outgoing")
+
+        await world.until("each has dialled the other", dialled)
+        (link,) = [x for x in (await world.status(home))["links"] if x["name"] == "siblings"]
+        assert "SelfLink" not in {x["reason"] for x in link["endpoints"]}, "its own is left out once it has answered"
 
 
 async def test_two_routers_of_a_site_share_its_services_and_one_goes_on_when_the_other_is_gone(

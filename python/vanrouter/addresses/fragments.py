@@ -55,8 +55,8 @@ class Bucket:
 class _Frame:
     """One fragment in the making."""
 
-    def __init__(self, number: int, *, now: float) -> None:
-        self.number = number
+    def __init__(self, number: int, *, leaves: bool = False, now: float) -> None:
+        self.number, self.leaves = number, leaves
         self.items: dict[tuple[str, str], Item] = {}
         self.size = 0
         self.sequence = 0
@@ -164,7 +164,7 @@ class Advertiser:
         else:
             if frame is not None:
                 self._take_out(name, frame)
-            target = self._with_room(size, now)
+            target = self._with_room(size, isinstance(item, Leaf), now)
             target.size += size
             self._where[name] = target
             self._mark(target)
@@ -179,13 +179,14 @@ class Advertiser:
         del frame.items[name], self._where[name]
         frame.size -= self._sizes.pop(name)
 
-    def _with_room(self, size: int, now: float) -> _Frame:
+    def _with_room(self, size: int, leaves: bool, now: float) -> _Frame:
+        """Leaves, which are for people, lie by themselves: a changed key does not send them again."""
         for frame in self._frames:
-            if frame.size + size <= self._budget and len(frame.items) < MAX_ENTRIES_PER_FRAGMENT:
+            if frame.leaves == leaves and frame.size + size <= self._budget and len(frame.items) < MAX_ENTRIES_PER_FRAGMENT:
                 return frame
         if len(self._frames) == MAX_FRAGMENTS:
             raise LocalProtocolError(f"what this site advertises does not fit into {MAX_FRAGMENTS} fragments")
-        self._frames.append(_Frame(len(self._frames), now=now))
+        self._frames.append(_Frame(len(self._frames), leaves=leaves, now=now))
         return self._frames[-1]
 
     def _mark(self, frame: _Frame, *, last: bool = False) -> None:

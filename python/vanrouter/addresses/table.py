@@ -345,9 +345,12 @@ class AddressTable:
         ]
 
     def connector_error(self, name: str) -> str:
-        """Why this target is not well; empty: it is, or nobody has looked yet."""
+        """Why this target gets no streams while there is another; empty: it is sound, as far as anybody knows."""
         verdict = self._verdicts.get(name)
-        return verdict.error if verdict is not None else ""
+        if verdict is None or not (verdict.is_out or verdict.connects_failed):
+            return ""
+        what = "it fails its checks" if verdict.is_out else "streams could not connect to it"
+        return f"{what}: {verdict.error or verdict.state.name.lower()}"
 
     def services(self) -> list[ServiceStatus]:
         """One per address of the network, as known here."""

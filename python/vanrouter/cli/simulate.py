@@ -53,9 +53,7 @@ def _show(document: Doc) -> None:
     verbs = ["loses" if len(lost) == 1 else "lose", "changes" if len(paths) == 1 else "change"]
     say(f"  {_count(lost, 'routing key')} {verbs[0]} all targets, {len(fewer)} some; {_count(paths, 'path')} {verbs[1]}")
     streams, total = document["streams"], document["streamsOpen"]
-    say(
-        f"  {streams} of {total} streams that are open on this router's links now go over what is down (what others carry is not known here)"
-    )
+    say(f"  {streams} of {total} streams open on this router's links go over what is down (what others carry is not known here)")
     if lost or fewer:
         say()
         rows = [[k["key"], f"{k['before']} -> {k['after']}", _names(k["lostAt"]), _names(k["leftAt"])] for k in document["keys"]]

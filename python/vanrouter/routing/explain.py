@@ -65,6 +65,10 @@ def explain(
         found.append((_rank(strategy, bool(target.error), True, 0, target.streams, target.name), choice))
     routes = engine.routes().get(key, [])
     found += [_remote(engine, key, route.router, route.cost, links, streams_by_link, strategy) for route in routes]
+    for router, info in engine.remote.key(key).items():
+        if info.down and not info.targets:
+            text = f"{'its target fails its' if info.down == 1 else f'all {info.down} targets fail their'} checks"
+            found.append(((), Choice(router=router, targets=info.down, usable=False, reason=text)))
     found.sort(key=lambda item: (not item[1].usable, item[0]))
     if not found or not found[0][1].usable:
         return [choice for _, choice in found]
@@ -101,6 +105,8 @@ def _remote(
         reason = "it is draining: its router is about to leave"
     elif all(links[hop].draining for hop in hops):
         reason = "every next hop toward it is draining"
+    elif own_cost >= LAST_RESORT:
+        reason = "its targets fail their checks: a last resort"
     elif cost >= LAST_RESORT:
         reason = "a link on the way is suspect or draining: a last resort"
     choice = Choice(router=router, targets=targets, cost=cost, streams=streams, next_hops=hops, usable=bool(hops), reason=reason)

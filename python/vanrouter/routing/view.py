@@ -135,10 +135,7 @@ class NetworkView:
             if self.engine.edge and self.engine.own in (a, b):  # our word suffices, and the other end lists us as its edge
                 out.append(self._uplink(self.engine.own, b if a == self.engine.own else a, max(costs)))
                 continue
-            if None in (there, back):
-                state = "one-sided"
-            else:
-                state = "suspect" if max(costs) >= LAST_RESORT else "up"
+            state = "one-sided" if None in (there, back) else "suspect" if max(costs) >= LAST_RESORT else "up"
             out.append(
                 {
                     "fromSiteId": site_of(a),
