@@ -49,6 +49,7 @@ async def serve_admin(path: Path, handler: Handler, *, task_status: trio.TaskSta
     """Serve until cancelled. ``handler`` returns the result (or a ``Reply``), or raises a VanrouterError."""
     listening = _bind(path)
     spare = _Spare()
+    told = False  # that it cannot accept; once each time
     try:
         inode = os.stat(path).st_ino
         limit = trio.CapacityLimiter(MAX_CONNECTIONS)
@@ -59,10 +60,13 @@ async def serve_admin(path: Path, handler: Handler, *, task_status: trio.TaskSta
                     connection, _ = await listening.accept()
                 except OSError as exc:
                     if not spare.give():  # else: now there is room for one
-                        log.warning("admin socket cannot accept", extra={"error": str(exc)})
+                        if not told:
+                            log.warning("admin socket cannot accept", extra={"error": str(exc)})
+                        told = True
                         await trio.sleep(0.1)
                     continue
                 spare.take()
+                told = False
                 nursery.start_soon(_serve, connection, handler, limit)
     finally:
         spare.give()

@@ -89,7 +89,10 @@ class Accesses:
         access.wanted, access.secret = wanted, secret
         answer = self._context.names.get(wanted.host)
         access.host = answer.addresses[0] if answer is not None and answer.addresses else ""
-        hosts = wanted.names or reachable_hosts(wanted.host)
+        try:
+            hosts = wanted.names or reachable_hosts(wanted.host)
+        except OSError:  # no descriptor to ask the kernel with: what it said last
+            hosts = access.hosts or [wanted.host]
         if changed or (not wanted.credential and hosts != access.hosts):
             access.hosts = hosts
             try:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from network import Link, Network
 from unharmed import Maker
+from vans import Link, Network
 from wires import why_not
 
 

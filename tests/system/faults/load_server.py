@@ -32,7 +32,7 @@ PIECE = 1 << 16
 manner = "serve"
 late = 0.0
 streams: list[tuple[int, int, str, str]] = []
-held: list[trio.SocketStream] = []  # of manner hang
+changed = trio.Event()  # the manner; then what hung is reset
 connections = 0
 serving: set[trio.SocketStream] = set()
 
@@ -122,7 +122,8 @@ async def serve(stream: trio.SocketStream) -> None:
         case "reset":
             await stream.aclose()
         case "hang":
-            held.append(stream)
+            await changed.wait()
+            await stream.aclose()
         case "greet":
             with contextlib.suppress(trio.BrokenResourceError):
                 await stream.send_all(b"welcome")
@@ -138,7 +139,7 @@ async def serve(stream: trio.SocketStream) -> None:
 
 
 async def obey() -> None:
-    global manner, late
+    global changed, manner, late
     lines = trio.wrap_file(sys.stdin)
     async for line in lines:
         order = json.loads(line)
@@ -155,8 +156,8 @@ async def obey() -> None:
                     await trio.aclose_forcefully(stream)
             case "manner":
                 manner, late = order["manner"], order.get("late", 0.0)
-                while held:
-                    await held.pop().aclose()
+                changed.set()
+                changed = trio.Event()
                 print("{}", flush=True)
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from linked import until
-from network import PAIR, Network
 from sizes import LONG, only_long, size
 from unharmed import Maker, unharmed
+from vans import PAIR, Network
 
 KIB, MIB = 1 << 10, 1 << 20
 DEAD, SLACK = 6.0, 4.0  # seconds of silence; what a busy machine may add

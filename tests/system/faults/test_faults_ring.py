@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from linked import until
-from network import RING, Network
 from outages import Outage, figures, median, outage
 from sizes import size
 from unharmed import Maker, unharmed
+from vans import RING, Network
 
 KIB = 1 << 10
 

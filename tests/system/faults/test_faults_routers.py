@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from linked import until
-from network import DIAMOND, PORT, Network
 from outages import Outage, figures, median, outage
 from sizes import LONG, only_long, size
 from unharmed import Maker, unharmed
+from vans import DIAMOND, PORT, Network
 from verdicts import Ends
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -45,23 +45,27 @@ def flowing(network: Network, seed: int, *, count: int = 16) -> None:
     network.begin(seed=seed, count=count, body=2 * MIB, answer=2 * MIB, piece=4 * KIB, pace=0.05, limit=60.0)
 
 
-def both(network: Network) -> tuple[Ends, Ends]:
-    """How the flowing streams ended and the probes: honestly, each of them."""
+def both(network: Network, *, heals: bool = False) -> tuple[Ends, Ends]:
+    """How the flowing streams ended and the probes: honestly, each of them. ``heals``: probing goes on until all is well."""
     network.client.go()
-    flows, probes = network.client.ends(), network.prober.quiet()
+    flows = network.client.ends()
+    if heals:
+        network.until_well()
+        time.sleep(0.2)
+    probes = network.prober.quiet()
     seen = network.report()
     (flows + probes).judged(seen)
     return flows.judged(seen), probes.judged(seen)
 
 
-def disturbed(network: Network, seed: int, fault: Callable[[], float], *, after: float = 1.0) -> tuple[Ends, Outage]:
+def disturbed(network: Network, seed: int, fault: Callable[[], float], *, after: float = 1.0, heals: bool = False) -> tuple[Ends, Outage]:
     """Streams flow, others come all the time, the fault happens, and ``after`` seconds later all of them may end."""
     flowing(network, seed)
     network.probe(seed=seed)
     time.sleep(0.3)
     at = fault()
     time.sleep(after)
-    flows, probes = both(network)
+    flows, probes = both(network, heals=heals)
     return flows, outage(probes, at)
 
 
@@ -121,7 +125,7 @@ def test_a_router_that_is_killed_and_restarted_serves_again_within_a_second(
     """F-1: where clients and servers are, there is no other way."""
     rounds: list[Outage] = []
     for number in range(size(3, 20)):
-        flows, seen = disturbed(diamond, seed + number, lambda: kill_and_restart(diamond, name), after=2.5)
+        flows, seen = disturbed(diamond, seed + number, lambda: kill_and_restart(diamond, name), heals=True)
         assert flows.kinds == {"reset": 16}, "all of them were on it"
         rounds.append(seen)
         diamond.until_well()
