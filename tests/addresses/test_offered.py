@@ -66,6 +66,8 @@ def test_a_target_that_is_out_is_offered_neither_here_nor_to_others_while_there_
     assert advertised(south, north) == KeyInfo(key="hello", targets=2)
     say(network, south, a=verdict)
     assert connectors(south) == ["b"]
+    assert "fails its checks" in south.table.connector_error("a")
+    assert south.table.connector_error("b") == ""
     assert advertised(south, north) == KeyInfo(key="hello", targets=1, down=1)
     assert north.table.matched_listener("hello")
     say(network, south, a=SOUND)
