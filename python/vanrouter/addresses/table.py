@@ -345,12 +345,11 @@ class AddressTable:
         ]
 
     def connector_error(self, name: str) -> str:
-        """Why this target gets no streams while there is another; empty: it is sound, as far as anybody knows."""
+        """Why no stream goes to this target: it fails its checks or, unchecked, its connects. Empty: streams go there."""
         verdict = self._verdicts.get(name)
-        if verdict is None or not (verdict.is_out or verdict.connects_failed):
-            return ""
-        what = "it fails its checks" if verdict.is_out else "streams could not connect to it"
-        return f"{what}: {verdict.error or verdict.state.name.lower()}"
+        if verdict is not None and verdict.is_out and ("connector", name) not in self._desired:
+            return f"it fails its checks: {verdict.error}"
+        return verdict.error if verdict is not None and verdict.connects_failed and verdict.check.type == "none" else ""
 
     def services(self) -> list[ServiceStatus]:
         """One per address of the network, as known here."""
