@@ -146,12 +146,14 @@ class AccessServer:
             self._credential = credential
 
     def serve(self, sock: socket.socket, address: str) -> None:
-        self._plane.spawn(self._serve, sock, address)
+        # Entered here, in the order of arrival: tasks may start in any order, and the oldest goes first when there are too many.
+        scope = trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_DEADLINE)
+        stranger = self._plane.doorkeeper.enter(source_of(address), scope)
+        self._plane.spawn(self._serve, sock, address, scope, stranger)
 
-    async def _serve(self, sock: socket.socket, address: str) -> None:
+    async def _serve(self, sock: socket.socket, address: str, scope: trio.CancelScope, stranger: object) -> None:
         try:
-            with trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_DEADLINE) as scope:
-                stranger = self._plane.doorkeeper.enter(source_of(address), scope)
+            with scope:
                 try:
                     greeted = await self._handshake(sock, address)
                 finally:

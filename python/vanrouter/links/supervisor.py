@@ -23,7 +23,7 @@ from vanrouter.plane import Dial, DialResult, LinkState
 
 __all__ = ["Action", "CancelDial", "Endpoint", "LinkSupervisor", "State"]
 
-STABLE: Final = 10.0  # up for so long: the next loss is a new trouble, and is redialled at once
+STABLE: Final = 3.0  # up for so long: the next loss is a new trouble, and is redialled at once
 SETTLE: Final = 2.0  # a lane came up: within this the data plane reports the link it belongs to
 DIAL_DEADLINE: Final = 15.0  # the data plane gives up a dial after 10 s; this only catches one that it forgot
 # A lost lane is often the first of all of them: a new one that overlaps with the last would hide from status that the link was lost.
