@@ -7,10 +7,13 @@ Several routers of one site: one identity, two router ids, each linked with the 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import shutil
 from typing import Any
 
 import pytest
+import trio
 from site_world import World, free_port, resource
 
 from vanrouter.sites.site import RunningSite
@@ -103,3 +106,81 @@ async def test_two_routers_of_a_site_share_its_services_and_one_goes_on_when_the
     await world.until("the hub sees one", one)
     for _ in range(5):
         assert await world.get(port) == b'{"message":"Hello"}'
+
+
+class Balancer:
+    """One address in front of several routers: connections in turn, to the next one where nobody answers."""
+
+    def __init__(self, ports: list[int]) -> None:
+        self._ports = itertools.cycle(ports)
+        self._count = len(ports)
+        self.port = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.port = listeners[0].socket.getsockname()[1]
+        task_status.started()
+        await trio.serve_listeners(self._handle, listeners)
+
+    async def _handle(self, near: trio.SocketStream) -> None:
+        for port in itertools.islice(self._ports, self._count):
+            with contextlib.suppress(OSError):
+                far = await trio.open_tcp_stream("127.0.0.1", port)
+                break
+        else:
+            return
+        async with near, far, trio.open_nursery() as nursery:
+            nursery.start_soon(self._pass_on, near, far, nursery.cancel_scope)
+            nursery.start_soon(self._pass_on, far, near, nursery.cancel_scope)
+
+    @staticmethod
+    async def _pass_on(source: trio.SocketStream, sink: trio.SocketStream, both: trio.CancelScope) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in source:
+                await sink.send_all(data)
+        both.cancel()
+
+
+async def test_lanes_of_one_link_reach_several_routers_behind_one_address_and_each_takes_over(
+    world: World, siblings: Siblings, backend: int, nursery: trio.Nursery
+) -> None:
+    """
+    hub ══ pair/1 ┐            lanes in turn
+     ╚════ pair/2 ┴─ balancer ══════ client       hello is offered by the hub
+    """
+    balancer = Balancer([site.accesses.endpoints()[0].port for site in siblings.running])
+    await nursery.start(balancer.run)
+    client = world.home("client", serviceAddress="127.0.0.4")
+    await world.start(client)
+    name = await world.link(siblings.homes[0], client)
+    link = client.resources.get("Link", name)
+    assert link is not None
+    spec = {"endpoints": [{"host": "127.0.0.1", "port": balancer.port}], "siteId": link.spec.site_id, "tlsCredentials": name}  # type: ignore[attr-defined]
+    client.resources.put(resource("Link", name, **spec))
+    running = await world.start(client)  # it takes over, and dials the balancer
+    port = free_port()
+    await world.expose(siblings.hub, "hello", backend, port)
+    ids = [str(site.context.own) for site in siblings.running]
+
+    async def linked() -> Any:
+        up = [router for router in ids if running.links.states.get(router) is not None and running.links.states[router].lanes]
+        return len(up) >= (2 if world.plane == "core" else 1) and up  # the baseline has one worker, so it wants one lane
+
+    up = await world.until("the lanes have reached them", linked)
+    assert await world.until("hello is there", lambda: _answers(world, port)) == b'{"message":"Hello"}'
+    siblings.running[ids.index(up[0])].stop(grace=0.0, drain=0.0)
+
+    async def other() -> Any:
+        states = running.links.states
+        return up[0] not in states and any(router in states and states[router].lanes for router in ids)
+
+    await world.until("the other one carries the link", other)
+    assert await world.until("hello answers over the other one", lambda: _answers(world, port)) == b'{"message":"Hello"}'
+    (shown,) = [x for x in (await world.status(client))["links"] if x["name"] == name]
+    assert shown["active"]
+
+
+async def _answers(world: World, port: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return await world.get(port, "127.0.0.4")
+    return b""
