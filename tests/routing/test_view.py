@@ -103,6 +103,42 @@ def test_an_edge_is_seen_under_its_interior_from_everywhere() -> None:
     assert {s["name"] for s in network_view(world.engines["b"], "b")["sites"]} == {"a", "b"}
 
 
+def restarted() -> World:
+    """m was killed and came back as another start, with its edge e; b and z have not forgotten the earlier one."""
+    # e ── m ── b ── z
+    world = World()
+    world.add("m", "b", "z")
+    world.add("e", edge=True)
+    world.link("e", "m", "b", "z")
+    world.set("m", "key")
+    world.settle()
+    world.unlink("m", "b")
+    world.unlink("e", "m")
+    world.add("m", boot=2)
+    world.link("e", "m", "b")
+    world.set("m", "key")
+    world.settle()
+    return world
+
+
+def test_an_edge_is_up_and_there_once_though_an_earlier_start_of_its_interior_lists_it_too() -> None:
+    world = restarted()
+    for name in ("b", "z"):
+        document = network_view(world.engines[name], name)
+        (edge,) = [s for s in document["sites"] if s["role"] == "edge"]
+        assert (edge["name"], edge["state"]) == ("e", "up")
+        assert [up["router"] for router_ in edge["routers"] for up in router_["uplinks"]] == [router("m", 2)]
+        assert [(link["from"], link["toRouter"]) for link in document["links"] if link.get("edge")] == [("e", router("m", 2))]
+
+
+def test_an_edge_whose_only_interior_is_gone_is_unreachable() -> None:
+    world = restarted()
+    world.unlink("m", "b")
+    world.settle()
+    (edge,) = [s for s in network_view(world.engines["z"], "z")["sites"] if s["role"] == "edge"]
+    assert edge["state"] == "unreachable"
+
+
 def test_a_site_down_takes_its_targets_and_moves_the_paths_that_led_through_it() -> None:
     world = diamond()
     gone = of(world, "a", "d")

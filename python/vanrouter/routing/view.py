@@ -88,20 +88,32 @@ class NetworkView:
 
     # ---- inside ------------------------------------------------------------------------------------------------------------------------
 
+    def _is_reached(self, router: str) -> bool:
+        return router == self.engine.own or self.engine.path(router) is not None
+
+    def _uplinks(self) -> list[tuple[str, str, int]]:
+        """(interior, edge router, cost). What an interior without a path lists is old where one with a path lists the same edge."""
+        reached = {site_of(leaf) for interior, leaves in self._leaves.items() if self._is_reached(interior) for leaf, _ in leaves}
+        return [
+            (interior, leaf, cost)
+            for interior, leaves in self._leaves.items()
+            for leaf, cost in leaves
+            if self._is_reached(interior) or site_of(leaf) not in reached
+        ]
+
     def _sites(self) -> list[Doc]:
         engine = self.engine
         sites: dict[str, Doc] = {}
         for router in sorted(self.interiors(), key=lambda r: r != engine.own):
             self._site(sites, router)["routers"].append(self._router(router))
-        for interior, leaves in self._leaves.items():
-            for leaf, cost in leaves:
-                site = self._site(sites, leaf, role="edge")
-                known = next((r for r in site["routers"] if r["id"] == leaf), None)
-                if known is None:
-                    reached = engine.path(interior) is not None or interior == engine.own
-                    known = {"id": leaf, "state": "up" if reached else "unreachable", "cost": 0, "nextHops": [], "uplinks": []}
-                    site["routers"].append(known)
-                known.setdefault("uplinks", []).append({"router": interior, "site": self.name(interior), "cost": cost})
+        for interior, leaf, cost in self._uplinks():
+            site = self._site(sites, leaf, role="edge")
+            known = next((r for r in site["routers"] if r["id"] == leaf), None)
+            if known is None:
+                state = "up" if self._is_reached(interior) else "unreachable"
+                known = {"id": leaf, "state": state, "cost": 0, "nextHops": [], "uplinks": []}
+                site["routers"].append(known)
+            known.setdefault("uplinks", []).append({"router": interior, "site": self.name(interior), "cost": cost})
         for site in sites.values():
             states = {router["state"] for router in site["routers"]}
             site["state"] = next((s for s in ("own", "up", "draining") if s in states), "unreachable")
@@ -151,8 +163,7 @@ class NetworkView:
                     "active": state != "one-sided",
                 }
             )
-        for interior, leaves in self._leaves.items():
-            out += [self._uplink(leaf, interior, cost) for leaf, cost in leaves if leaf != self.engine.own]
+        out += [self._uplink(leaf, interior, cost) for interior, leaf, cost in self._uplinks() if leaf != self.engine.own]
         return out
 
     def _uplink(self, leaf: str, interior: str, cost: int) -> Doc:
