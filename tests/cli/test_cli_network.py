@@ -184,6 +184,19 @@ def test_what_a_simulation_finds_is_told_in_a_few_lines(van: Van, site: FakeSite
     assert van("simulate").exit_code == 2
 
 
+def simulated(**more: Any) -> Doc:
+    nothing: Doc = {"keys": [], "cutOff": [], "paths": [], "parts": 1, "streams": 0, "streamsOpen": 0, "selfDown": False}
+    return {"down": {"sites": [], "links": []}} | nothing | more
+
+
+def test_several_links_between_two_sites_are_named_once(van: Van, site: FakeSite) -> None:
+    links = [{"from": "north", "to": "south", "fromRouter": f"{NORTH}/{n}", "toRouter": f"{SOUTH}/1"} for n in (1, 2)]
+    site.on["simulate"] = lambda _: simulated(down={"sites": [], "links": links})
+    result = van("simulate --down north/south").stdout
+    assert result.startswith("With the link north/south down, as seen from this site:\n")
+    assert result.endswith("Nothing would be lost.\n")
+
+
 def test_what_is_not_there_is_said_with_what_is(van: Van, site: FakeSite) -> None:
     def nowhere(_: Doc) -> Doc:
         raise Refusal("config", "there is neither a site nor a link 'x' here", "sites: north")

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 
 import pytest
-from engines import World, router
+from engines import World, router, site
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -294,6 +294,23 @@ def test_suspect_draining_and_unreachable_targets_are_named_as_such() -> None:
     assert "draining" in found["c"]
     assert found["d"] == "no path leads there now"
     assert choices(world, "a")[0][1], "better than nothing"
+
+
+def test_a_site_that_was_killed_again_and_again_is_one_row() -> None:
+    world = star()
+    for boot in (2, 3):
+        world.unlink("a", "d")
+        world.settle()
+        world.add("d", boot=boot)
+        world.link("a", "d", cost=50)
+        world.set("d", "key")
+        world.settle()
+    routers = [c.router for c in explain(world.engines["a"], "key", local=[], links=world.seen_links["a"], streams_by_link={})]
+    assert sorted(routers) == sorted([router("b"), router("c"), router("d", 3)])
+    world.unlink("a", "d")
+    world.settle()
+    found = explain(world.engines["a"], "key", local=[], links=world.seen_links["a"], streams_by_link={})
+    assert [(c.router.partition("/")[0], c.reason) for c in found if not c.usable] == [(site("d"), "no path leads there now")]
 
 
 def test_targets_that_fail_their_checks_are_named_there_too() -> None:

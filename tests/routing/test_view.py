@@ -131,6 +131,23 @@ def test_an_edge_is_up_and_there_once_though_an_earlier_start_of_its_interior_li
         assert [(link["from"], link["toRouter"]) for link in document["links"] if link.get("edge")] == [("e", router("m", 2))]
 
 
+def test_an_earlier_start_of_a_site_is_not_shown_beside_the_present_one() -> None:
+    world = restarted()
+    for name in ("b", "z"):
+        engine = world.engines[name]
+        assert router("m", 1) in engine.database.origins, "it is remembered"
+        document = network_view(engine, name)
+        (m,) = [s for s in document["sites"] if s["name"] == "m"]
+        assert [r["id"] for r in m["routers"]] == [router("m", 2)]
+        assert [link for link in document["links"] if link["state"] == "one-sided"] == []
+        assert len(document["links"]) == 3
+        (key,) = document["keys"]
+        assert [t["router"] for t in key["targets"]] == [router("m", 2)]
+        assert len(parse_down(["m/b"], NetworkView(engine, name), {}).links) == 1
+    (m,) = [s for s in network_view(world.engines["m"], "m")["sites"] if s["self"]]
+    assert [r["id"] for r in m["routers"]] == [router("m", 2)], "nor is an earlier start of our own"
+
+
 def test_an_edge_whose_only_interior_is_gone_is_unreachable() -> None:
     world = restarted()
     world.unlink("m", "b")

@@ -40,6 +40,7 @@ def simulate(invocation: Invocation, down: tuple[str, ...], timeout: float) -> N
 def _show(document: Doc) -> None:
     down = [f"site {site['site']}" for site in document["down"]["sites"]]
     down += [f"the link {link['from']}/{link['to']}" for link in document["down"]["links"]]
+    down = [*dict.fromkeys(down)]  # two sites may have several links
     say(f"With {', '.join(down) or 'nothing'} down, as seen from this site:")
     if document["selfDown"]:
         say(bad("  this site itself would be down: nothing works here"))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from vanrouter.plane import LinkState, Strategy
+from vanrouter.plane import LinkState, RouteTarget, Strategy
 from vanrouter.routing.adjacency import LAST_RESORT
 from vanrouter.routing.engine import Engine
 
@@ -51,7 +51,7 @@ def explain(
     streams_by_link: Mapping[str, int],
     strategy: Strategy = "balanced",
 ) -> list[Choice]:
-    """The chosen one first, then those that would be next, then those that cannot be used."""
+    """The chosen one first, then those that would be next, then those that cannot be used: a site that cannot be reached once."""
     found: list[tuple[tuple[object, ...], Choice]] = []
     for target in local:
         choice = Choice(
@@ -64,9 +64,15 @@ def explain(
         )
         found.append((_rank(strategy, bool(target.error), True, 0, target.streams, target.name), choice))
     routes = engine.routes().get(key, [])
+    routes = _one_row_each(engine, routes, local)
     found += [_remote(engine, key, route.router, route.cost, links, streams_by_link, strategy) for route in routes]
+    told = {route.router.partition("/")[0] for route in routes}
     for router, info in engine.remote.key(key).items():
         if info.down and not info.targets:
+            if engine.path(router) is None:
+                if (site := router.partition("/")[0]) in told:
+                    continue
+                told.add(site)
             text = f"{'its target fails its' if info.down == 1 else f'all {info.down} targets fail their'} checks"
             found.append(((), Choice(router=router, targets=info.down, usable=False, reason=text)))
     found.sort(key=lambda item: (not item[1].usable, item[0]))
@@ -76,6 +82,20 @@ def explain(
     out = [msgspec.structs.replace(first, chosen=True)]
     for _, choice in found[1:]:
         out.append(choice if choice.reason else msgspec.structs.replace(choice, reason=_why_not(first, choice, strategy)))
+    return out
+
+
+def _one_row_each(engine: Engine, routes: Sequence[RouteTarget], local: Sequence[LocalTarget]) -> list[RouteTarget]:
+    """Earlier starts of a site stay in the database for a while: one row without a path for each site, none where another start has one."""
+    told = {route.router.partition("/")[0] for route in routes if engine.path(route.router) is not None}
+    if local:
+        told.add(engine.own.partition("/")[0])
+    out = []
+    for route in routes:
+        site = route.router.partition("/")[0]
+        if engine.path(route.router) is not None or site not in told:
+            out.append(route)
+            told.add(site)
     return out
 
 

@@ -2,7 +2,8 @@
 The whole network as one router knows it: sites, their routers, links, edges, and what is offered where. Plain data for people and programs.
 
 Refuses to ask anybody: everything comes from this router's own database, so it is there at once and never waits for a site that does not
-answer. Such a site is shown as what is known of it: unreachable, with what it said last. Nothing here changes an engine.
+answer. Such a site is shown as what is known of it: unreachable, with what it said last. An earlier start of a site (a killed router is
+remembered for a while) is not shown where another start of it has a path. Nothing here changes an engine.
 
     state of a router    up, draining, unreachable (there is no path), own
     state of a link      up, suspect (a last resort: silent or draining at an end), one-sided (only one end reports it: it does not count)
@@ -36,6 +37,7 @@ class NetworkView:
         self._names = dict(names or {})
         self._versions: dict[str, str] = {}
         self._leaves: dict[str, list[tuple[str, int]]] = {}  # interior -> (edge router, cost)
+        self._reached = {site_of(router) for router in [*engine.database.origins, engine.own] if self._is_reached(router)}  # sites
         for router in engine.remote.routers():
             for fragment in engine.remote.fragments(router):
                 if fragment.number == 0 and fragment.name:
@@ -57,8 +59,9 @@ class NetworkView:
         return self._names.get(site) or site[:SHORT]
 
     def interiors(self) -> list[str]:
-        """Routers in the database, ourselves included."""
-        return [router for router, origin in self.engine.database.origins.items() if not origin.attached]
+        """Routers in the database, ourselves included, without earlier starts."""
+        found = [router for router, origin in self.engine.database.origins.items() if not origin.attached]
+        return [router for router in found if not self._is_earlier_start(router)]
 
     def leaves(self, router: str) -> list[tuple[str, int]]:
         """(edge router, cost) under an interior."""
@@ -78,6 +81,8 @@ class NetworkView:
         for a in [*self.interiors()]:
             for b, cost in topology.reported_by(a).items():
                 back = topology.reported_by(b).get(a)
+                if back is None and self._is_earlier_start(b):
+                    continue
                 if a < b or back is None:
                     out.append((a, b, cost, back) if a < b else (b, a, back, cost))
         return sorted(out, key=lambda link: link[:2])
@@ -90,6 +95,10 @@ class NetworkView:
 
     def _is_reached(self, router: str) -> bool:
         return router == self.engine.own or self.engine.path(router) is not None
+
+    def _is_earlier_start(self, router: str) -> bool:
+        """No path leads there, and one leads to another start of its site (or it is ours)."""
+        return site_of(router) in self._reached and not self._is_reached(router)
 
     def _uplinks(self) -> list[tuple[str, str, int]]:
         """(interior, edge router, cost). What an interior without a path lists is old where one with a path lists the same edge."""
@@ -190,7 +199,7 @@ class NetworkView:
         out = [(engine.own, info) for info in engine.own_keys().values()]
         for key in [*engine.remote.keys()]:
             out += [(router, info) for router, info in engine.remote.key(key).items() if router not in attached]
-        return out
+        return [(router, info) for router, info in out if not self._is_earlier_start(router)]
 
     def _keys(self) -> list[Doc]:
         keys: dict[str, Doc] = {}
