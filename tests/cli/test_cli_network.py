@@ -158,6 +158,7 @@ def test_what_a_simulation_finds_is_told_in_a_few_lines(van: Van, site: FakeSite
                 {"key": "db", "before": 1, "after": 0, "lostAt": [south], "leftAt": [], "listensHere": True},
                 {"key": "web", "before": 3, "after": 2, "lostAt": [south], "leftAt": [far], "listensHere": False},
             ],
+            "maybeLost": [],
             "cutOff": [far],
             "paths": [moved],
             "parts": 2,
@@ -185,7 +186,7 @@ def test_what_a_simulation_finds_is_told_in_a_few_lines(van: Van, site: FakeSite
 
 
 def simulated(**more: Any) -> Doc:
-    nothing: Doc = {"keys": [], "cutOff": [], "paths": [], "parts": 1, "streams": 0, "streamsOpen": 0, "selfDown": False}
+    nothing: Doc = {"keys": [], "maybeLost": [], "cutOff": [], "paths": [], "parts": 1, "streams": 0, "streamsOpen": 0, "selfDown": False}
     return {"down": {"sites": [], "links": []}} | nothing | more
 
 
@@ -195,6 +196,18 @@ def test_several_links_between_two_sites_are_named_once(van: Van, site: FakeSite
     result = van("simulate --down north/south").stdout
     assert result.startswith("With the link north/south down, as seen from this site:\n")
     assert result.endswith("Nothing would be lost.\n")
+
+
+def test_of_an_edge_it_is_never_said_that_nothing_would_be_lost(van: Van, site: FakeSite) -> None:
+    edge = {"site": "plc", "siteId": EDGE, "at": "south", "atId": SOUTH}
+    site.on["simulate"] = lambda _: simulated(maybeLost=[{**edge, "keys": ["db", "web"]}])
+    result = van("simulate --down plc").stdout
+    assert "\n  may be lost: db, web (the keys that south has may be those of its edge plc)\n" in result
+    assert "Nothing would be lost" not in result
+    site.on["simulate"] = lambda _: simulated(maybeLost=[{**edge, "keys": []}])
+    result = van("simulate --down plc").stdout
+    assert "edge plc is cut off; it serves nothing that is known here" in result
+    assert "Nothing would be lost" not in result
 
 
 def test_what_is_not_there_is_said_with_what_is(van: Van, site: FakeSite) -> None:

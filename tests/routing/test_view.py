@@ -211,6 +211,28 @@ def test_an_edge_of_ours_can_be_down_and_our_own_site_too() -> None:
     assert losses(of(world, "e", "a")) == {"key": (2, 1)}, "an edge keeps its own target"
 
 
+def test_of_an_edge_further_away_what_its_interior_has_may_be_lost() -> None:
+    # e ── a ── b
+    world = World()
+    world.add("a", "b")
+    world.add("e", edge=True)
+    world.link("e", "a", "b")
+    world.set("e", "served")
+    world.set("b", "elsewhere")
+    world.settle()
+    for words in ("e", "a/e"):
+        outcome = of(world, "b", words)
+        assert losses(outcome) == {}, "it is not known here whose it is"
+        assert [(loss.edge, loss.at, loss.keys) for loss in outcome.maybe] == [(site("e"), site("a"), ["served"])]
+    assert of(world, "a", "e").maybe == [], "its own interior knows"
+    assert of(world, "b", "a").maybe == [], "lost with its interior, and counted"
+    assert losses(of(world, "b", "a")) == {"served": (1, 0)}
+    world.set("e", "served", 0)
+    world.settle()
+    for name in ("a", "b"):
+        assert [loss.keys for loss in of(world, name, "e").maybe] == [[]]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -16,6 +16,7 @@ __all__ = ["simulate"]
 
 Doc = dict[str, Any]
 MOST_ROWS = 40  # of one table, for people; -o json has all
+MOST_KEYS = 20  # in one line
 
 
 @command("simulate", outputs=("table", "json", "yaml"))
@@ -53,6 +54,8 @@ def _show(document: Doc) -> None:
     paths = document["paths"]
     verbs = ["loses" if len(lost) == 1 else "lose", "changes" if len(paths) == 1 else "change"]
     say(f"  {_count(lost, 'routing key')} {verbs[0]} all targets, {len(fewer)} some; {_count(paths, 'path')} {verbs[1]}")
+    for edge in document["maybeLost"]:
+        say("  " + _may_be_lost(edge))
     streams, total = document["streams"], document["streamsOpen"]
     say(f"  {streams} of {total} streams open on this router's links go over what is down (what others carry is not known here)")
     if lost or fewer:
@@ -66,9 +69,21 @@ def _show(document: Doc) -> None:
             for p in document["paths"]
         ]
         _rows(["path to", "cost", "by way of"], moved)
-    if not (lost or fewer or document["cutOff"] or document["selfDown"]):
+    if not (lost or fewer or document["cutOff"] or document["selfDown"] or document["maybeLost"]):
         say()
         say(good("Nothing would be lost."))
+
+
+def _may_be_lost(edge: Doc) -> str:
+    """An interior tells of its edges' keys as its own, so that nobody further away knows whose they are."""
+    keys: list[str] = edge["keys"]
+    if not keys:
+        return f"edge {edge['site']} is cut off; it serves nothing that is known here"
+    more = f" and {len(keys) - MOST_KEYS} more (-o json)" if len(keys) > MOST_KEYS else ""
+    return (
+        bad(f"may be lost: {', '.join(keys[:MOST_KEYS])}{more}")
+        + f" (the keys that {edge['at']} has may be those of its edge {edge['site']})"
+    )
 
 
 def _rows(columns: list[str], rows: list[list[str]]) -> None:

@@ -23,7 +23,7 @@ from vanrouter.routing.paths import Paths
 from vanrouter.routing.topology import DRAIN_PENALTY, Topology
 from vanrouter.routing.view import NetworkView, site_of
 
-__all__ = ["Down", "KeyLoss", "Outcome", "PathMove", "parse_down", "simulate"]
+__all__ = ["Down", "EdgeLoss", "KeyLoss", "Outcome", "PathMove", "parse_down", "simulate"]
 
 MAX_DOWN: Final = 64
 
@@ -46,6 +46,14 @@ class KeyLoss(msgspec.Struct, frozen=True, kw_only=True):
     listens_here: bool = False
 
 
+class EdgeLoss(msgspec.Struct, frozen=True, kw_only=True):
+    """An edge that is cut off. Its interior tells others of an edge's keys as its own: which of these go with it is not known here."""
+
+    edge: str  # site ids
+    at: str
+    keys: list[str]  # what that interior has; empty: nothing that could be the edge's
+
+
 class PathMove(msgspec.Struct, frozen=True, kw_only=True):
     router: str
     cost: int
@@ -56,6 +64,7 @@ class PathMove(msgspec.Struct, frozen=True, kw_only=True):
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     keys: list[KeyLoss]
+    maybe: list[EdgeLoss]
     cut_off: list[str]  # site ids that cannot be reached any more and are not down themselves
     moves: list[PathMove]  # routers that stay reachable over another path, or at another cost
     parts: int  # into so many parts the sites that are left fall, as seen from the whole network; 1: it stays in one piece
@@ -142,6 +151,7 @@ def simulate(engine: Engine, down: Down, *, streams_by_link: Mapping[str, int] |
     streams = sum(n for router, n in (streams_by_link or {}).items() if now_down.is_down(engine.own, router))
     return Outcome(
         keys=_keys(engine, before, now_down),
+        maybe=_maybe(engine, now_down),
         cut_off=cut_off,
         moves=sorted(moves, key=lambda move: move.router),
         parts=_parts(topology.edges, [r for r in [*before, engine.own] if site_of(r) not in down.sites and not now_down.is_leaf(r)]),
@@ -213,6 +223,25 @@ def _keys(engine: Engine, before: Container[str], without: _Without) -> list[Key
             )
             out.append(loss)
     return sorted(out, key=lambda loss: (loss.after > 0, loss.key))
+
+
+def _maybe(engine: Engine, without: _Without) -> list[EdgeLoss]:
+    """Edges without an uplink then, but those whose interior is lost too: its keys are counted already."""
+    uplinks: dict[str, list[tuple[str, str]]] = {}
+    for interior, leaf, _ in NetworkView(engine, "").uplinks():
+        uplinks.setdefault(site_of(leaf), []).append((interior, leaf))
+    uplinks.pop(site_of(engine.own), None)
+    local = engine.own_keys(merged=False)
+    keys: dict[tuple[str, str], set[str]] = {}
+    for edge, ways in uplinks.items():
+        for interior, leaf in ways if all(without.is_down(*way) for way in ways) else ():
+            if interior == engine.own:  # known exactly, and counted
+                if not any(info.targets for key in engine.routes() if (info := engine.remote.info(leaf, key)) is not None):
+                    keys.setdefault((edge, site_of(interior)), set())
+            elif without.path(interior) is not None:
+                found = {key for key in engine.routes() if _count(engine, interior, local.get(key), key) > 0}
+                keys.setdefault((edge, site_of(interior)), set()).update(found)
+    return [EdgeLoss(edge=edge, at=at, keys=sorted(found)) for (edge, at), found in sorted(keys.items())]
 
 
 def _count(engine: Engine, router: str, own: KeyInfo | None, key: str) -> int:

@@ -87,6 +87,16 @@ class NetworkView:
                     out.append((a, b, cost, back) if a < b else (b, a, back, cost))
         return sorted(out, key=lambda link: link[:2])
 
+    def uplinks(self) -> list[tuple[str, str, int]]:
+        """(interior, edge router, cost). What an interior without a path lists is old where one with a path lists the same edge."""
+        reached = {site_of(leaf) for interior, leaves in self._leaves.items() if self._is_reached(interior) for leaf, _ in leaves}
+        return [
+            (interior, leaf, cost)
+            for interior, leaves in self._leaves.items()
+            for leaf, cost in leaves
+            if self._is_reached(interior) or site_of(leaf) not in reached
+        ]
+
     def document(self) -> Doc:
         """``{sites, links, services, keys}``: the fields are in docs/architecture.md."""
         return {"sites": self._sites(), "links": self._links(), "services": self._services(), "keys": self._keys()}
@@ -100,22 +110,12 @@ class NetworkView:
         """No path leads there, and one leads to another start of its site (or it is ours)."""
         return site_of(router) in self._reached and not self._is_reached(router)
 
-    def _uplinks(self) -> list[tuple[str, str, int]]:
-        """(interior, edge router, cost). What an interior without a path lists is old where one with a path lists the same edge."""
-        reached = {site_of(leaf) for interior, leaves in self._leaves.items() if self._is_reached(interior) for leaf, _ in leaves}
-        return [
-            (interior, leaf, cost)
-            for interior, leaves in self._leaves.items()
-            for leaf, cost in leaves
-            if self._is_reached(interior) or site_of(leaf) not in reached
-        ]
-
     def _sites(self) -> list[Doc]:
         engine = self.engine
         sites: dict[str, Doc] = {}
         for router in sorted(self.interiors(), key=lambda r: r != engine.own):
             self._site(sites, router)["routers"].append(self._router(router))
-        for interior, leaf, cost in self._uplinks():
+        for interior, leaf, cost in self.uplinks():
             site = self._site(sites, leaf, role="edge")
             known = next((r for r in site["routers"] if r["id"] == leaf), None)
             if known is None:
@@ -172,7 +172,7 @@ class NetworkView:
                     "active": state != "one-sided",
                 }
             )
-        out += [self._uplink(leaf, interior, cost) for interior, leaf, cost in self._uplinks() if leaf != self.engine.own]
+        out += [self._uplink(leaf, interior, cost) for interior, leaf, cost in self.uplinks() if leaf != self.engine.own]
         return out
 
     def _uplink(self, leaf: str, interior: str, cost: int) -> Doc:

@@ -266,6 +266,10 @@ def outcome_doc(outcome: Outcome, view: NetworkView) -> Doc:
             }
             for loss in outcome.keys
         ],
+        "maybeLost": [
+            {"site": view.name(loss.edge), "siteId": loss.edge, "at": view.name(loss.at), "atId": loss.at, "keys": loss.keys}
+            for loss in outcome.maybe
+        ],
         "cutOff": named(outcome.cut_off),
         "paths": [
             {
