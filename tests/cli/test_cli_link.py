@@ -12,6 +12,7 @@ import pytest
 from conftest import Van
 from fake_site import SOUTH, FakeSite, Refusal, cond, link_element
 
+from vanrouter.links.status import words_for_silence
 from vanrouter.pki.secret import Secret
 from vanrouter.resources import read_resources
 from vanrouter.stores import SiteHome
@@ -261,6 +262,19 @@ def test_both_directions_are_shown(van: Van, site: FakeSite) -> None:
     assert van("link status --wait --timeout 200ms").exit_code == 4
     result = van("link status absent")
     assert (result.exit_code, "links of this site: from-west, south" in result.stderr) == (1, True)
+
+
+def test_a_silent_link_is_suspect_in_every_sentence_and_active_still_for_programs(van: Van, site: FakeSite) -> None:
+    silent = words_for_silence("south")
+    said = [cond("Operational", "Unknown", "Suspect", silent, "nothing yet"), cond("Ready", "Unknown", "Suspect", silent, "nothing yet")]
+    for direction in ("incoming", "outgoing"):
+        site.document["links"] = [link_element("south", direction=direction, conditions=[cond("Configured"), *said])]
+        shown = van("link status").stdout
+        assert shown.splitlines()[1].split()[:3] == ["south", "suspect", direction]
+        assert shown.endswith(f"\nlink south: {silent}\n  next: nothing yet\n")
+        assert f"\nProblem:\n  link south: {silent}\n    next: nothing yet\n" in van("status").stdout
+        assert json.loads(van("link status south -o json").stdout)["active"] is True
+        assert van("link status south").exit_code == 0
 
 
 def test_no_links_says_how_to_make_one(van: Van, site: FakeSite) -> None:

@@ -76,7 +76,9 @@ def troubles(status: Doc) -> list[Trouble]:
     elements += [("connector", x) for x in status["connectors"]]
     for kind, element in elements:
         reason = worst(element)
-        if reason is None or reason["status"] == "Unknown" or (kind == "site" and reason["type"] == "Ready" and len(found) > 0):
+        if reason is None or (kind == "site" and reason["type"] == "Ready" and len(found) > 0):
+            continue
+        if reason["status"] == "Unknown" and (kind, reason["reason"]) != ("link", "Suspect"):
             continue
         trouble = Trouble(f"{kind} {element['name']}", reason["message"] or reason["reason"], reason.get("next", ""))
         if ("", trouble.why) not in told:

@@ -172,6 +172,11 @@ def _is_well(found: Doc) -> bool:
     return bool(found["active"] or found.get("standby"))
 
 
+def _is_suspect(found: Doc) -> bool:
+    """It still counts as active: it is lost only when nothing is heard for longer."""
+    return str(condition(found, "Operational")["reason"]) == "Suspect"
+
+
 def _chosen(links: list[Doc], name: str | None) -> list[Doc]:
     return sorted((x for x in links if name in (None, x["name"])), key=lambda x: (x["direction"] != "outgoing", x["name"]))
 
@@ -193,13 +198,15 @@ def _show(invocation: Invocation, links: list[Doc], *, single: bool) -> None:
         wide = invocation.output == "wide"
         columns = ["name", "state", "direction", "site", "cost", "endpoint"] + (["lanes", "site id", "since"] if wide else [])
         table(columns, [_row(found, wide=wide) for found in links])
-        explain((f"link {found['name']}", worst(found)) for found in links if not _is_well(found))
+        explain((f"link {found['name']}", worst(found)) for found in links if not _is_well(found) or _is_suspect(found))
 
 
 def _row(found: Doc, *, wide: bool) -> list[object]:
     reason = worst(found)
     state = (
-        good("active")
+        bad("suspect")
+        if found["active"] and _is_suspect(found)
+        else good("active")
         if found["active"]
         else good("standby")
         if found.get("standby")

@@ -12,7 +12,7 @@ import msgspec
 
 from vanrouter.conditions import Condition
 
-__all__ = ["ADVICE", "AFTER_LOSS", "EndpointStatus", "LinkStatus", "Words", "words_for_failure"]
+__all__ = ["ADVICE", "AFTER_LOSS", "EndpointStatus", "LinkStatus", "Words", "words_for_failure", "words_for_silence"]
 
 
 class EndpointStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,3 +83,8 @@ AFTER_LOSS: Final = "nothing yet: it comes back by itself; if it does not, look 
 
 def words_for_failure(reason: str) -> Words:
     return ADVICE.get(reason, ADVICE["unreachable"])
+
+
+def words_for_silence(who: str) -> str:
+    """Of a suspect link, whoever dialled it."""
+    return f"nothing was heard from {who} for a second; new streams go elsewhere where there is an elsewhere"

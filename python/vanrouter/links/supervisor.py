@@ -18,7 +18,7 @@ import msgspec
 from vanrouter.conditions import Conditions, Status
 from vanrouter.links.backoff import JITTER, Backoff
 from vanrouter.links.race import Endpoint, Race
-from vanrouter.links.status import AFTER_LOSS, EndpointStatus, LinkStatus, words_for_failure
+from vanrouter.links.status import AFTER_LOSS, EndpointStatus, LinkStatus, words_for_failure, words_for_silence
 from vanrouter.plane import Dial, DialResult, LinkState
 
 __all__ = ["Action", "CancelDial", "Endpoint", "LinkSupervisor", "State"]
@@ -445,12 +445,7 @@ class LinkSupervisor:
         if all(s.draining for s in states):
             return "True", "Draining", f"the router of {names} is leaving; its streams go on until its deadline", ""
         if all(s.suspect or s.draining for s in states):
-            return (
-                "Unknown",
-                "Suspect",
-                f"nothing was heard from {names} for a second; new streams go elsewhere where there is an elsewhere",
-                AFTER_LOSS,
-            )
+            return "Unknown", "Suspect", words_for_silence(names), AFTER_LOSS
         missing = self._wanted() - self._usable()
         lanes = (
             f"{self._usable()} of {self._wanted()} lanes" if missing > 0 else f"{self._usable()} lane{'s' if self._usable() > 1 else ''}"

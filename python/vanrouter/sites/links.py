@@ -18,7 +18,7 @@ import msgspec
 from vanrouter.conditions import Condition, Conditions, Status
 from vanrouter.errors import ConfigError, StoreError
 from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor, Uplinks
-from vanrouter.links.status import AFTER_LOSS
+from vanrouter.links.status import AFTER_LOSS, words_for_silence
 from vanrouter.model import SiteId
 from vanrouter.pki import PrivateKey, build_credential, certificates_to_pem, renew_at
 from vanrouter.pki.authority import van_name
@@ -352,5 +352,5 @@ def _words(state: LinkState) -> tuple[Status, str, str, str]:
     if state.draining:
         return "True", "Draining", f"the router of {who} is leaving; its streams go on until its deadline", ""
     if state.suspect:
-        return "Unknown", "Suspect", f"nothing was heard from {who} for a second", AFTER_LOSS
+        return "Unknown", "Suspect", words_for_silence(who), AFTER_LOSS
     return "True", "Active", f"linked from {who} with {state.lanes} lane{'s' if state.lanes != 1 else ''}", ""
