@@ -176,7 +176,7 @@ def test_a_service_whose_targets_are_down_keeps_its_listener_and_says_so_at_both
         found = healthy(site, "hello")
         assert (found.status, found.reason) == ("True", "SomeTargetsDown")
         assert "1 of 2" in found.message
-        assert "site south" in found.message or site is south
+        assert ("at this site" if site is south else "at site south") in found.message
     asked = network.now
     say(network, south, b=REFUSES)
     assert north.listening() == {"hello:9090": "127.0.0.1:9090"}, "the port stays ours: the server will return"

@@ -465,7 +465,9 @@ class AddressTable:
 
     def _describe_service(self, address: str, now: float) -> None:
         places = {(offer.router, offer.key): self.offer_info(offer.router, offer.key) for offer in self._sync.offers(address)}
-        infos = [(self._site(router), info) for (router, _), info in places.items() if info is not None]
+        here = str(self.own).partition("/")[0]
+        names = {router: "" if router.partition("/")[0] == here else self._site(router) for router, _ in places}
+        infos = [(names[router], info) for (router, _), info in places.items() if info is not None]
         describe_service(self._conditions.setdefault(("service", address), Conditions()), address, infos, now=now)
 
     def _facts(self, *keys: str) -> Facts:

@@ -98,10 +98,10 @@ def describe_connector(
 
 
 def describe_service(conditions: Conditions, address: str, infos: list[tuple[str, KeyInfo]], *, now: float) -> None:
-    """Whether somebody serves it. ``infos``: what each site that can be reached has of it."""
+    """Whether somebody serves it. ``infos``: what each site that can be reached has of it; this one has no name."""
     sound = sum(info.targets for _, info in infos if info.cost < LAST_RESORT)
     down = sum(info.down for _, info in infos)
-    where = ", ".join(f"site {site}" for site in sorted({site for site, info in infos if info.down})[:3])
+    where = ", ".join(f"site {site}" if site else "this site" for site in sorted({site for site, info in infos if info.down})[:3])
     todo = "start the server there; which one and why: van connector status, at that site"
     if down and sound:
         message = f"{down} of {sound + down} targets of {address} {'fails its' if down == 1 else 'fail their'} checks, at {where}"
