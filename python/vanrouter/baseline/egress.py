@@ -25,9 +25,9 @@ __all__ = ["serve_open"]
 def serve_open(plane: BaselinePlane, lane: Lane, far: LaneFar, open_: Open) -> None:
     """Answer at once where that is possible, else in a task of its own; or pass it on toward its destination."""
     refusal = _refusal(plane, lane, open_)
-    is_for_us = _is_for_us(plane, open_)
-    if is_for_us and plane.targets.choose_connector(open_.routing_key, set()) is None:
-        edge = plane.targets.edge_with(open_.routing_key, never=str(lane.router))
+    is_for_us, now = _is_for_us(plane, open_), trio.current_time()
+    if is_for_us and plane.targets.choose_connector(open_.routing_key, set(), now=now) is None:
+        edge = plane.targets.edge_with(open_.routing_key, never=str(lane.router), now=now)
         if edge is not None:
             # What an edge serves is advertised as ours.
             open_ = msgspec.structs.replace(open_, destination_site=site_id_to_bytes(edge.site), destination_boot=edge.boot)
@@ -37,7 +37,7 @@ def serve_open(plane: BaselinePlane, lane: Lane, far: LaneFar, open_: Open) -> N
         if refusal is not None:
             far.refuse(*refusal)
         return
-    if refusal is None and plane.targets.choose_connector(open_.routing_key, set()) is None:
+    if refusal is None and plane.targets.choose_connector(open_.routing_key, set(), now=now) is None:
         refusal = StreamClass.REFUSED, f"no target of {open_.routing_key!r} is here"
     if refusal is not None:
         plane.totals.counters.streams_refused += 1
@@ -45,7 +45,7 @@ def serve_open(plane: BaselinePlane, lane: Lane, far: LaneFar, open_: Open) -> N
         return
     record = StreamRecord(plane.totals, plane.mailbox.put, uuid=open_.uuid, key=open_.routing_key)
     record.reached(router=str(open_.source))
-    connector = plane.targets.choose_connector(open_.routing_key, set())
+    connector = plane.targets.choose_connector(open_.routing_key, set(), now=now)
     if connector is not None and connector.embedded:
         stream = plane.offer_incoming(connector, source=str(open_.source), record=record, counts=True)
         if stream is None:
@@ -83,7 +83,7 @@ async def _connect(plane: BaselinePlane, far: LaneFar, pump: SocketPump, open_: 
     reason = "no target is here any more"
     with trio.CancelScope() as scope:
         pump.abandoned = scope.cancel  # the opener may go while we connect
-        while (connector := plane.targets.choose_connector(key, tried)) is not None:
+        while (connector := plane.targets.choose_connector(key, tried, now=trio.current_time())) is not None:
             tried.add((key, connector.name))
             if connector.embedded:
                 continue

@@ -55,7 +55,7 @@ class Opening:
         last: Failure | None = None
         pause = FIRST_PAUSE
         while not self._owner.is_over and trio.current_time() < deadline:
-            target = self._search.next()
+            target = self._search.next(now=trio.current_time())
             if target is None:
                 now = trio.current_time()
                 if now >= give_up:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Final
 
 import msgspec
+import trio
 
 from vanrouter.baseline.choice import DOUBTFUL, DRAINING, SOUND, Candidate, Turns, choose, choose_key
 from vanrouter.baseline.sockets import connect_tcp
@@ -20,6 +22,11 @@ from vanrouter.model import RouterId, StreamClass
 from vanrouter.plane import AnyEntry, Connector, ConnectorState, KeyWeight, Listener, Route, Strategy
 
 __all__ = ["Here", "Search", "Targets", "There", "keys_of"]
+
+# A target whose connect failed comes last for so long, doubled by each further failure in a row: a single failure does not keep a sound
+# target out of use for good where others take every stream.
+FIRST_DOUBT: Final = 1.0
+LONGEST_DOUBT: Final = 30.0
 
 
 class Here(msgspec.Struct, frozen=True):
@@ -57,6 +64,7 @@ class Targets:
         self.rng = rng
         self._outstanding: dict[tuple[str, str], int] = {}  # streams by routing key and target
         self._failures: dict[str, int] = {}  # connects in a row, by connector
+        self._doubted: dict[str, float] = {}  # until when, by connector
         self._turns = Turns()
 
     # ---- What there is -----------------------------------------------------------------------------------------------------------
@@ -85,12 +93,12 @@ class Targets:
         )
         return trunks[best.name] if best else None
 
-    def candidates(self, routing_key: str, tried: Container[tuple[str, str]]) -> dict[Candidate, Here | There]:
+    def candidates(self, routing_key: str, tried: Container[tuple[str, str]], *, now: float) -> dict[Candidate, Here | There]:
         """The targets of a key that may be asked. ``tried``: (routing key, target) and (router, next hop), which may not."""
         found: dict[Candidate, Here | There] = {}
         for connector in self._table.connectors(routing_key):
             if (routing_key, connector.name) not in tried:
-                doubt = DOUBTFUL if self._failures.get(connector.name) else SOUND
+                doubt = DOUBTFUL if now < self._doubted.get(connector.name, now) else SOUND
                 here = Here(routing_key, connector)
                 found[self._candidate(here, cost=0, doubt=doubt)] = here
         route = self._table.route(routing_key)
@@ -114,17 +122,18 @@ class Targets:
 
     # ---- Choosing ----------------------------------------------------------------------------------------------------------------
 
-    def choose_connector(self, routing_key: str, tried: Container[tuple[str, str]]) -> Connector | None:
+    def choose_connector(self, routing_key: str, tried: Container[tuple[str, str]], *, now: float) -> Connector | None:
         """The best target here that was not tried yet, for a stream of another router."""
-        found = {candidate: target for candidate, target in self.candidates(routing_key, tried).items() if isinstance(target, Here)}
+        candidates = self.candidates(routing_key, tried, now=now)
+        found = {candidate: target for candidate, target in candidates.items() if isinstance(target, Here)}
         best = choose(found)
         return found[best].connector if best else None
 
-    def edge_with(self, routing_key: str, *, never: str) -> RouterId | None:
+    def edge_with(self, routing_key: str, *, never: str, now: float) -> RouterId | None:
         """The best edge of ours that has a target: for a stream that was sent to us, and that no target here takes."""
         found = {
             candidate: target
-            for candidate, target in self.candidates(routing_key, set()).items()
+            for candidate, target in self.candidates(routing_key, set(), now=now).items()
             if isinstance(target, There) and target.trunk.is_edge and target.router == target.trunk.text != never
         }
         best = choose(found)
@@ -156,16 +165,21 @@ class Targets:
         try:
             sock = await connect_tcp(connector.host, connector.port)
         except OSError as error:
-            self._note_health(connector, str(error.strerror or error))
+            self.note_health(connector, str(error.strerror or error), now=trio.current_time())
             raise
-        self._note_health(connector, "")
+        self.note_health(connector, "", now=trio.current_time())
         return sock
 
-    def _note_health(self, connector: Connector, error: str) -> None:
+    def note_health(self, connector: Connector, error: str, *, now: float) -> None:
+        """A connect ended so; empty: well."""
         before = self._failures.get(connector.name, 0)
         failures = before + 1 if error else 0
         if self._table.get("connector", connector.name) == connector and failures != before:
             self._failures[connector.name] = failures
+            if failures:
+                self._doubted[connector.name] = now + min(LONGEST_DOUBT, FIRST_DOUBT * 2.0 ** min(failures - 1, 8))
+            else:
+                self._doubted.pop(connector.name, None)
             self._report(ConnectorState(name=connector.name, error=error, failures=failures))
 
     def changed(self, entries: Iterable[AnyEntry]) -> None:
@@ -173,6 +187,7 @@ class Targets:
         for entry in entries:
             if isinstance(entry, Connector):
                 self._failures.pop(entry.name, None)
+                self._doubted.pop(entry.name, None)
                 self._keep(entry.routing_key)
             elif isinstance(entry, Route):
                 self._keep(entry.name)
@@ -198,10 +213,10 @@ class Search:
         self._tried: set[tuple[str, str]] = set()
         self._key: str | None = None
 
-    def next(self) -> Here | There | None:
-        found = self._targets.candidates(self._key, self._tried) if self._key is not None else {}
+    def next(self, *, now: float) -> Here | There | None:
+        found = self._targets.candidates(self._key, self._tried, now=now) if self._key is not None else {}
         if not found:
-            by_key = {key.routing_key: self._targets.candidates(key.routing_key, self._tried) for key in self.keys}
+            by_key = {key.routing_key: self._targets.candidates(key.routing_key, self._tried, now=now) for key in self.keys}
             served = {key for key, its in by_key.items() if its}
             self._key = choose_key(self.keys, served, self._strategy, self._targets.rng)
             found = by_key[self._key] if self._key is not None else {}
