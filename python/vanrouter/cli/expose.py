@@ -165,7 +165,8 @@ def unexpose(
     if server is None and len(target) != 1:
         raise click.UsageError("name one service, or write 'host HOST:PORT'")
     site = Site(invocation, timeout)
-    doomed = []
+    doomed: list[tuple[str, str, HostPort, int]] = []
+    left: list[tuple[str, int]] = []  # name and port of the service, for each server that stays
     for connector in wanted.read_all(site, "Connector"):
         spec = connector.spec
         if spec.expose is None:
@@ -173,19 +174,25 @@ def unexpose(
         name = spec.expose.address or spec.routing_key
         hit = name == target[0] if server is None else (spec.host, spec.port) == tuple(server)
         if hit and address in (None, name) and port in (None, spec.expose.port):
-            doomed.append((connector.name, name, spec.expose.port))
+            doomed.append((connector.name, name, HostPort(spec.host, spec.port), spec.expose.port))
+        else:
+            left.append((name, spec.expose.port))
     if not doomed:
         raise ConfigError(
             f"this site exposes nothing that matches {' '.join(target)!r}", hint=f"see what it does: {invocation.van('connector status')}"
         )
-    for connector_name, name, service_port in doomed:
+    for connector_name, name, its_server, service_port in doomed:
+        still = left.count((name, service_port))
+        others = "1 other server of this site still serves" if still == 1 else f"{still} other servers of this site still serve"
         change = wanted.delete(site, "Connector", connector_name, dry_run=dry_run)
         wanted.finish(
             site,
             change,
             wait=wait,
             check=wanted.is_gone("connectors", connector_name),
-            sentence=f"Service {name} is no longer exposed on port {service_port} by this site.",
+            sentence=f"Server {its_server} is taken back from service {name}, port {service_port}; {others} it."
+            if still
+            else f"Service {name} is no longer exposed on port {service_port} by this site.",
         )
     if dry_run:
         say("Nothing was changed.")
