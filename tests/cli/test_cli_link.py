@@ -173,10 +173,28 @@ def test_joining_two_networks_is_said_before_and_after(van: Van, site: FakeSite,
     result = van("link create -", input=token_text)
     assert result.exit_code == 0
     assert result.stderr.startswith("Warning: this site is linked to east already: if ")
-    assert "van link delete" in result.stderr.splitlines()[1]
+    assert result.stderr.splitlines()[1].endswith("van link delete north-1")
     assert result.stderr.splitlines()[2].endswith(" came far")
+    assert result.stderr.splitlines()[3].endswith("van link delete north"), "the name that it got"
     order = [name for name, _ in site.calls if name in ("network", "token.redeem")]
     assert order == ["network", "token.redeem", "network"]
+
+
+@pytest.mark.parametrize("case", ["the issuer is known", "this site is an edge", "a second link to the issuer"])
+def test_where_no_networks_are_joined_nothing_is_said_of_it(van: Van, site: FakeSite, token_text: str, case: str) -> None:
+    redeems(site)
+    issuer = parse_token(token_text).issuer
+    site.document["links"] = [link_element("east")]
+    sites = [{"id": "h" * 52, "name": "here", "self": True}, {"id": SOUTH, "name": "east", "self": False}]
+    if case == "the issuer is known":
+        sites.append({"id": issuer, "name": "north", "self": False})
+    elif case == "this site is an edge":
+        site.document["site"]["edge"] = True
+    else:
+        site.document["links"].append(link_element("to-north", active=False, remoteSiteId=issuer))
+    site.on["network"] = lambda _: {"sites": sites, "links": [], "services": []}
+    result = van("link create -", input=token_text)
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_a_token_that_others_may_have_read_is_used_with_a_warning(van: Van, site: FakeSite, tmp_path: Path, token_text: str) -> None:

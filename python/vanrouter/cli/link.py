@@ -45,21 +45,21 @@ def create(invocation: Invocation, file: str, name: str | None, cost: int | None
     """Redeem the token in FILE ('-': standard input) and link to the site that issued it."""
     site = Site(invocation, timeout)
     site.require()
-    text, issuer = _token(file)
+    text, issuer, token_name = _token(file)
     params: Doc = {"token": text}
     if name:
         params["name"] = name
     if cost:
         params["cost"] = cost
     joining = _Joining(site, issuer)
-    joining.say_before()
+    joining.say_before(name or token_name)
     answer: Doc = site.call("token.redeem", **params)
     made = str(answer["link"])
     found: Doc = {"name": made}
     if wait:
         status = site.wait(f"link {made}", lambda status: _missing(status, made))
         found = _find(status["links"], made) or found
-        joining.say_after()
+        joining.say_after(made)
     if invocation.output == "name":
         say(f"link/{made}")
     elif invocation.output:
@@ -80,26 +80,36 @@ class _Joining:
         self._before: dict[str, str] = {}
 
     def _others(self) -> dict[str, str]:
-        """The sites of the network as known here, by id, but this one and the issuer."""
+        """The sites of the network as known here, by id, but this one and the issuer; none where the issuer is in this network already."""
         sites = self._site.call("network")["sites"]
-        if any(x["self"] and x["id"] == self._issuer for x in sites):
-            return {}  # a token of its own: it is refused in a moment
+        if not self._before and any(x["id"] == self._issuer for x in sites):
+            return {}  # a further link to it, or a token of its own: it is refused in a moment
         return {x["id"]: x["name"] for x in sites if not x["self"] and x["id"] != self._issuer}
 
-    def say_before(self) -> None:
-        if self._site.status()["links"]:
-            self._before = self._others()
+    def say_before(self, name: str) -> None:
+        """``name``: that the link will have if no other one has it."""
+        status = self._site.status()
+        links = status["links"]
+        is_edge = bool(status["site"].get("edge"))  # it carries nothing on between its uplinks
+        if not links or is_edge or any(link["remoteSiteId"] == self._issuer for link in links):
+            return
+        self._before = self._others()
         if self._before:
+            van = self._site.invocation.van
+            taken = _find(links, name) is not None
             warn(
                 f"this site is linked to {_names(self._before)} already: if {self._issuer_name} has other sites too, "
                 "this link makes one network of both",
-                f"if that was not meant: {self._site.invocation.van('link delete')}",
+                f"if that was not meant: {van('link delete NAME')}, with the name that it gets"
+                if taken
+                else f"if that was not meant: {van(f'link delete {name}')}",
             )
 
-    def say_after(self) -> None:
+    def say_after(self, name: str) -> None:
         came = {key: name for key, name in self._others().items() if key not in self._before} if self._before else {}
         if came:
-            warn(f"two networks are one now: with {self._issuer_name} came {_names(came)}")
+            hint = f"if that was not meant: {self._site.invocation.van(f'link delete {name}')}"
+            warn(f"two networks are one now: with {self._issuer_name} came {_names(came)}", hint)
 
 
 def _names(sites: dict[str, str]) -> str:
@@ -107,8 +117,8 @@ def _names(sites: dict[str, str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _token(file: str) -> tuple[str, tuple[str, str]]:
-    """The token in a file or on standard input, found well-formed, and its issuer's id and name. Warnings about the file are said."""
+def _token(file: str) -> tuple[str, tuple[str, str], str]:
+    """The token in a file or on standard input, found well-formed; its issuer's id and name; its own name. Says warnings about the file."""
     from vanrouter.tokens.files import read_token
     from vanrouter.tokens.token import MAX_TOKEN_FILE, format_token, parse_token
 
@@ -124,7 +134,7 @@ def _token(file: str) -> tuple[str, tuple[str, str]]:
         token, warnings = read_token(file)
         for warning in warnings:
             warn(warning, f"chmod 600 {file}, and make a new token if others may have read this one")
-    return format_token(token), (token.issuer, token.issuer_name)
+    return format_token(token), (token.issuer, token.issuer_name), token.name
 
 
 def _find(links: list[Doc], name: str) -> Doc | None:
