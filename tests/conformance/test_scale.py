@@ -97,12 +97,20 @@ async def test_idle_streams_are_small_and_are_given_back(kinds: str) -> None:
                         assert now["rss"] - was["rss"] <= count * 10_000 + 2 * MIB
                     assert now["granted"] <= 128 * MIB
             after = [await settled(child, 30) for child in (pair.ingress, pair.egress)]
-            for was, peak, now in zip(before, held, after, strict=True):
+            for was, now in zip(before, after, strict=True):
                 assert abs(now["fds"] - was["fds"]) <= 5
                 assert now["granted"] <= was["granted"] + MIB
-                if kinds == "core-core":
-                    await trio.sleep(2)
-                    assert now["rss"] <= was["rss"] + (peak["rss"] - was["rss"]) / 4 + MIB
+            if kinds == "core-core":
+                for was, peak, child in zip(before, held, (pair.ingress, pair.egress), strict=True):
+                    await given_back(child, was["rss"] + (peak["rss"] - was["rss"]) / 4 + MIB)
+
+
+async def given_back(child: Child, most: float, within: float = 15.0) -> None:
+    """Memory goes back to the system a moment after the streams ended, and once more some seconds later."""
+    with trio.move_on_after(within):
+        while (await child.stats())["rss"] > most:  # noqa: ASYNC110
+            await trio.sleep(0.5)
+    assert (await child.stats())["rss"] <= most
 
 
 async def test_a_router_that_is_stopped_is_suspect_and_then_dead_and_its_streams_are_reset(kinds: str) -> None:

@@ -271,6 +271,22 @@ async def test_an_open_that_waits_for_the_next_lane_is_given_up_after_three_seco
         await cross.opened(3)
 
 
+async def test_an_open_that_comes_for_one_that_is_gone_is_used_by_the_next(kind: str, nursery: trio.Nursery) -> None:
+    async with crossroads(kind, nursery, next_hop={6: u32(65_540, 0, 65_536)}) as cross:
+        await cross.opener.send(*(cross.open(stream) for stream in (1, 3, 5)))
+        await cross.opener.is_alive()  # they were taken, and wait
+        await cross.opener.send(*(frame(stream, wire.RESET, bytes([1])) for stream in (1, 3)))
+        await cross.opener.is_alive()
+        began = trio.current_time()
+        await cross.next_hop.send(frame(0, wire.CREDIT, u32(0, 2, 0)))
+        onward = (await cross.next_hop.until_open()).stream
+        assert trio.current_time() - began < 2, "not by being asked again later"
+        await cross.next_hop.send(frame(onward, wire.OPEN_OK, u32(10)))
+        await cross.opener.until(wire.OPEN_OK, 5)
+        await cross.opener.send(frame(5, wire.RESET, bytes([1])))
+        await cross.is_unharmed()
+
+
 # ---- The answer ------------------------------------------------------------------------------------------------------------------
 
 

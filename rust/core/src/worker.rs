@@ -53,6 +53,8 @@ use transit::{Hop, Onward};
 const TICK: Duration = Duration::from_millis(100);
 /// Sleep of a worker that owns nothing.
 const IDLE_TICK: Duration = Duration::from_millis(500);
+/// Freed memory goes back once more so long after thousands of streams ended: the control plane and other workers are done with them too.
+const TRIM_AGAIN: Duration = Duration::from_secs(5);
 /// Connections on their way to a worker at most; beyond it the mover refuses them.
 const MOST_ARRIVALS: usize = 4_096;
 /// Events taken from the poll at once.
@@ -309,6 +311,8 @@ pub struct Worker {
     busy_pairs: Vec<(ConnId, ConnId)>,
     /// Thousands of streams ended: freed memory goes back to the system on the next tick.
     trim: bool,
+    /// And once more, for what others freed meanwhile.
+    trim_again: Option<Instant>,
     stopping: bool,
 }
 
@@ -354,6 +358,7 @@ pub fn create(index: usize, shared: Arc<Shared>) -> io::Result<(Worker, WorkerHa
         chance: Chance::new(),
         busy_pairs: Vec::new(),
         trim: false,
+        trim_again: None,
         stopping: false,
     };
     Ok((worker, handle))
@@ -388,7 +393,7 @@ impl Worker {
             if self.now.saturating_duration_since(self.ticked) >= TICK {
                 self.tick();
             }
-            while !self.undecided.is_empty() {
+            while !self.undecided.is_empty() || !self.offered.is_empty() {
                 for id in std::mem::take(&mut self.undecided) {
                     self.decide(id);
                 }
@@ -516,6 +521,10 @@ impl Worker {
         self.resume_listeners();
         let freed_elsewhere = self.index == 0 && self.shared.events.wants_trim();
         if std::mem::take(&mut self.trim) || freed_elsewhere {
+            heap::trim();
+            self.trim_again = Some(self.now + TRIM_AGAIN);
+        } else if self.trim_again.is_some_and(|at| at <= self.now) {
+            self.trim_again = None;
             heap::trim();
         }
         if self.index == 0 {

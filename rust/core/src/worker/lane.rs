@@ -265,6 +265,13 @@ impl Worker {
                 continue;
             };
             lane.waiting = waiting;
+            if !lane.waiting.is_empty() && lane.mux.open_credit() > 0 {
+                // Whoever was offered it is gone.
+                self.serve_waiting(key);
+            }
+            let Some(Some(lane)) = self.lanes.get_mut(key) else {
+                continue;
+            };
             let health = lane.reference.health();
             match lane.mux.tick(self.now) {
                 Liveness::Alive => {

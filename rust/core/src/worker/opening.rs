@@ -13,7 +13,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
 use super::conn::{Conn, Embedded, Record, Stage};
 use super::socket::Socket;
-use super::transit::is_hop;
+use super::transit::{is_hop, waits_to_open};
 use super::{ConnId, Job, ListenerRef, Worker};
 use crate::contract::Event;
 use crate::handshake::RouterId;
@@ -392,10 +392,13 @@ impl Worker {
         self.offered.push((key, lane.waiting.len()));
         let mut opens = lane.mux.open_credit();
         let mut early = lane.mux.early_credit() as usize;
-        let (conns, undecided) = (&self.conns, &mut self.undecided);
+        let (conns, hops, undecided) = (&self.conns, &self.hops, &mut self.undecided);
         let mut onward = Vec::new();
         lane.waiting.retain(|id| {
             if is_hop(id.0) {
+                if !waits_to_open(hops, *id) {
+                    return false;
+                }
                 if opens > 0 {
                     opens -= 1;
                     onward.push(*id);

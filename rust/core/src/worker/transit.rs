@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use slab::Slab;
+
 use super::lane::Lane;
 use super::{ConnId, Job, Worker};
 use crate::frame::{self, HEADER, Kind, MAX_PAYLOAD};
@@ -68,6 +70,12 @@ pub(super) const fn is_hop(owner: u32) -> bool {
     owner & HOP != 0
 }
 
+/// Whether this hop is still there and waits for its lane's permission to open.
+pub(super) fn waits_to_open(hops: &Slab<Hop>, (owner, generation): ConnId) -> bool {
+    hops.get((owner & !HOP) as usize)
+        .is_some_and(|hop| hop.generation == generation && hop.opening.is_some())
+}
+
 impl Hop {
     const fn side(&self) -> usize {
         self.side as usize
@@ -90,9 +98,8 @@ impl Worker {
     }
 
     /// Whether this hop still waits for the lane's permission to open.
-    pub(super) fn hop_waits(&self, (owner, generation): ConnId) -> bool {
-        self.hop_of(owner)
-            .is_some_and(|hop| hop.generation == generation && hop.opening.is_some())
+    pub(super) fn hop_waits(&self, id: ConnId) -> bool {
+        waits_to_open(&self.hops, id)
     }
 
     /// Tell a side that there is something in its mailbox.

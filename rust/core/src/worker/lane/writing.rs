@@ -41,6 +41,7 @@ impl Worker {
             if !Self::write_unsent(lane, self.now)? {
                 return Ok(());
             }
+            self.scratch.segments.clear(); // of a lane that failed
             let (urgent_apart, end) = self.fill(lane);
             if end == 0 && urgent_apart == 0 && self.scratch.segments.is_empty() {
                 return Ok(());
