@@ -1,4 +1,4 @@
-"""Delays: at once, then 0.1 s doubling to 1 s in the first minute, then doubling to 30 s; jitter from the given rng only."""
+"""Delays: at once, then 0.1 s growing to 0.25 s in the first seconds, to 1 s in the first minute, then to 30 s; jitter from the given rng only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vanrouter.links import CAP, FIRST_MINUTE, FIRST_MINUTE_CAP, Backoff
+from vanrouter.links.backoff import FIRST_SECONDS, FIRST_SECONDS_CAP
 
 
 class NoJitter(random.Random):
@@ -15,15 +16,24 @@ class NoJitter(random.Random):
         return b
 
 
-def test_the_first_redial_is_at_once_and_then_the_delay_doubles_from_100_ms_to_1_s() -> None:
+def test_the_first_redial_is_at_once_and_then_the_delay_grows_from_100_ms_to_1_s() -> None:
     backoff = Backoff(NoJitter())
-    assert [backoff.next_delay(0.0) for _ in range(7)] == [0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert [backoff.next_delay(0.0) for _ in range(5)] == [0.0, 0.1, 0.2, FIRST_SECONDS_CAP, FIRST_SECONDS_CAP]
+    assert [backoff.next_delay(FIRST_SECONDS) for _ in range(3)] == [0.5, 1.0, 1.0]
+
+
+def test_a_router_that_is_back_within_a_second_is_dialled_within_a_quarter_of_one() -> None:
+    backoff, now, dials = Backoff(NoJitter()), 0.0, []
+    while now < 1.5:
+        now += backoff.next_delay(now)
+        dials.append(now)
+    assert max(later - earlier for earlier, later in zip(dials, dials[1:], strict=False)) <= FIRST_SECONDS_CAP
 
 
 def test_after_the_first_minute_it_doubles_on_to_the_cap_of_30_s() -> None:
     backoff = Backoff(NoJitter())
     for _ in range(7):
-        backoff.next_delay(0.0)
+        backoff.next_delay(30.0 if backoff.began is not None else 0.0)
     assert backoff.next_delay(59.999) == 1.0
     assert [backoff.next_delay(60.0) for _ in range(6)] == [2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 

@@ -150,13 +150,13 @@ class Opening:
         done = plane.targets.began(target.routing_key, target.router)
         plane.targets.began_over(trunk)
         owner.writable()
+        owner.record.reached(router=target.router)  # now: a short stream may be over before this task hears the answer
         try:
             await answer.wait()
         except BaseException:
             far.reset(StreamClass.CLIENT, "the router stops")
             raise
         if answer.accepted:
-            owner.record.reached(router=target.router)
             owner.record.when_over(done)
             far.kept = None
             return None

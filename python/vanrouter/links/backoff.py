@@ -1,5 +1,6 @@
 """
-How long to wait before the next dial: at once, then 0.1 s doubling to 1 s during the first minute, then doubling to 30 s; jittered.
+How long to wait before the next dial: at once, then 0.1 s, 0.2 s and 0.25 s during the first seconds (a router that restarts is back within
+them), then doubling to 1 s during the first minute, then to 30 s; jittered.
 
 Refuses to know what is dialled or why it failed. The rng is an argument, so that a thousand sites that lost the same hub do not return
 in step, and a test can say exactly when.
@@ -10,9 +11,11 @@ from __future__ import annotations
 import random
 from typing import Final
 
-__all__ = ["CAP", "FIRST_DELAY", "FIRST_MINUTE", "FIRST_MINUTE_CAP", "Backoff"]
+__all__ = ["CAP", "FIRST_DELAY", "FIRST_MINUTE", "FIRST_MINUTE_CAP", "FIRST_SECONDS", "FIRST_SECONDS_CAP", "Backoff"]
 
 FIRST_DELAY: Final = 0.1
+FIRST_SECONDS: Final = 5.0
+FIRST_SECONDS_CAP: Final = 0.25
 FIRST_MINUTE: Final = 60.0
 FIRST_MINUTE_CAP: Final = 1.0
 CAP: Final = 30.0
@@ -40,7 +43,8 @@ class Backoff:
         if self._began is None:
             self._began = now
             return 0.0
-        cap = FIRST_MINUTE_CAP if now - self._began < FIRST_MINUTE else CAP
+        age = now - self._began
+        cap = FIRST_SECONDS_CAP if age < FIRST_SECONDS else FIRST_MINUTE_CAP if age < FIRST_MINUTE else CAP
         self._delay = min(max(FIRST_DELAY, self._delay * 2), cap)
         return self._jittered(self._delay)
 
