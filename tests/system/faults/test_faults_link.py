@@ -91,7 +91,7 @@ def test_a_silence_that_is_longer_resets_what_was_on_the_link_and_nothing_hangs(
     end()
     assert ends.judged(pair.report()).kinds == {"reset": 16}
     assert DEAD - 2.5 <= took <= DEAD + SLACK, f"reset after {took:.1f} s"
-    pair.until_well(seconds=40)
+    pair.until_well(seconds=20)
 
 
 def test_a_router_that_hangs_is_a_pause_and_then_a_lost_link(pair: Network, seed: int) -> None:
@@ -107,7 +107,7 @@ def test_a_router_that_hangs_is_a_pause_and_then_a_lost_link(pair: Network, seed
     took = max(each.ended for each in ends) - began
     assert ends.judged(pair.report()).kinds == {"reset": 16}
     assert took <= DEAD + SLACK, f"reset after {took:.1f} s"
-    pair.until_well(seconds=40)
+    pair.until_well(seconds=20)
 
 
 def test_a_refused_packet_closes_the_link_and_its_streams_at_once(pair: Network, seed: int) -> None:
@@ -119,7 +119,7 @@ def test_a_refused_packet_closes_the_link_and_its_streams_at_once(pair: Network,
     pair.wires.heal()
     assert ends.judged(pair.report()).kinds == {"reset": 16}
     assert took <= 3, f"after {took:.1f} s: a PING is due each 2 s"
-    pair.until_well(seconds=40)
+    pair.until_well(seconds=20)
 
 
 @pytest.mark.parametrize("percent", [5, only_long(1), only_long(20)])
@@ -165,7 +165,7 @@ def test_a_link_that_is_cut_anywhere_resets_its_streams(pair: Network, seed: int
         assert set(kinds) <= {"reset", "whole"}, kinds
         assert kinds.get("reset"), "the streams were on it"
         pair.relays["a", "b"].tell("cut")
-        pair.until_well(seconds=40)
+        pair.until_well(seconds=20)
 
 
 def test_a_bit_that_flips_on_the_way_costs_the_link_and_never_reaches_an_application(pair: Network, seed: int) -> None:
@@ -179,7 +179,7 @@ def test_a_bit_that_flips_on_the_way_costs_the_link_and_never_reaches_an_applica
         assert pair.relays["a", "b"].tell("count")["flipped"] == before + 1
         assert set(kinds) <= {"reset", "whole"}, kinds
         assert kinds.get("reset"), f"seed {seed + number}: no lane was closed: {kinds}"
-        pair.until_well(seconds=40)
+        pair.until_well(seconds=20)
 
 
 def test_a_link_that_comes_and_goes_hangs_nobody_and_settles(pair: Network, seed: int) -> None:
@@ -194,7 +194,7 @@ def test_a_link_that_comes_and_goes_hangs_nobody_and_settles(pair: Network, seed
         pair.relays["a", "b"].tell("accept")
         time.sleep(0.25)
     began = time.monotonic()
-    pair.until_well(seconds=40)
+    pair.until_well(seconds=20)
     assert time.monotonic() - began <= 5 + SLACK
     ends = pair.client.quiet().judged(pair.report())
     assert set(ends.kinds) <= {"whole", "reset", "refused"}
@@ -213,4 +213,4 @@ def test_an_endpoint_that_takes_connections_and_says_nothing_is_dialled_again_an
 
     until("status names the time-out", told, seconds=20)
     relay.tell("flow")
-    pair.until_well(seconds=40)
+    pair.until_well(seconds=20)
