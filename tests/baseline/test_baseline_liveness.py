@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vanrouter.baseline.liveness import Health, Liveness
+from vanrouter.baseline.liveness import Health, Liveness, Others
 
 
 def alive(now: float = 0.0) -> Liveness:
@@ -34,6 +34,32 @@ def test_an_idle_silence_is_no_reason_for_suspicion() -> None:
     assert liveness.health is Health.ALIVE
     liveness.tick(2.95, outstanding=True)
     assert liveness.health is Health.SUSPECT
+
+
+def test_an_idle_lane_beside_a_silent_one_is_suspect_with_it() -> None:
+    busy, idle = alive(), alive()
+    first: dict[str, int] = {}
+    for tenth in range(1, 13):
+        now = tenth / 10
+        others = Others.SUSPECT if busy.health is Health.SUSPECT else Others.SILENT if busy.is_silent else Others.WELL
+        if idle.tick(now, outstanding=False, others=others):
+            idle.ping(now)
+        if busy.tick(now, outstanding=True):
+            busy.ping(now)
+        for name, one in (("busy", busy), ("idle", idle)):
+            if one.health is Health.SUSPECT:
+                first.setdefault(name, tenth)
+    assert first == {"busy": 11, "idle": 12}  # 1 s after something was owed, and on the tick after that
+
+
+def test_a_lane_that_answers_is_well_beside_a_suspect_one() -> None:
+    liveness = alive()
+    for tenth in range(1, 31):
+        if liveness.tick(tenth / 10, outstanding=False, others=Others.SUSPECT):
+            liveness.ping(tenth / 10)
+        assert liveness.health is Health.ALIVE
+        if tenth % 2 == 0:
+            liveness.heard(tenth / 10)  # nothing for 0.2 s at most
 
 
 def test_any_byte_ends_the_suspicion() -> None:

@@ -303,6 +303,28 @@ async def test_silence_makes_a_link_suspect_and_a_word_makes_it_sound_again(kind
             assert await client.receive_some() == b"2"  # nothing was lost
 
 
+async def test_all_lanes_of_a_link_that_falls_silent_are_suspect_together_also_the_idle_ones(kinds: str, nursery: trio.Nursery) -> None:
+    """Else each new stream would go to the next idle lane, and wait for the suspicion of that one: twice as long with two lanes."""
+    suspect_after = 2.0
+    pair = Pair(kinds, suspect_after=suspect_after, dead_after=30.0)
+    await pair.start(nursery, lanes=0)
+    async with relayed(pair.access_port) as relay, served(echo) as target:
+        await pair.link(relay.port)
+        port = await pair.expose(target.port)
+        await pair.link(relay.port)
+        await pair.ingress.until(lambda: pair.ingress.links[pair.egress.id].lanes == 2)
+        await echo_through(port, 1_000)
+        relay.go_silent()
+        began = trio.current_time()
+        async with await connect(port) as client:  # one lane owes an answer, the other one nothing
+            await pair.ingress.until(lambda: pair.ingress.links[pair.egress.id].suspect, within=6)
+            assert suspect_after - 0.1 <= trio.current_time() - began < 1.5 * suspect_after
+            relay.speak_again()
+            await pair.ingress.until(lambda: not pair.ingress.links[pair.egress.id].suspect)
+            await client.send_all(b"1")
+            assert await client.receive_some() == b"1"
+
+
 async def test_six_seconds_of_silence_are_the_end_of_a_link_and_its_streams(kinds: str, nursery: trio.Nursery) -> None:
     pair = Pair(kinds, refuse_after=0.6)
     await pair.start(nursery, lanes=0)

@@ -49,6 +49,16 @@ def test_a_reset_begins_anew() -> None:
     assert backoff.began == 500.0
 
 
+def test_what_worked_for_a_moment_is_waited_for_as_in_the_first_minute() -> None:
+    backoff, now = Backoff(NoJitter()), 0.0
+    while now < 200.0:
+        now += backoff.next_delay(now)
+    assert backoff.next_delay(now) == CAP
+    backoff.restart_minute(now)
+    assert [backoff.next_delay(now + second) for second in (0.0, 1.0, 54.9)] == [1.0, 1.0, 1.0]
+    assert backoff.next_delay(now + 55.0) == 2.0
+
+
 def test_the_same_rng_gives_the_same_delays() -> None:
     one, two = Backoff(random.Random(7)), Backoff(random.Random(7))
     assert [one.next_delay(0.0) for _ in range(50)] == [two.next_delay(0.0) for _ in range(50)]

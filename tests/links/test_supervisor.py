@@ -12,8 +12,8 @@ import random
 
 import pytest
 
-from vanrouter.links import CAP, STAGGER, CancelDial, Endpoint, LinkSupervisor, State
-from vanrouter.links.supervisor import LANE_PAUSE, SETTLE, STABLE, TRANSITIONS, Input
+from vanrouter.links import CAP, FIRST_MINUTE_CAP, STAGGER, CancelDial, Endpoint, LinkSupervisor, State
+from vanrouter.links.supervisor import LANE_PAUSE, SETTLE, STABLE, TRANSITIONS, USABLE, Input
 from vanrouter.plane import Dial, DialResult, LinkState
 
 A, B, C = (Endpoint(host=f"10.0.0.{n}", port=55671) for n in (1, 2, 3))
@@ -131,8 +131,8 @@ def test_a_loss_after_a_stable_time_is_redialled_at_once_and_then_with_backoff()
         assert bound / 2 <= delay <= bound
 
 
-def test_a_link_that_comes_up_and_dies_again_and_again_is_dialled_at_a_bounded_rate() -> None:
-    """up 50 ms, down, up 50 ms, down ...: about one dial a second in the first minute, then one in 30 s"""
+def flapping(up_for: float) -> list[float]:
+    """When a link is dialled in 600 s that comes up at once and is lost ``up_for`` seconds later, each time."""
     link, actions = supervisor(A)
     now, times = 0.0, []
     while now < 600:
@@ -141,15 +141,29 @@ def test_a_link_that_comes_up_and_dies_again_and_again_is_dialled_at_a_bounded_r
                 times.append(now)
                 link.handle_dial_result(up(action.id), now=now)
                 link.handle_link_state(state(), now=now)
-                actions = link.handle_link_state(state(lanes=0), now=now + 0.05)
-                now += 0.05
+                actions = link.handle_link_state(state(lanes=0), now=now + up_for)
+                now += up_for
                 break
         else:
             now = link.deadline
             actions = link.handle_timeout(now)
+    return times
+
+
+def test_a_link_that_comes_up_and_dies_again_and_again_is_dialled_at_a_bounded_rate() -> None:
+    """up 50 ms, down, up 50 ms, down ...: about one dial a second in the first minute, then one in 30 s"""
+    times = flapping(0.05)
     assert len([t for t in times if t < 60]) <= 130
     assert len([t for t in times if t >= 120]) <= 480 / 14
     assert min(b - a for a, b in itertools.pairwise(times[2:])) >= 0.05
+
+
+@pytest.mark.parametrize("up_for", [USABLE + 0.01, STABLE - 0.1])
+def test_a_link_that_works_for_a_moment_each_time_is_dialled_again_within_a_second(up_for: float) -> None:
+    times = flapping(up_for)
+    pauses = [b - a - up_for for a, b in itertools.pairwise(times)]
+    assert max(pauses) <= FIRST_MINUTE_CAP + 1e-9
+    assert sum(pauses[60:]) / len(pauses[60:]) >= FIRST_MINUTE_CAP / 2
 
 
 def test_what_redialling_cannot_help_waits_for_the_cap_and_says_what_to_do() -> None:

@@ -24,7 +24,7 @@ import trio
 from vanrouter.baseline.far import LaneFar
 from vanrouter.baseline.frame import GoAwayCode, Open
 from vanrouter.baseline.handshake import Hello, check_hello_untrusted, leaf_key_hash
-from vanrouter.baseline.liveness import Health
+from vanrouter.baseline.liveness import Health, Others
 from vanrouter.baseline.mux import Mux
 from vanrouter.baseline.mux_events import (
     Accepted,
@@ -86,6 +86,9 @@ class LaneEvents(Protocol):
 
     def changed(self, lane: Lane) -> None:
         """Health or GOAWAY."""
+
+    def others(self, lane: Lane) -> Others:
+        """How the other lanes to its router are."""
 
 
 class Lane:
@@ -265,7 +268,7 @@ class Lane:
     async def _tick(self) -> None:
         while True:
             await trio.sleep(TICK)
-            self.mux.tick(trio.current_time(), kernel_holds=self._kernel_holds())
+            self.mux.tick(trio.current_time(), kernel_holds=self._kernel_holds(), others=self._events.others(self))
             health = self.mux.health
             if health is Health.DEAD:
                 self.error = "nothing was heard for too long"

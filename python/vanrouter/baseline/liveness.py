@@ -3,6 +3,9 @@ Is the other end of a lane still there (``docs/wire-protocol.md`` section 9)? Sa
 
     heard lately ──silence, something outstanding──▶ suspect ──more silence──▶ dead
          ▲──────────────── any byte ─────────────────────┘
+
+An idle lane beside a silent one is asked at once and is suspect with it: new streams would go from lane to lane of a link that is cut, and
+wait for the suspicion of each.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ import enum
 from collections import deque
 from typing import Final
 
-__all__ = ["Health", "Liveness"]
+__all__ = ["Health", "Liveness", "Others"]
 
 IDLE_PROBE_AFTER: Final = 2.0
 BUSY_PROBE_AFTER: Final = 0.4
+QUICKER: Final = 4  # a lane beside a suspect one is suspect after this part of the silence
 MEASURE_EVERY: Final = 5.0  # a busy lane is never silent, yet windows are tuned by its round trip
 RECENT: Final = 8  # round trips looked at for the smallest recent one
 
@@ -23,6 +27,14 @@ class Health(enum.Enum):
     ALIVE = enum.auto()
     SUSPECT = enum.auto()
     DEAD = enum.auto()
+
+
+class Others(enum.IntEnum):
+    """How the other lanes to the same router are: the worst of them."""
+
+    WELL = 0
+    SILENT = 1  # one owes us something and is silent
+    SUSPECT = 2
 
 
 class Liveness:
@@ -36,6 +48,7 @@ class Liveness:
         self._measured = -MEASURE_EVERY
         self._round_trips: deque[float] = deque(maxlen=RECENT)
         self.health = Health.ALIVE
+        self.is_silent = False  # at the last tick it owed us something, and a PING was due for it
 
     @property
     def round_trip(self) -> float:
@@ -61,8 +74,11 @@ class Liveness:
         self._ping_sent = None
         return True
 
-    def tick(self, now: float, *, outstanding: bool) -> bool:
-        """``outstanding``: unanswered OPENs, or bytes that the kernel still holds. True: send a PING now. Sets ``health``."""
+    def tick(self, now: float, *, outstanding: bool, others: Others = Others.WELL) -> bool:
+        """Sets ``health`` and ``is_silent``. True: send a PING now.
+
+        ``outstanding``: unanswered OPENs, or bytes that the kernel still holds. ``others``: how the other lanes of its link are.
+        """
         silence = now - self._heard
         outstanding = outstanding or self._ping_sent is not None
         if not outstanding:
@@ -72,11 +88,18 @@ class Liveness:
         if silence >= self._dead_after:
             self.health = Health.DEAD
             return False
+        self.is_silent = False
         if self._outstanding_since is not None:
             # Silence counts against the peer only while it owed us something.
             owed = now - max(self._heard, self._outstanding_since)
-            if owed >= self._suspect_after:
+            self.is_silent = owed >= BUSY_PROBE_AFTER
+            if owed >= self._enough(others):
                 self.health = Health.SUSPECT
-        probe_after = BUSY_PROBE_AFTER if outstanding else IDLE_PROBE_AFTER
+        probe_after = BUSY_PROBE_AFTER if outstanding or others > Others.WELL else IDLE_PROBE_AFTER
         last = self._heard if self._ping_sent is None else max(self._heard, self._ping_sent)
         return now - last >= probe_after or now - self._measured >= MEASURE_EVERY
+
+    def _enough(self, others: Others) -> float:
+        if others is not Others.SUSPECT:
+            return self._suspect_after
+        return min(self._suspect_after, max(self._suspect_after / QUICKER, 2 * self.round_trip))

@@ -25,7 +25,7 @@ from vanrouter.baseline.books import MAX_EARLY, MAX_MESSAGE
 from vanrouter.baseline.credit import FLOOR, ReceiveWindow
 from vanrouter.baseline.frame import FrameType, GoAwayCode, Open
 from vanrouter.baseline.inbound import Inbound
-from vanrouter.baseline.liveness import Health
+from vanrouter.baseline.liveness import Health, Others
 from vanrouter.baseline.outbox import LAST_ID, Chunks
 from vanrouter.baseline.stream import Stream
 from vanrouter.model import StreamClass
@@ -53,6 +53,10 @@ class Mux(Inbound):
     @property
     def health(self) -> Health:
         return self._liveness.health
+
+    @property
+    def is_silent(self) -> bool:
+        return self._liveness.is_silent
 
     @property
     def round_trip(self) -> float:
@@ -173,11 +177,11 @@ class Mux(Inbound):
 
     # ---- What the network does -------------------------------------------------------------------------------------------
 
-    def tick(self, now: float, *, kernel_holds: bool) -> None:
+    def tick(self, now: float, *, kernel_holds: bool, others: Others = Others.WELL) -> None:
         """Liveness, idle credit and glitches. ``kernel_holds``: written bytes that the peer has not acknowledged."""
         if not self._hello_received:
             return
-        if self._liveness.tick(now, outstanding=kernel_holds or self._unanswered > 0):
+        if self._liveness.tick(now, outstanding=kernel_holds or self._unanswered > 0, others=others):
             self._outbox.ping = self._liveness.ping(now)
         if self._slow_opens:
             self._their_opens += self._slow_opens

@@ -31,6 +31,7 @@ from vanrouter.baseline.far import LaneFar
 from vanrouter.baseline.frame import DEFAULT_HOP_LIMIT, GoAwayCode, Open
 from vanrouter.baseline.handshake import Hello, encode_hello
 from vanrouter.baseline.lane import Lane, OwnRouter
+from vanrouter.baseline.liveness import Others
 from vanrouter.baseline.mailbox import Mailbox
 from vanrouter.baseline.opening import Opening
 from vanrouter.baseline.pump import SocketPump
@@ -328,6 +329,10 @@ class BaselinePlane:
         if trunk is not None:
             self.mailbox.put(trunk.state())
             self._matches_changed()
+
+    def others(self, lane: Lane) -> Others:
+        trunk = self._trunks.get(str(lane.router)) if lane.hello is not None else None
+        return Others.WELL if trunk is None else trunk.others(lane)
 
     def trunk(self, router: str) -> Trunk | None:
         return self._trunks.get(router)

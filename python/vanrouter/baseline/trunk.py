@@ -8,6 +8,7 @@ from typing import Final
 
 from vanrouter.baseline.frame import GoAwayCode
 from vanrouter.baseline.lane import Lane
+from vanrouter.baseline.liveness import Others
 from vanrouter.model import RouterId
 from vanrouter.plane import AnyEvent, LinkState, Message, MessagesReset
 
@@ -62,6 +63,13 @@ class Trunk:
     @property
     def is_suspect(self) -> bool:
         return all(lane.is_suspect for lane in self.lanes)
+
+    def others(self, lane: Lane) -> Others:
+        """How the lanes apart from ``lane`` are."""
+        lanes = [other for other in self.lanes if other is not lane]
+        if any(other.is_suspect for other in lanes):
+            return Others.SUSPECT
+        return Others.SILENT if any(other.mux.is_silent for other in lanes) else Others.WELL
 
     @property
     def is_draining(self) -> bool:

@@ -38,6 +38,11 @@ class Backoff:
     def reset(self) -> None:
         self._began, self._delay = None, 0.0
 
+    def restart_minute(self, now: float) -> None:
+        """It worked for a moment: the pauses are again those of the first minute, though not those of its first seconds."""
+        if self._began is not None:
+            self._began = max(self._began, now - FIRST_SECONDS)
+
     def next_delay(self, now: float) -> float:
         """What to wait from ``now`` on. The first one of a trouble is 0."""
         if self._began is None:

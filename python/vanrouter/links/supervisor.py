@@ -24,6 +24,7 @@ from vanrouter.plane import Dial, DialResult, LinkState
 __all__ = ["Action", "CancelDial", "Endpoint", "LinkSupervisor", "State"]
 
 STABLE: Final = 3.0  # up for so long: the next loss is a new trouble, and is redialled at once
+USABLE: Final = 0.2  # up for so long: there is a way and somebody who answers, so do not wait as long as for one who is gone
 SETTLE: Final = 2.0  # a lane came up: within this the data plane reports the link it belongs to
 DIAL_DEADLINE: Final = 15.0  # the data plane gives up a dial after 10 s; this only catches one that it forgot
 # A lost lane is often the first of all of them: a new one that overlaps with the last would hide from status that the link was lost.
@@ -328,6 +329,8 @@ class LinkSupervisor:
         self._step(Input.LOST)
         if now - self._up_since >= STABLE:
             self._backoff.reset()
+        elif now - self._up_since >= USABLE:
+            self._backoff.restart_minute(now)
         self._complete_since = math.inf
         self._due = now + self._backoff.next_delay(now)
         if not self._endpoints:

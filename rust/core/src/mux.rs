@@ -59,6 +59,8 @@ const LONGEST_TICK: Duration = Duration::from_millis(400);
 /// Silence after which a lane asks for a sign of life: idle, and with something outstanding.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 const PROBE: Duration = Duration::from_millis(400);
+/// A lane beside a suspect one is suspect after this part of the silence.
+const QUICKER: u32 = 4;
 
 /// What a mux is made with.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +77,18 @@ pub struct MuxConfig {
     pub suspect_after: Duration,
     /// Silence after which it is dead.
     pub dead_after: Duration,
+}
+
+/// How the other lanes to the same router are, the worst of them.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Others {
+    /// Heard lately, or there is none.
+    #[default]
+    Well,
+    /// One owes us something and is silent: so may this one be.
+    Silent,
+    /// One is suspect: less silence is needed here.
+    Suspect,
 }
 
 /// How alive a lane is.
@@ -146,6 +160,7 @@ pub struct Mux {
     /// Since when something has been outstanding.
     outstanding_since: Option<Instant>,
     ping_sent: Option<(u64, Instant)>,
+    is_silent: bool,
     pings: u64,
     rtt: Duration,
     glitches: u32,
@@ -194,6 +209,7 @@ impl Mux {
             wrote_at: None,
             outstanding_since: None,
             ping_sent: None,
+            is_silent: false,
             pings: 0,
             rtt: Duration::from_millis(1),
             glitches: 0,
@@ -260,6 +276,12 @@ impl Mux {
         budget.release(std::mem::take(&mut self.early_reserved));
     }
 
+    /// At the last tick something was outstanding, and nothing was heard since a PING was due for it.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
     /// Bytes arrived, whatever they are: a sign of life.
     pub fn heard(&mut self, now: Instant) {
         self.heard_at = now;
@@ -275,10 +297,17 @@ impl Mux {
         }
     }
 
+    /// [`Mux::tick_among`] of a lane that is the only one.
+    pub fn tick(&mut self, now: Instant) -> Liveness {
+        self.tick_among(Others::Well, now)
+    }
+
     /// How alive the lane is. Call it after what has arrived was received; asks for a PING when it is time.
     ///
     /// Silence counts only while we listened: after a time in which nobody called it, the peer gets that time again.
-    pub fn tick(&mut self, now: Instant) -> Liveness {
+    /// An idle lane beside a silent one is asked at once, so that the lanes of a link that is cut are suspect together:
+    /// new streams would go from one to the next, and wait for the suspicion of each.
+    pub fn tick_among(&mut self, others: Others, now: Instant) -> Liveness {
         let away = now.saturating_duration_since(self.ticked_at);
         self.ticked_at = now;
         if away > LONGEST_TICK {
@@ -296,7 +325,11 @@ impl Mux {
         } else {
             self.outstanding_since = None;
         }
-        let patience = if outstanding { PROBE } else { HEARTBEAT };
+        let patience = if outstanding || others > Others::Well {
+            PROBE
+        } else {
+            HEARTBEAT
+        };
         if silence >= patience && self.ping_sent.is_none() {
             self.pings += 1;
             self.ping = Some(self.pings.to_be_bytes());
@@ -312,7 +345,12 @@ impl Mux {
             .outstanding_since
             .map_or(now, |at| at.max(self.heard_at));
         let unheard = now.saturating_duration_since(since);
-        if outstanding && unheard >= self.config.suspect_after {
+        self.is_silent = outstanding && unheard >= PROBE;
+        let enough = match others {
+            Others::Suspect => (self.config.suspect_after / QUICKER).max(2 * self.rtt()),
+            _ => self.config.suspect_after,
+        };
+        if outstanding && unheard >= enough.min(self.config.suspect_after) {
             Liveness::Suspect
         } else {
             Liveness::Alive

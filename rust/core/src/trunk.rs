@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use crate::contract::LinkStateEvent;
 use crate::handshake::RouterId;
+use crate::mux::Others;
 
 /// Whether a lane takes new streams.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -46,6 +47,8 @@ pub struct LaneRef {
     /// Bytes of records read.
     pub received: AtomicU64,
     health: AtomicU8,
+    /// It owes us something and nothing was heard for a while; not yet for long.
+    silent: AtomicBool,
 }
 
 impl LaneRef {
@@ -68,7 +71,13 @@ impl LaneRef {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             health: AtomicU8::new(LaneHealth::Open as u8),
+            silent: AtomicBool::new(false),
         }
+    }
+
+    /// Say how silent it is, for the other lanes.
+    pub fn set_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::Relaxed);
     }
 
     /// Whether it takes new streams.
@@ -209,6 +218,21 @@ impl Trunk {
             .map(|lane| lane.health())
             .min()
             .unwrap_or(LaneHealth::Gone)
+    }
+
+    /// How the lanes apart from `id` are.
+    #[must_use]
+    pub fn others(&self, id: u64) -> Others {
+        let lanes = self.lanes.load();
+        let others = lanes.iter().filter(|lane| lane.id != id);
+        others
+            .map(|lane| match lane.health() {
+                LaneHealth::Suspect => Others::Suspect,
+                _ if lane.silent.load(Ordering::Relaxed) => Others::Silent,
+                _ => Others::Well,
+            })
+            .max()
+            .unwrap_or_default()
     }
 
     /// Add a lane.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::{CONTROL_CREDIT, Key, Liveness, Mux, MuxConfig, Opening, Received};
+use super::{CONTROL_CREDIT, Key, Liveness, Mux, MuxConfig, Opening, Others, Received};
 use crate::credit::Budget;
 use crate::frame::{self, HEADER, Kind, MAX_PAYLOAD};
 use crate::handshake::{HelloCredit, RouterId};

@@ -273,7 +273,10 @@ impl Worker {
                 continue;
             };
             let health = lane.reference.health();
-            match lane.mux.tick(self.now) {
+            let others = lane.trunk.others(lane.reference.id);
+            let verdict = lane.mux.tick_among(others, self.now);
+            lane.reference.set_silent(lane.mux.is_silent());
+            match verdict {
                 Liveness::Alive => {
                     if lane.has_output() {
                         self.soil(key);

@@ -51,6 +51,42 @@ fn a_stream_that_is_reset_before_its_open_was_written_is_reset_behind_its_open()
 }
 
 #[test]
+fn an_idle_lane_beside_a_silent_one_is_suspect_with_it() {
+    let start = Instant::now();
+    let budget = Budget::new(1 << 20);
+    let [mut busy, mut idle] = [true, true].map(|dialler| Mux::new(config(dialler), start));
+    busy.open(0, &opening(b"", false), &budget, start).unwrap();
+    let mut verdicts = [Vec::new(), Vec::new()];
+    for tick in 1..=12 {
+        let now = start + Duration::from_millis(100 * tick);
+        let suspect = verdicts[0].last() == Some(&Liveness::Suspect);
+        let others = match (suspect, busy.is_silent()) {
+            (true, _) => Others::Suspect,
+            (false, true) => Others::Silent,
+            (false, false) => Others::Well,
+        };
+        verdicts[1].push(idle.tick_among(others, now));
+        verdicts[0].push(busy.tick(now));
+    }
+    let first = |of: &[Liveness]| of.iter().position(|one| *one == Liveness::Suspect);
+    assert_eq!(first(&verdicts[0]), Some(9), "1 s after its OPEN");
+    assert_eq!(first(&verdicts[1]), Some(10), "on the tick after that");
+}
+
+#[test]
+fn a_lane_that_answers_is_well_beside_a_suspect_one() {
+    let start = Instant::now();
+    let mut mux = Mux::new(config(true), start);
+    for tick in 1..=30 {
+        let now = start + Duration::from_millis(100 * tick);
+        assert_eq!(mux.tick_among(Others::Suspect, now), Liveness::Alive);
+        if tick % 2 == 0 {
+            mux.heard(now); // nothing for 0.2 s at most
+        }
+    }
+}
+
+#[test]
 fn a_time_in_which_we_did_not_run_is_no_silence_of_the_peer() {
     let start = Instant::now();
     let at = |ms| start + Duration::from_millis(ms);
