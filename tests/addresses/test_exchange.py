@@ -57,7 +57,7 @@ def offer_hello(site: Site, now: float = 0.0, *, target: int = 8080) -> None:
 def test_a_new_link_is_told_everything_in_order_and_once() -> None:
     north, south = pair()
     offer_hello(south)
-    assert hand(south, north) == ["site", "problems", "summary", "fragment"]
+    assert hand(south, north) == ["site", "problems", "summary", "fragment", "fragment"]
     acquaint(north, south)
     (peer,) = north.exchange.peers()
     assert peer.info == SiteInfo(name="south")
@@ -97,7 +97,8 @@ def test_a_peer_has_it_only_when_its_plane_has_it_in_force_and_the_listener_list
     north.exchange.handle_in_force(6)
     assert hand(north, south) == []
     north.exchange.handle_in_force(7)
-    assert hand(north, south) == [], "in force, but nobody listens yet"
+    hand(north, south)
+    assert south.exchange.waiting_for("hello:9090") == [north.router], "in force, but nobody listens yet"
     north.table.handle_listener_state(ListenerState(name="hello:9090", status=BindStatus.BOUND, port=9090), now=0.4)
     assert "applied" not in hand(north, south, 0.4), "bound, and matched, but clients are still refused"
     assert south.exchange.waiting_for("hello:9090") == [north.router]
@@ -231,7 +232,7 @@ def test_what_a_peer_says_before_its_link_is_reported_is_heard_when_it_is() -> N
     south.speaker.handle_link_state(up(north), now=0.0)
     offer_hello(south)
     north.speaker.handle_message_untrusted(south.router, b"garbage", now=0.0)
-    assert hand(south, north) == ["site", "problems", "summary", "fragment"]
+    assert hand(south, north) == ["site", "problems", "summary", "fragment", "fragment"]
     assert north.exchange.peers() == []
     north.speaker.handle_link_state(up(south), now=0.1)
     assert north.exchange.peers()[0].info == SiteInfo(name="south")
@@ -273,7 +274,7 @@ def test_a_link_that_stays_up_for_hours_expires_nothing() -> None:
     net.run(4 * MAX_AGE, step=SWEEP_EVERY)
     assert len(north.deltas) == deltas
     assert north.listening() == {"hello:9090": "127.0.0.1:9090"}
-    assert net.sent - sent <= 2 * 2 * (4 * MAX_AGE / 300 + 1), "refreshed each 300 s and answered, no more"
+    assert net.sent - sent <= 3 * 2 * (4 * MAX_AGE / 300 + 1), "three fragments, each refreshed each 300 s and answered, no more"
 
 
 def test_a_peer_that_only_repeats_itself_makes_no_work() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from memory_sites import KeyInfo, router, service
 
 from vanrouter.addresses import Advertiser, Remote
-from vanrouter.addresses.fragments import BURST, REFRESH
+from vanrouter.addresses.fragments import BURST, ORIGIN_RATE, REFRESH
 from vanrouter.messages import MAX_FRAGMENT, Fragment, Leaf, Neighbour, encode_signed
 from vanrouter.model import RouterId
 
@@ -71,12 +71,12 @@ def test_several_changes_before_the_send_go_as_one() -> None:
     for n in range(50):
         a.set_key(f"k{n}", info(f"k{n}"), now=0.0)
     (one,) = a.due(0.0)
-    assert (len(one.keys), one.sequence) == (50, 2)
+    assert (len(one.keys), one.sequence) == (50, 1)
 
 
 def test_a_key_that_outgrows_its_fragment_moves_and_the_gaining_fragment_goes_first() -> None:
     a, now = advertiser(), 0.0
-    while len(a._frames) == 1:
+    while len(a._frames) < 3:
         a.set_key(f"k{now}", info(f"k{now}", services=1), now=now)
         now += 1.0
     now += 60.0
@@ -84,7 +84,7 @@ def test_a_key_that_outgrows_its_fragment_moves_and_the_gaining_fragment_goes_fi
     a.set_key("k0.0", info("k0.0", services=4), now=now)
     gaining, losing = a.due(now)
     assert "k0.0" in {i.key for i in gaining.keys}
-    assert (gaining.number, losing.number) == (1, 0)
+    assert (gaining.number, losing.number) == (2, 1)
     assert "k0.0" not in {i.key for i in losing.keys}
 
 
@@ -157,16 +157,31 @@ def test_4096_keys_of_the_largest_size_fit() -> None:
 
 
 def test_edges_lie_in_fragments_of_their_own_so_that_a_changed_key_does_not_send_them_again() -> None:
-    a = Advertiser(OWN, now=0.0)
+    a = advertiser()
     leaves = [Leaf(router=str(RouterId(OWN.site, n + 2)), name=f"edge-{n}") for n in range(3)]
     a.set_key("key", KeyInfo(key="key", targets=1), now=0.0)
     for leaf in leaves:
         a.set_edge(leaf.router, leaf, now=0.0)
     first, second = a.due(0.0)
-    assert (first.number, [info.key for info in first.keys], first.edges) == (0, ["key"], [])
-    assert (second.number, second.keys, second.edges) == (1, [], leaves)
+    assert (first.number, [info.key for info in first.keys], first.edges) == (1, ["key"], [])
+    assert (second.number, second.keys, second.edges) == (2, [], leaves)
     a.set_key("more", KeyInfo(key="more", targets=1), now=1.0)
-    assert [fragment.number for fragment in a.due(1.0)] == [0]
+    assert [fragment.number for fragment in a.due(1.0)] == [1]
     a.set_edge(leaves[1].router, None, now=2.0)
     (changed,) = a.due(2.0)
-    assert (changed.number, changed.edges) == (1, [leaves[0], leaves[2]])
+    assert (changed.number, changed.edges) == (2, [leaves[0], leaves[2]])
+
+
+def test_news_of_a_lost_link_waits_for_no_key_however_often_keys_change() -> None:
+    a = advertiser()
+    a.set_neighbour(router("south"), Neighbour(router=router("south"), cost=3), now=0.0)
+    a.due(0.0)
+    for n in range(2 * BURST):
+        a.set_key("flapping", info("flapping", targets=n + 1), now=1.0)
+        a.due(1.0)
+    for n in range(1_000):
+        a.set_key(f"key-{n:04}", info(f"key-{n:04}", services=1), now=1.0)
+    a.set_neighbour(router("south"), None, now=1.0)
+    assert a.due(1.0) == [], "the origin's own rate holds for all fragments"
+    (first,) = a.due(1.0 + 1.0 / ORIGIN_RATE)
+    assert (first.number, first.neighbours, first.keys) == (0, [], [])

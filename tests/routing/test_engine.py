@@ -448,6 +448,8 @@ def test_the_hop_limit_is_twice_the_longest_way_and_never_small() -> None:
 
 def test_where_a_key_of_ours_stands_is_known_before_it_is_sent() -> None:
     world = pair()
+    world.set("a", "another")
+    world.settle()
     number, sequence = max(world.engines["a"].positions().items())
     world.set("a", "k")
     assert world.engines["a"].position("k") == (number, sequence + 1)

@@ -148,6 +148,11 @@ async def test_lanes_of_one_link_reach_several_routers_behind_one_address_and_ea
     hub ══ pair/1 ┐            lanes in turn
      ╚════ pair/2 ┴─ balancer ══════ client       hello is offered by the hub
     """
+
+    async def listen() -> bool:
+        return all(site.accesses.endpoints() for site in siblings.running)
+
+    await world.until("both listen", listen)
     balancer = Balancer([site.accesses.endpoints()[0].port for site in siblings.running])
     await nursery.start(balancer.run)
     client = world.home("client", serviceAddress="127.0.0.4")

@@ -4,7 +4,9 @@ Our own advertisement, cut into fragments: adding a key resends one fragment, an
 Refuses to sign or send. An item (a key, a neighbour) lies in one fragment and stays there; when it outgrows its fragment it moves, and the
 fragment that gains it goes first, so that a receiver never misses it in between.
 
-    set("key a"), set("key b") ... ──▶ [ 0: a b ]  [ 1: c ]  [ 2: empty ]   ──▶ due(now): the fragments that changed, paced
+    set("key a"), set(neighbour) ... ──▶ [ 0: neighbours ]  [ 1: a b ]  [ 2: c ]  [ 3: leaves ]   ──▶ due(now): those that changed, paced
+
+Neighbours, keys and leaves lie in fragments of their own, and those of neighbours go first: news of a lost link waits for no key.
 """
 
 from __future__ import annotations
@@ -55,8 +57,8 @@ class Bucket:
 class _Frame:
     """One fragment in the making."""
 
-    def __init__(self, number: int, *, leaves: bool = False, now: float) -> None:
-        self.number, self.leaves = number, leaves
+    def __init__(self, number: int, holds: type[Item], *, now: float) -> None:
+        self.number, self.holds = number, holds
         self.items: dict[tuple[str, str], Item] = {}
         self.size = 0
         self.sequence = 0
@@ -72,7 +74,7 @@ class Advertiser:
         """``name`` and ``version``: of the site and its software, for people."""
         self._own, self._name, self._version = str(own), name[:63], version[:63]
         self._budget = MAX_FRAGMENT - FIXED - admissions_size
-        self._frames: list[_Frame] = [_Frame(0, now=now)]
+        self._frames: list[_Frame] = [_Frame(0, Neighbour, now=now)]
         self._where: dict[tuple[str, str], _Frame] = {}
         self._sizes: dict[tuple[str, str], int] = {}
         self._bucket = Bucket(ORIGIN_RATE, BURST, now=now)
@@ -130,7 +132,7 @@ class Advertiser:
             if not frame.dirty and now >= frame.refresh_at:
                 self._mark(frame)
         out = []
-        for frame in list(self._dirty.values()):
+        for frame in sorted(self._dirty.values(), key=lambda frame: frame.holds is not Neighbour):  # stable
             if self._bucket.ready_at(now) > now:
                 break
             if frame.bucket.ready_at(now) > now:
@@ -164,7 +166,7 @@ class Advertiser:
         else:
             if frame is not None:
                 self._take_out(name, frame)
-            target = self._with_room(size, isinstance(item, Leaf), now)
+            target = self._with_room(size, type(item), now)
             target.size += size
             self._where[name] = target
             self._mark(target)
@@ -179,14 +181,13 @@ class Advertiser:
         del frame.items[name], self._where[name]
         frame.size -= self._sizes.pop(name)
 
-    def _with_room(self, size: int, leaves: bool, now: float) -> _Frame:
-        """Leaves, which are for people, lie by themselves: a changed key does not send them again."""
+    def _with_room(self, size: int, kind: type[Item], now: float) -> _Frame:
         for frame in self._frames:
-            if frame.leaves == leaves and frame.size + size <= self._budget and len(frame.items) < MAX_ENTRIES_PER_FRAGMENT:
+            if frame.holds is kind and frame.size + size <= self._budget and len(frame.items) < MAX_ENTRIES_PER_FRAGMENT:
                 return frame
         if len(self._frames) == MAX_FRAGMENTS:
             raise LocalProtocolError(f"what this site advertises does not fit into {MAX_FRAGMENTS} fragments")
-        self._frames.append(_Frame(len(self._frames), leaves=leaves, now=now))
+        self._frames.append(_Frame(len(self._frames), kind, now=now))
         return self._frames[-1]
 
     def _mark(self, frame: _Frame, *, last: bool = False) -> None:
