@@ -116,7 +116,8 @@ def test_an_hour_without_events_costs_the_refreshes_and_nothing_else() -> None:
     messages, changes = network.messages, sum(router.changes for router in network.routers.values())
     network.run(3_600.0)
     assert sum(router.changes for router in network.routers.values()) == changes
-    assert network.messages - messages <= 16 * 13 * 2 * len(network.links), "16 records (neighbours, keys), every 300 s, at most twice over each link"
+    most = 16 * 13 * 2 * len(network.links)
+    assert network.messages - messages <= most, "16 records (neighbours, keys), every 300 s, at most twice over each link"
     check_paths(network)
     check_databases(network)
 
