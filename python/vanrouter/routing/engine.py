@@ -288,6 +288,11 @@ class Engine:
             return None
         return cost + DRAIN_PENALTY * self.remote.draining(router), (router,)
 
+    def edge_cost(self, router: str) -> int | None:
+        """What the link with an edge of ours costs. None: it is none."""
+        peer = self._peers.get(router)
+        return peer.adjacency.cost if peer is not None and peer.edge else None
+
     def siblings(self) -> list[str]:
         """The other routers of our site that can be reached, sorted."""
         site = self.own.partition("/")[0]
@@ -398,6 +403,8 @@ class Engine:
         if is_new:
             self.membership.router_added(origin.site)
         self._links_changed(origin, before.neighbours if before is not None else {}, record.neighbours, now)
+        if peer.edge and peer.adjacency.handle_said(origin.cost_to(self.own)):
+            self._link_changed(peer, now)
         if head.number == 0 and origin.draining != content.draining:
             origin.draining = content.draining
             self.topology.set_draining(head.origin, content.draining)
@@ -467,9 +474,8 @@ class Engine:
             leaf = Leaf(router=peer.router, cost=cost, name=peer.name) if cost is not None and not self.edge else None
             self._advertiser.set_edge(peer.router, leaf, now=now)
             return
-        if not self.edge:
-            item = Neighbour(router=peer.router, cost=cost) if cost is not None else None
-            self._advertiser.set_neighbour(peer.router, item, now=now)
+        item = Neighbour(router=peer.router, cost=cost) if cost is not None else None
+        self._advertiser.set_neighbour(peer.router, item, now=now)
         costs = {p.router: c for p in self._peers.values() if not p.edge and (c := p.adjacency.cost) is not None}
         self.topology.report(self.own, costs)
 
