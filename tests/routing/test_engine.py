@@ -10,7 +10,7 @@ from engines import World, of_type, reachable, router, sign, site, verify
 
 from vanrouter.errors import RemoteProtocolError
 from vanrouter.messages import Fragment, KeyInfo, Neighbour, encode_signed
-from vanrouter.routing import Forgot, Learnt, Limits, PathChanged, Problem, RouteChanged
+from vanrouter.routing import LAST_RESORT, Forgot, Learnt, Limits, PathChanged, Problem, RouteChanged
 from vanrouter.routing.wire import encode_relayed, encode_summary, relayed_untrusted
 
 
@@ -276,6 +276,21 @@ def test_an_edge_carries_no_transit_even_with_two_uplinks() -> None:
     world.settle()
     assert world.path("i1", "i2") is None
     assert "far" not in world.routes("i1")
+
+
+def test_what_an_edge_says_that_its_link_costs_counts_at_once_up_and_down_and_everywhere() -> None:
+    world = leaves()
+    for cost in (40, 2):
+        world.state("e2", "i2", cost=cost)  # at the edge alone: the lanes, and what the interior knows of them, are as old as before
+        world.settle(1.0)
+        assert world.path("i2", "e2") == (cost, ["e2"])
+        assert world.path("e2", "i2") == (cost, ["i2"])
+        assert world.routes("i2")["far"] == [("e2", "e2", 2 + cost)]
+        assert world.routes("i1")["far"] == [("i2", "i2", 3 + cost)]
+        (leaf,) = [leaf for fragment in world.engines["i1"].remote.fragments(router("i2")) for leaf in fragment.edges]
+        assert leaf.cost == cost
+    world.state("i2", "e2", cost=2, suspect=True)
+    assert world.path("i2", "e2") == (LAST_RESORT, ["e2"])
 
 
 def test_an_edge_speaks_for_itself_only() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from site_world import World, condition, free_port, resource
@@ -98,6 +99,28 @@ async def test_the_second_uplink_stands_by_and_takes_over_and_stands_by_again(wo
     await world.until("the first one is back", both, seconds=20)
     await world.until("the second one stands by again", lambda: edge.is_in_use(world, "first"), seconds=30)
     assert await answers()
+
+
+async def test_a_changed_cost_of_an_edges_link_counts_at_both_ends_at_once_and_needs_no_new_lane(world: World, edge: Edge) -> None:
+    leaf, north = edge.running["leaf"], edge.running["north"]
+    link = edge.leaf.resources.get("Link", "first")
+    assert link is not None
+    dialled = north.links.states[str(leaf.context.own)].address  # of the first lane; a new one has another port
+    for cost in (2, 1):  # the other one costs 2 too, and its name comes later: this one stays in use
+        spec = msgspec.structs.replace(link.spec, cost=cost)  # type: ignore[attr-defined]
+        edge.leaf.resources.put(msgspec.structs.replace(link, spec=spec))  # type: ignore[call-arg]
+        await world.call(edge.leaf, "reconcile")
+
+        async def counts(cost: int = cost) -> Any:
+            path = north.context.forwarding.entry("path", str(leaf.context.own))
+            (shown,) = [x for x in (await world.status(edge.north))["links"] if x["remoteSiteName"] == "leaf"]
+            back = leaf.context.forwarding.entry("path", str(north.context.own))
+            return (path.cost, shown["cost"], back.cost) == (cost, cost, cost)  # type: ignore[union-attr]
+
+        await world.until(f"it costs {cost} at both ends", counts, seconds=3)
+        links = (await world.call(edge.middle, "network"))["links"]
+        assert [x["cost"] for x in links if x.get("edge") and "north" in (x["from"], x["to"])] == [cost]
+    assert north.links.states[str(leaf.context.own)].address == dialled
 
 
 async def test_an_uplink_that_is_deleted_is_replaced_by_the_one_that_stands_by(world: World, edge: Edge) -> None:

@@ -8,16 +8,31 @@ Several routers of one site: one identity, two router ids, each linked with the 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from site_world import World, free_port, resource
 
+from vanrouter.errors import ConfigError, TokenError
+from vanrouter.pki import IdentityKey
 from vanrouter.sites.site import RunningSite
 from vanrouter.stores import SiteHome
+from vanrouter.tokens import Endpoint, parse_token, prepare
+from vanrouter.tokens.redeem import redeem
+
+
+def copy_of(first: SiteHome, directory: Path, **spec: Any) -> SiteHome:
+    """What a second machine or pod would have: its own site directory with the same state."""
+    second = SiteHome(directory)
+    shutil.copytree(first.directory, second.directory, ignore=shutil.ignore_patterns("run"))
+    second.create()
+    second.resources.put(resource("Site", "pair", **spec))
+    return second
 
 
 class Siblings:
@@ -36,10 +51,7 @@ class Siblings:
         endpoints = [{"host": "127.0.0.1", "port": port} for port in ports]
         first.resources.put(resource("Link", "siblings", endpoints=endpoints, siteId=str(running.context.keys.site_id)))
         await world.call(first, "reconcile")
-        second = SiteHome(world.root / "copy")
-        shutil.copytree(first.directory, second.directory, ignore=shutil.ignore_patterns("run"))
-        second.create()
-        second.resources.put(resource("Site", "pair", serviceAddress="127.0.0.3", linkAccess=f"127.0.0.1:{ports[1]}"))
+        second = copy_of(first, world.root / "copy", serviceAddress="127.0.0.3", linkAccess=f"127.0.0.1:{ports[1]}")
         self.homes, self.running = [first, second], [running, await world.start(second)]
 
 
@@ -106,6 +118,59 @@ async def test_two_routers_of_a_site_share_its_services_and_one_goes_on_when_the
     await world.until("the hub sees one", one)
     for _ in range(5):
         assert await world.get(port) == b'{"message":"Hello"}'
+
+
+async def test_a_token_from_before_the_copy_gives_one_certificate_however_many_ask_at_both_routers_at_once(world: World) -> None:
+    first = world.home("pair", serviceAddress="127.0.0.2", linkAccess=f"127.0.0.1:{free_port()}")
+    running = await world.start(first)
+    token = parse_token((await world.call(first, "token.issue", name="once"))["yaml"])
+    running.stop(grace=0.0, drain=0.0)  # the ledger is whole in its file then
+    await world.until("it has ended", lambda: _has_ended(first))
+    second = copy_of(first, world.root / "copy", serviceAddress="127.0.0.3", linkAccess=f"127.0.0.1:{free_port()}")
+    for home in (second, first):
+        await world.start(home)
+
+    async def reachable() -> list[int]:
+        sites = (world.running["pair"], world.running["copy"])
+        return [endpoint.port for site in sites for endpoint in site.accesses.endpoints()]
+
+    async def both() -> Any:
+        return len(await reachable()) == 2
+
+    await world.until("both can be reached", both)
+    ports = await reachable()
+    given, refused = [], []
+
+    async def ask(number: int) -> None:
+        where = dataclasses.replace(token, endpoints=(Endpoint("127.0.0.1", ports[number % 2]),))
+        pending = prepare(where, site_name=f"guest-{number}", identity=IdentityKey.generate())
+        try:
+            given.append((await redeem(pending)).leaf.serial_number)
+        except TokenError as error:
+            refused.append(str(error))
+
+    async with trio.open_nursery() as asking:
+        for number in range(8):
+            asking.start_soon(ask, number)
+    assert (len(given), len(refused)) == (1, 7), refused
+    assert all("refuses token once" in error for error in refused)
+
+    grants = {home.directory.name: (await world.status(home))["grants"][0] for home in (first, second)}
+    assert {name: (grant["state"], grant["used"]) for name, grant in grants.items()} == {"pair": ("used", 1), "copy": ("elsewhere", 0)}
+    with pytest.raises(ConfigError, match="another router of this site"):
+        await world.call(second, "grant.delete", name="once")
+
+    fresh = world.home("guest", serviceAddress="127.0.0.4")
+    await world.start(fresh)
+    await world.link(second, fresh)  # what the copy itself makes, it redeems
+    assert [(g["name"] == "once", g["state"]) for g in (await world.status(first))["grants"]] == [(True, "used")]
+
+
+async def _has_ended(home: SiteHome) -> bool:
+    if not home.lock():
+        return False
+    home.unlock()
+    return True
 
 
 class Balancer:

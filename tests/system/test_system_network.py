@@ -10,6 +10,9 @@ import contextlib
 import os
 import signal
 import socket
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from typing import Any
 import pytest
 from free_ports import free_port
 from hosts import Host
-from linked import Echo, until
+from linked import Echo, stopped, until
 
 from vanrouter.admin import client
 
@@ -159,6 +162,85 @@ def test_an_edge_uses_one_uplink_and_takes_the_other_when_that_one_is_silent(lin
         assert "to-other" in active
     finally:
         os.kill(stopped, signal.SIGCONT)
+
+
+class Knocking:
+    """A connection every 20 ms, each in a thread of its own: what became of it, and when."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._where = (host, port)
+        self.ends: list[tuple[float, str]] = []  # when it ended: echo, refused (no listening port), reset
+        self._threads: list[threading.Thread] = []
+        self._stopped = threading.Event()
+        self._knocks = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Knocking:
+        self._knocks.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._knocks.join()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(0.02):
+            thread = threading.Thread(target=self._knock)
+            thread.start()
+            self._threads.append(thread)
+
+    def _knock(self) -> None:
+        try:
+            with socket.create_connection(self._where, timeout=20) as stream:
+                try:
+                    stream.sendall(b"hello")
+                    end = "echo" if stream.recv(5) == b"hello" else "closed"
+                except ConnectionResetError:
+                    end = "reset"
+        except ConnectionRefusedError:
+            end = "refused"
+        except OSError as error:
+            end = str(error)
+        self.ends.append((time.monotonic(), end))
+
+    def count(self) -> Counter[str]:
+        return Counter(end for _, end in self.ends)
+
+    def answered_since(self, at: float) -> bool:
+        return any(end == "echo" and when > at for when, end in self.ends)
+
+
+@pytest.mark.parametrize("hangs", [0.0, 13.0], ids=["at_once", "after_a_while"])
+def test_an_edge_whose_uplink_is_killed_never_closes_its_ports_while_the_other_one_comes_up(line: Sites, hangs: float) -> None:
+    """
+    leaf ══ middle (killed) ── south        ``hangs``: the router of the uplink that stands by does not answer for so long, which is
+      ╚ ─ ─ other ─────────────╝            longer than a port goes on listening elsewhere. Clients are reset after 3 s then.
+    """
+    line.init("other")
+    line.link("south", to="other")
+    line.init("leaf", more="--edge")
+    line.link("leaf", to="middle")
+    line.link("leaf", to="other", cost=5)
+    line.expose("south")
+    line.until_answers("leaf")
+    assert "standby" in line.van("-n leaf link status").stdout
+    other = line.host.router("other")
+    with Knocking(ADDRESSES["leaf"], line.port) as knocking:
+        until("clients are served", lambda: knocking.count()["echo"] > 10)
+        with stopped(other) if hangs else contextlib.nullcontext():
+            os.kill(line.host.router("middle"), signal.SIGKILL)
+            time.sleep(hangs)
+        went_on = time.monotonic()
+        until("new connections work again", lambda: knocking.answered_since(went_on), seconds=20)
+        again = min(when for when, end in knocking.ends if end == "echo" and when > went_on) - went_on
+        time.sleep(1.0)
+    ends = knocking.count()
+    assert not ends["refused"], f"the port was closed: {ends}"
+    assert set(ends) <= {"echo", "reset"}, ends
+    assert again < 10.0, f"it took {again:.1f} s"
+    if not hangs:
+        assert ends["reset"] <= 5, f"clients are to wait for the other uplink: {ends}"
 
 
 def test_a_link_of_a_site_with_itself_is_refused_and_costs_nobody_anything(line: Sites) -> None:

@@ -20,7 +20,7 @@ from conftest import NORTH, NOW, SOUTH, ask_for, make_issuer
 
 from vanrouter.errors import StoreError
 from vanrouter.model import SiteId
-from vanrouter.tokens import AccessGrant, Redemption
+from vanrouter.tokens import AccessGrant, Redemption, sqlite_ledger
 from vanrouter.tokens.ledger import Redeemer, Refusal, decode_grant, encode_grant, settle, status_of, take
 from vanrouter.tokens.sqlite_ledger import SqliteLedger
 
@@ -35,6 +35,49 @@ def taken(grant: AccessGrant, redeemer: Redeemer, now: float = NOW) -> tuple[Acc
     result = take(grant, redeemer, now)
     assert not isinstance(result, Refusal), result
     return result
+
+
+# ---- Copies of a ledger -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_of_the_file_is_another_place_and_the_file_itself_stays_one(tmp_path: Path) -> None:
+    with SqliteLedger(tmp_path / "ledger.sqlite") as ledger:
+        place = ledger.place
+    shutil.copy2(tmp_path / "ledger.sqlite", tmp_path / "copy.sqlite")
+    (tmp_path / "ledger.sqlite").rename(tmp_path / "renamed.sqlite")
+    for name, same in (("renamed.sqlite", True), ("copy.sqlite", False)):
+        with SqliteLedger(tmp_path / name) as ledger:
+            assert (ledger.place == place) is same, name
+            assert ledger.place
+
+
+def test_the_same_file_number_on_another_machine_is_another_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = set()
+    for machine in ("one", "two"):
+        (tmp_path / machine).write_text(machine)
+        monkeypatch.setattr(sqlite_ledger, "MACHINE_ID", tmp_path / machine)
+        with SqliteLedger(tmp_path / "ledger.sqlite") as ledger:
+            places.add(ledger.place)
+    assert len(places) == 2
+
+
+def test_a_ledger_with_two_names_is_refused_and_says_how_to_copy(tmp_path: Path) -> None:
+    SqliteLedger(tmp_path / "ledger.sqlite").close()
+    os.link(tmp_path / "ledger.sqlite", tmp_path / "second.sqlite")
+    with pytest.raises(StoreError, match="2 names") as refused:
+        SqliteLedger(tmp_path / "second.sqlite")
+    assert "without links" in refused.value.hint
+
+
+def test_only_the_place_where_a_grant_was_made_redeems_it(tmp_path: Path) -> None:
+    with SqliteLedger(tmp_path / "ledger.sqlite") as ledger:
+        here, elsewhere = make_issuer(ledger, place="here"), make_issuer(ledger, place="elsewhere")
+        _, token = here.grant("t", now=NOW)
+        request = ask_for(token).request.reveal()
+        assert elsewhere.redeem_untrusted(request, source="127.0.0.1:1", now=NOW).status == 403
+        assert [g.state for g in elsewhere.grants(NOW)] == ["elsewhere"]
+        assert here.redeem_untrusted(request, source="127.0.0.1:1", now=NOW).status == 200
+        assert [g.state for g in here.grants(NOW)] == ["used"]
 
 
 # ---- What a redemption does to the record ---------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ class Adjacency:
         self.peer = peer
         self.state = State.DOWN
         self._cost = 1
+        self._said: int | None = None
 
     @property
     def cost(self) -> int | None:
@@ -68,7 +69,7 @@ class Adjacency:
             case State.DOWN:
                 return None
             case State.UP:
-                return self._cost
+                return self._cost if self._said is None else self._said
             case _:
                 return LAST_RESORT
 
@@ -77,4 +78,13 @@ class Adjacency:
         before = self.cost
         self._cost = min(max(1, link.cost), LAST_RESORT)
         self.state = TRANSITIONS[self.state][input_of(link)]
+        return self.cost != before
+
+    def handle_said(self, cost: int | None) -> bool:
+        """What the edge at the other end says of its link now; the link's state has only what it said when it dialled. None: nothing.
+
+        Whether what we advertise of it changes.
+        """
+        before = self.cost
+        self._said = cost
         return self.cost != before

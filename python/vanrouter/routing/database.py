@@ -56,6 +56,10 @@ class Origin(msgspec.Struct):
     draining: bool = False
     neighbours: dict[str, int] = {}
 
+    def cost_to(self, router: str) -> int | None:
+        """What it says that its link with this router costs. None: it says nothing of one."""
+        return max((record.neighbours[router] for record in self.fragments.values() if router in record.neighbours), default=None)
+
 
 class _Site(msgspec.Struct):
     routers: list[str] = []

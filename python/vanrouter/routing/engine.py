@@ -8,11 +8,10 @@ breaks the rules of the protocol gets an error, which costs it its link; a membe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from vanrouter.addresses import Advertiser, Remote
+from vanrouter.addresses import Remote
 from vanrouter.errors import RemoteProtocolError
 from vanrouter.messages import (
     Fragment,
@@ -24,15 +23,16 @@ from vanrouter.messages import (
     Verify,
     Withdrawal,
     decode_untrusted,
-    encode_signed,
     verify_signature,
 )
 from vanrouter.model import RouterId
 from vanrouter.plane import LinkState, RouteTarget
 from vanrouter.routing.actions import Action, Forgot, Learnt, PathChanged, Problem, Send
+from vanrouter.routing.complaints import Complaints
 from vanrouter.routing.database import MAX_AGE, MAX_JUMP, Database, Limits, Origin, Record
 from vanrouter.routing.flooding import Flooding
 from vanrouter.routing.membership import Membership
+from vanrouter.routing.own import OwnRecords
 from vanrouter.routing.paths import Paths
 from vanrouter.routing.peers import Held, Pace, Peer
 from vanrouter.routing.routes import Routes, merged
@@ -51,10 +51,7 @@ from vanrouter.routing.wire import (
 
 __all__ = ["Engine", "Issuers"]
 
-PROBLEM_EVERY: Final = 60.0
-MAX_PROBLEMS: Final = 1_024
 MIN_HOP_LIMIT: Final = 8
-ADMISSIONS_ROOM: Final = 1_700  # bytes of a fragment: as many admissions as a message may carry, of the size that they have
 Path = tuple[int, tuple[str, ...]]
 
 Issuers = Callable[[Sealed], Sequence[tuple[str, str]]]
@@ -89,8 +86,7 @@ class Engine:
     ) -> None:
         limits = limits or Limits()
         self.own, self.edge = str(own), edge
-        self._identity, self._sign, self._verify, self._issuers = identity, sign, verify, issuers
-        self._admissions = list(admissions)
+        self._verify, self._issuers = verify, issuers
         self.database = Database(limits)
         self._flooding = Flooding(self.own, self.database, edge=edge)
         self._peers = self._flooding.peers
@@ -99,14 +95,15 @@ class Engine:
         self.paths = Paths(self.own, self.topology.edges)
         self.remote = Remote()
         self._routes = Routes(self.remote, self._counts_ours)
-        self._admissions_room = max(ADMISSIONS_ROOM, sum(len(a) + 3 for a in admissions))
-        self._advertiser = Advertiser(own, name=name, version=version, admissions_size=self._admissions_room, now=now)
+        self._said = OwnRecords(
+            own, self.database, self._flooding, identity=identity, sign=sign, admissions=admissions, name=name, version=version, now=now
+        )
+        self._advertiser = self._said.advertiser
         self._local: dict[str, KeyInfo] = {}
         self._pace = Pace()
         self._refused: set[str] = set()
-        self._left = False
         self._actions: list[Action] = []
-        self._problems: dict[tuple[str, str], tuple[float, Problem]] = {}
+        self._complaints = Complaints()
         self._edge_keys: dict[str, None] = {}  # keys that an edge of ours has or had, and that changed
         self._moved: dict[str, None] = {}  # edges of ours whose link changed
         self.handle_timeout(now)
@@ -168,16 +165,9 @@ class Engine:
 
     def set_admissions(self, admissions: Sequence[bytes], issuers_of_own: Sequence[str], *, now: float) -> None:
         """The admissions that we hold are others now: they are carried in all that we advertise."""
-        room, fitting = self._admissions_room, list[bytes]()
-        for admission in admissions:
-            room -= len(admission) + 3
-            if room >= 0:
-                fitting.append(admission)
         self.membership.set_issuers(issuers_of_own)
         self._hurry(now)
-        if fitting != self._admissions:
-            self._admissions = fitting
-            self._advertiser.mark_all()
+        if self._said.set_admissions(admissions):
             self.handle_timeout(now)
 
     def set_draining(self, draining: bool, *, now: float) -> None:
@@ -197,19 +187,12 @@ class Engine:
 
     def leave(self, *, now: float) -> None:
         """This router is about to end: the last thing that it says."""
-        if self._left:
-            return
-        self._left = True
-        content = Withdrawal(origin=self.own)
-        wire = encode_signed(content, identity=self._identity, sign=self._sign, admissions=self._admissions)
-        self.database.withdraw(self.own, Record(wire, 0, now))
-        self._flooding.flood((self.own, WITHDRAWN), 0)
+        self._said.leave(now)
 
     @property
     def deadline(self) -> float:
         """When `handle_timeout` is next worth calling; ``inf`` means never."""
-        own = math.inf if self._left else self._advertiser.deadline
-        return min(own, self._flooding.deadline, self._pace.deadline, self.database.deadline, self.remote.deadline)
+        return min(self._said.deadline, self._flooding.deadline, self._pace.deadline, self.database.deadline, self.remote.deadline)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due. Calling early is harmless."""
@@ -229,9 +212,7 @@ class Engine:
         while self._edge_keys:
             key, _ = self._edge_keys.popitem()
             self._advertise(key, now)
-        if not self._left:
-            for fragment in self._advertiser.due(now):
-                self._publish(fragment, now)
+        self._said.say(now)
 
     # ---- outputs -----------------------------------------------------------------------------------------------------------------------
 
@@ -288,6 +269,11 @@ class Engine:
             return None
         return cost + DRAIN_PENALTY * self.remote.draining(router), (router,)
 
+    def edge_cost(self, router: str) -> int | None:
+        """What the link with an edge of ours costs. None: it is none."""
+        peer = self._peers.get(router)
+        return peer.adjacency.cost if peer is not None and peer.edge else None
+
     def siblings(self) -> list[str]:
         """The other routers of our site that can be reached, sorted."""
         site = self.own.partition("/")[0]
@@ -311,7 +297,7 @@ class Engine:
 
     def problems(self, now: float) -> list[Problem]:
         """What others did in the last quarter of an hour that was not taken."""
-        return [problem for at, problem in self._problems.values() if now - at < MAX_AGE]
+        return self._complaints.recent(now)
 
     # ---- records -----------------------------------------------------------------------------------------------------------------------
 
@@ -398,6 +384,8 @@ class Engine:
         if is_new:
             self.membership.router_added(origin.site)
         self._links_changed(origin, before.neighbours if before is not None else {}, record.neighbours, now)
+        if peer.edge and peer.adjacency.handle_said(origin.cost_to(self.own)):
+            self._link_changed(peer, now)
         if head.number == 0 and origin.draining != content.draining:
             origin.draining = content.draining
             self.topology.set_draining(head.origin, content.draining)
@@ -450,13 +438,6 @@ class Engine:
             self.topology.forget(router)
             self._actions.append(Forgot(router))
 
-    def _publish(self, fragment: Fragment, now: float) -> None:
-        wire = encode_signed(fragment, identity=self._identity, sign=self._sign, admissions=self._admissions)
-        head = Head(self.own, fragment.number, fragment.sequence)
-        self.database.put(head, Record(wire, fragment.sequence, now), own=True)
-        self.database.origins[self.own].fragments[fragment.number].born = math.inf
-        self._flooding.flood((self.own, fragment.number), fragment.sequence)
-
     # ---- links and keys ----------------------------------------------------------------------------------------------------------------
 
     def _link_changed(self, peer: Peer, now: float) -> None:
@@ -467,9 +448,8 @@ class Engine:
             leaf = Leaf(router=peer.router, cost=cost, name=peer.name) if cost is not None and not self.edge else None
             self._advertiser.set_edge(peer.router, leaf, now=now)
             return
-        if not self.edge:
-            item = Neighbour(router=peer.router, cost=cost) if cost is not None else None
-            self._advertiser.set_neighbour(peer.router, item, now=now)
+        item = Neighbour(router=peer.router, cost=cost) if cost is not None else None
+        self._advertiser.set_neighbour(peer.router, item, now=now)
         costs = {p.router: c for p in self._peers.values() if not p.edge and (c := p.adjacency.cost) is not None}
         self.topology.report(self.own, costs)
 
@@ -521,12 +501,6 @@ class Engine:
         return self.path(router) is not None
 
     def _problem(self, reason: str, subject: str, peer: str, message: str, now: float) -> None:
-        last = self._problems.get((reason, subject))
-        if last is not None and now - last[0] < PROBLEM_EVERY:
-            return
         problem = Problem(reason, subject, peer, message)
-        self._problems.pop((reason, subject), None)
-        while len(self._problems) >= MAX_PROBLEMS:
-            del self._problems[next(iter(self._problems))]
-        self._problems[reason, subject] = (now, problem)
-        self._actions.append(problem)
+        if self._complaints.add(problem, now):
+            self._actions.append(problem)

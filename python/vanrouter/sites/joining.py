@@ -95,6 +95,7 @@ class Joining:
             self._ledger = SqliteLedger(self._context.home.state.ledger)
             self._issuer = Issuer(
                 ledger=self._ledger,
+                place=self._ledger.place,
                 identity=keys.identity,
                 site_name=self._context.site_name,
                 authority=keys.authority,
@@ -150,6 +151,11 @@ class Joining:
         if not doomed:
             known = ", ".join(g.name for g in self._grants) or "none"
             raise ConfigError(f"there is no grant {name}", hint=f"the grants of this site: {known}")
+        if any(g.state == "elsewhere" for g in self._grants if g.id in doomed):
+            raise ConfigError(
+                f"grant {name} was made by another router of this site, which redeems it on; this one has a copy of it and never does",
+                hint=f"delete it there: van token delete {name}",
+            )
         return await trio.to_thread.run_sync(lambda: sum(issuer.delete_grant(grant_id) for grant_id in doomed))
 
     async def receive(self, visitor: Visitor, ready: Callable[[], bool]) -> None:

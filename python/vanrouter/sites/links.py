@@ -328,7 +328,7 @@ class Links:
 
     def priced(self, state: LinkState) -> LinkState:
         """With the cost that this end wants now. The other end says its own, and routing takes the larger one, so that a changed cost
-        needs no new lane. An edge says nothing of its links: there it is what it said when it dialled."""
+        needs no new lane. Of a link with an edge, only what the edge says counts; until it has, what it said when it dialled."""
         if state.edge:
             return state
         wanted = [self.dialled[name].wanted.cost for name in state.dialled if name in self.dialled]

@@ -17,8 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import trio
 
+from vanrouter.addresses.table import SYNC_LINGER
 from vanrouter.admin.server import serve_admin
 from vanrouter.errors import ConfigError
 from vanrouter.model import RouterId, boot_number
@@ -92,6 +94,9 @@ async def run_site(
         boot = boot_number(int(now * 1000))
         edge = compute_wanted(loaded.resources).site_spec.edge
         config = PlaneConfig(identity_key=keys.identity.public_der, boot=boot, site_name=site_name, edge=edge)
+        if edge:
+            # All its paths go over one uplink: while another one comes up, clients wait or are refused, and do not meet a closed port.
+            config = msgspec.structs.replace(config, listener_linger=SYNC_LINGER)
         data_plane = make_plane(plane, config)
         for host, port, fd in sockets:
             data_plane.adopt(host, port, fd)

@@ -227,7 +227,8 @@ class Services:
     def link_cost(self, router: str, default: int) -> int:
         """What the link with this router costs: the larger of what both ends say; ``default``: of a link that is not for routing (yet)."""
         reported, own = self.engine.topology.reported_by, self.engine.own
-        said = [cost for cost in (reported(own).get(router), reported(router).get(own)) if cost is not None and cost < LAST_RESORT]
+        ends = (reported(own).get(router), reported(router).get(own), self.engine.edge_cost(router))
+        said = [cost for cost in ends if cost is not None and cost < LAST_RESORT]
         return max(said, default=default)
 
     def has_joined(self) -> bool:

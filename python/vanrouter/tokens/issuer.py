@@ -76,6 +76,7 @@ class Issuer:
         self,
         *,
         ledger: Ledger,
+        place: str = "",
         identity: IdentityKey,
         site_name: str,
         authority: CertificateAuthority,
@@ -88,6 +89,7 @@ class Issuer:
         failures_per_minute: int = 20,
     ) -> None:
         self.ledger: Final = ledger
+        self.place: Final = place  # only grants that were made here are redeemed here
         self.identity: Final = identity
         self.site_name = site_name
         self.authority = authority  # signs client leaves
@@ -126,6 +128,7 @@ class Issuer:
             created=now,
             expires=float(int(now + lifetime)),
             cost=cost,
+            place=self.place,
         )
         token = AccessToken(
             name=name,
@@ -145,10 +148,13 @@ class Issuer:
         return grant, token
 
     def grants(self, now: float) -> list[GrantStatus]:
-        return [status_of(grant, now) for grant in self.ledger.grants()]
+        return [status_of(grant, now, place=self.place) for grant in self.ledger.grants()]
 
     def delete_grant(self, grant_id: str) -> bool:
-        """Nobody redeems it any more. Certificates that it gave stay valid. Says whether it was there."""
+        """Nobody redeems it any more. Certificates that it gave stay valid. Says whether it was there.
+
+        One that was made elsewhere is only forgotten here: where it was made it is still redeemed.
+        """
         while (held := self.ledger.load(grant_id)) is not None:
             if self.ledger.swap(grant_id, held.version, None):
                 with self._guard:
@@ -226,6 +232,8 @@ class Issuer:
             return self._refuse(source, now, "unknown token" if held is None else "locked" if locked else "wrong secret")
         if self._revoked(redeemer.site) or redeemer.site == self.identity.site_id:
             return self._refuse(source, now, "revoked, or our own site")
+        if held.grant.place != self.place:
+            return self._refuse(source, now, "made by another router of this site, which alone knows how often it was used")
 
         taken = self._take_a_use(held, redeemer, now)
         if isinstance(taken, Refusal):

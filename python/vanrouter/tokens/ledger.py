@@ -4,6 +4,9 @@ The ledger of grants: what is recorded about each, the store seam, and the chang
 The store is a seam with one strong operation, compare-and-set on one grant: SQLite on a host, a Secret under its resourceVersion on
 Kubernetes. What a redemption may do is decided here, by pure functions from record to record, so that every store is right in the
 same way. A use is taken *before* anything is signed. Only the SHA-256 of a token's secret is ever stored.
+
+A grant belongs to the ledger in which it was made. Several routers of one site have copies of one directory, so a grant may lie in the
+ledgers of all; each of them could give its uses once more. Only the one whose `place` the grant has gives any.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ class AccessGrant(msgspec.Struct, frozen=True, kw_only=True):
     expires: float
     cost: int = 1
     redemptions: list[Redemption] = []
+    place: str = ""  # of the ledger in which it was made; empty: there is only one, which all routers of the site share
 
     def proves(self, secret: Secret) -> bool:
         """Whether this is the token's secret. Constant time."""
@@ -92,7 +96,7 @@ class GrantStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    state: str  # active, used, expired
+    state: str  # active, used, expired; elsewhere: it was made by another router of this site, and lies in a copy of its ledger here
     uses: int
     used: int
     created: float
@@ -154,9 +158,11 @@ def settle(grant: AccessGrant, key_hash: bytes, certificate: bytes) -> tuple[Acc
     return grant, b""
 
 
-def status_of(grant: AccessGrant, now: float) -> GrantStatus:
+def status_of(grant: AccessGrant, now: float, *, place: str = "") -> GrantStatus:
     used = len(grant.redemptions)
     state = "used" if used >= grant.uses else "expired" if now >= grant.expires else "active"
+    if state == "active" and grant.place != place:
+        state = "elsewhere"
     return GrantStatus(
         id=grant.id,
         name=grant.name,

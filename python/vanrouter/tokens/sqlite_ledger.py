@@ -3,10 +3,15 @@ The ledger on a host: one SQLite file, 0600, in WAL mode with synchronous FULL.
 
 A swap that returned True is on the disk. Any number of processes and threads may use the file at once. A full disk, a lock that is held
 for more than five seconds or a damaged file raise ``StoreError``, and nothing was changed.
+
+``place`` tells this file from its copies. It is what no copy takes along, however it is made: the file's number in its file system, and the
+machine. A file that was moved to another file system, or restored, is a copy too. A clone of a whole disk with the same machine id is not
+noticed. A second name for the file (a hard link) is refused: SQLite would keep two journals for it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import stat
@@ -44,6 +49,7 @@ class SqliteLedger:
         except StoreError:
             self._db.close()
             raise
+        self.place: Final = _place(self.path)
 
     def load(self, grant_id: str) -> Versioned | None:
         rows = self._execute("SELECT record, version FROM grants WHERE id = ?", (grant_id,))[0]
@@ -91,7 +97,13 @@ class SqliteLedger:
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except FileExistsError:
-            mode = stat.S_IMODE(self.path.stat().st_mode)
+            found = self.path.stat()
+            mode = stat.S_IMODE(found.st_mode)
+            if found.st_nlink > 1:
+                raise StoreError(
+                    f"the ledger {self.path} has {found.st_nlink} names (hard links): two routers could change it unseen by each other",
+                    hint="copy the site's directory with cp -a, tar or rsync, without links",
+                ) from None
             if mode & 0o077:
                 raise StoreError(
                     f"the ledger {self.path} has mode {mode:04o}: others can read or change it", hint=f"chmod 600 {self.path}"
@@ -139,6 +151,17 @@ class SqliteLedger:
         else:
             hint = "check that its directory exists, is writable and has room"
         return StoreError(f"the ledger {self.path} {what}: {text}", hint=hint)
+
+
+MACHINE_ID: Final = Path("/etc/machine-id")
+
+
+def _place(path: Path) -> str:
+    try:
+        machine = MACHINE_ID.read_bytes().strip()
+    except OSError:
+        machine = b""  # a container may have none
+    return hashlib.sha256(b"%d\0%s" % (path.stat().st_ino, machine)).hexdigest()[:32]
 
 
 def _first_version() -> int:
