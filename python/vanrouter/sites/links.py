@@ -26,6 +26,7 @@ from vanrouter.plane import Credential, Dial, DialResult, Link, LinkState, Ref
 from vanrouter.resources import Secret
 from vanrouter.resources.shapes import is_ip
 from vanrouter.sites.context import Context
+from vanrouter.sites.doubles import Doubles
 from vanrouter.sites.wanted import WantedLink
 from vanrouter.tokens import LinkCredential
 
@@ -71,6 +72,7 @@ class Links:
         self.dialled: dict[str, DialledLink] = {}
         self.states: dict[str, LinkState] = {}  # by router: every link that is up
         self._conditions: dict[str, Conditions] = {}  # by router: how that link is, and since when
+        self.doubles = Doubles(str(context.keys.site_id))
         self._uplinks = Uplinks(now=context.now()) if context.edge else None
         self._stopped = False
         self._look_at = math.inf  # when to look whether an uplink that is not needed any more has streams
@@ -216,6 +218,7 @@ class Links:
     def handle_link_state(self, state: LinkState) -> None:
         now = self._context.now()
         known = state.router in self.states
+        self.doubles.handle(state, now=now)
         if state.lanes > 0:
             self.states[state.router] = state
             status, reason, message, todo = _words(state)

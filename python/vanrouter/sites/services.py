@@ -20,7 +20,8 @@ from vanrouter.model import RouterId
 from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
 from vanrouter.resources.kinds import SiteSpec
 from vanrouter.resources.shapes import format_host_port
-from vanrouter.routing import LAST_RESORT, Engine, Speaker
+from vanrouter.routing import Engine, Speaker
+from vanrouter.routing.prices import price_in_force, price_of_peer
 from vanrouter.sites.admissions import Admissions, held_admissions
 from vanrouter.sites.context import Context
 from vanrouter.sites.probes import Probes
@@ -226,9 +227,11 @@ class Services:
 
     def link_cost(self, router: str, default: int) -> int:
         """What the link with this router costs: the larger of what both ends say; ``default``: of a link that is not for routing (yet)."""
-        reported, own = self.engine.topology.reported_by, self.engine.own
-        said = [cost for cost in (reported(own).get(router), reported(router).get(own)) if cost is not None and cost < LAST_RESORT]
-        return max(said, default=default)
+        return price_in_force(self.engine, router, default)
+
+    def peer_cost(self, router: str, default: int) -> int:
+        """What the other end wants of the link with this router."""
+        return price_of_peer(self.engine, router, default)
 
     def has_joined(self) -> bool:
         """Whether a neighbour has said who it is and what it serves, and streams can go there."""

@@ -89,14 +89,16 @@ class Reporter:
         if error := self._site.joining.renewal_error(link.wanted.credential):
             conditions = [c if c.type != "Configured" else _instead(c, "RenewalFails", f"link {name}: {error}") for c in conditions]
         routers = status.routers if status is not None else []
+        in_force = self._site.services.link_cost(routers[0], link.wanted.cost) if routers else link.wanted.cost
         return {
             "name": name,
             "spec": self._spec("Link", name),
-            "conditions": self._with_ready(conditions),
+            "conditions": self._with_ready(conditions) + self._double(name, routers, in_force),
             "direction": "outgoing",
             "remoteSiteName": status.site_name if status is not None and status.site_name else self._issuer_name(name),
             "remoteSiteId": routers[0].partition("/")[0] if routers else link.expected_site,
-            "cost": self._site.services.link_cost(routers[0], link.wanted.cost) if routers else link.wanted.cost,
+            "cost": link.wanted.cost,
+            "costInForce": in_force,
             "lanes": status.lanes if status is not None else 0,
             "lanesWanted": status.lanes_wanted if status is not None else 0,
             "endpoint": status.endpoint.partition(" ")[0] if status is not None else "",  # without the name for SNI
@@ -113,17 +115,32 @@ class Reporter:
         issued = self._site.links.dialled[name].issued
         return issued.issuer_name if issued is not None else ""
 
-    def _incoming(self) -> list[Doc]:
-        found: list[Doc] = []
+    def _double(self, name: str, routers: list[str], in_force: int) -> list[Doc]:
+        """What is to be said of a link that leads where another one leads too."""
+        links = self._site.links
+        states = [links.states[router] for router in routers if router in links.states]
+        incoming = next((n for n, router in self._incoming_names() if router in routers), "")
+        costs = {n: link.wanted.cost for n, link in links.dialled.items()}
+        condition = links.doubles.condition(name, states, costs, in_force, incoming=incoming)
+        return self._conditions([condition]) if condition is not None else []
+
+    def _incoming_names(self) -> list[tuple[str, str]]:
+        """(name, router) of every link that another site dials."""
+        found: list[tuple[str, str]] = []
         used: set[str] = set(self._site.links.dialled)
         for router, state in sorted(self._site.links.states.items()):
-            if not state.accepted:
-                continue
-            site_id = router.partition("/")[0]
-            name = next(
-                n for n in (state.site_name, f"{state.site_name}-{site_id[:6]}", f"{state.site_name}-{router[-6:]}") if n not in used
-            )
-            used.add(name)
+            if state.accepted:
+                site = state.site_name
+                name = next(n for n in (site, f"{site}-{router[:6]}", f"{site}-{router[-6:]}") if n not in used)
+                used.add(name)
+                found.append((name, router))
+        return found
+
+    def _incoming(self) -> list[Doc]:
+        found: list[Doc] = []
+        for name, router in self._incoming_names():
+            state = self._site.links.states[router]
+            in_force = self._site.services.link_cost(router, state.cost)
             found.append(
                 {
                     "name": name,
@@ -131,9 +148,10 @@ class Reporter:
                     "conditions": self._with_ready(self._site.links.operational(router)),
                     "direction": "incoming",
                     "remoteSiteName": state.site_name,
-                    "remoteSiteId": site_id,
+                    "remoteSiteId": router.partition("/")[0],
                     "remoteLinkName": state.peer_link,
-                    "cost": self._site.services.link_cost(router, state.cost),
+                    "cost": self._site.services.peer_cost(router, in_force),
+                    "costInForce": in_force,
                     "lanes": state.lanes,
                     "lanesWanted": state.lanes_wanted,
                     "endpoint": state.address,
@@ -192,7 +210,8 @@ class Reporter:
             condition = _fault_condition(fault, self._site.fault_since(k, name))
             element: Doc = {"name": name, "spec": spec, "conditions": self._with_ready([condition])}
             if kind == "Link":
-                element |= {"direction": "outgoing", "remoteSiteName": "", "remoteSiteId": "", "cost": spec.get("cost", 1)}
+                element |= {"direction": "outgoing", "remoteSiteName": "", "remoteSiteId": ""}
+                element |= {"cost": spec.get("cost", 1), "costInForce": spec.get("cost", 1)}
                 element |= {"lanes": 0, "endpoint": "", "active": False}
             else:
                 element |= {"routingKey": spec.get("routingKey", ""), "matched": False, "automatic": False}
