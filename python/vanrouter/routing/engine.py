@@ -205,6 +205,10 @@ class Engine:
         self.database.withdraw(self.own, Record(wire, 0, now))
         self._flooding.flood((self.own, WITHDRAWN), 0)
 
+    def accuse(self, router: str, message: str, *, now: float) -> None:
+        """A neighbour broke the rules of a message and loses its link: name it, since a link that it dials leaves no trace here."""
+        self._problem("BrokeRules", router, router, message, now)
+
     @property
     def deadline(self) -> float:
         """When `handle_timeout` is next worth calling; ``inf`` means never."""
@@ -331,6 +335,9 @@ class Engine:
         if at > now:
             if not self._pace.hold(peer, head, Held(wire, age, now, head.sequence), at):
                 peer.missed(now)
+            elif self._pace.is_flood(peer, head):
+                text = f"it sends what {head.origin} advertises far more often than once a second; only the latest is looked at"
+                self._problem("TooFrequent", peer.router, peer.router, text, now)
             return
         sealed = decode_untrusted(wire, verify=self._verify)
         assert isinstance(sealed, Sealed)

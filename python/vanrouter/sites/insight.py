@@ -97,8 +97,7 @@ class Insight:
         try:
             taken = self._tracer.handle_message_untrusted(message.router, message.data, now=self._site.context.now())
         except RemoteProtocolError as exc:
-            log.warning("control message refused", extra={"router": message.router, "error": str(exc)})
-            self._site.context.plane.cut(message.router, f"control message refused: {exc}"[:200])
+            self._site.services.cut(message.router, str(exc))
             return True
         if taken:
             self._send()

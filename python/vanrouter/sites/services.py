@@ -41,6 +41,8 @@ _NEXT: Final = {
     "NotJoined": "nothing if the network is still converging; else link that site to one of this network",
     "TooManySites": "look at who admits so many sites, and delete the links to it if they are not wanted",
     "NoRoom": "the network is larger than this router may keep (docs/routing.md, bounds)",
+    "BrokeRules": "look at that site, and compare the versions (van version); if it goes on, delete the links with it at both ends",
+    "TooFrequent": "look at that site: something there changes all the time, or it runs something else than this software",
     "EdgeRelays": "look at that edge site: it runs something else than this software",
 }
 
@@ -218,12 +220,16 @@ class Services:
         return bool(verdicts)
 
     def handle_message(self, message: Message) -> None:
-        """A peer that breaks the rules loses its link; it may dial again."""
         try:
             self._speaker.handle_message_untrusted(message.router, message.data, now=self._context.now())
         except RemoteProtocolError as exc:
-            log.warning("control message refused", extra={"router": message.router, "error": str(exc)})
-            self._context.plane.cut(message.router, f"control message refused: {exc}"[:200])
+            self.cut(message.router, str(exc))
+
+    def cut(self, router: str, error: str) -> None:
+        """A peer that breaks the rules loses its link, and is named; it may dial again."""
+        log.warning("control message refused", extra={"router": router, "error": error})
+        self.engine.accuse(router, f"its control message was refused, and its link was cut: {error}"[:300], now=self._context.now())
+        self._context.plane.cut(router, f"control message refused: {error}"[:200])
 
     def link_cost(self, router: str, default: int) -> int:
         """What the link with this router costs: the larger of what both ends say; ``default``: of a link that is not for routing (yet)."""
