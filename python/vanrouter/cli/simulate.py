@@ -65,7 +65,7 @@ def _show(document: Doc) -> None:
     if document["paths"]:
         say()
         moved = [
-            [p["site"], f"{p['cost']} -> {p['newCost']}", f"{', '.join(p['nextHops'])} -> {', '.join(p['newNextHops'])}"]
+            [p.get("label", p["site"]), f"{p['cost']} -> {p['newCost']}", f"{', '.join(p['nextHops'])} -> {', '.join(p['newNextHops'])}"]
             for p in document["paths"]
         ]
         _rows(["path to", "cost", "by way of"], moved)
@@ -93,7 +93,8 @@ def _rows(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def _names(sites: Iterable[Doc]) -> str:
-    return ", ".join(site["site"] for site in sites)
+    """``at or behind``: an interior tells of its edges' keys as its own."""
+    return ", ".join(f"at or behind {site['site']}" if site.get("orEdge") else site["site"] for site in sites)
 
 
 def _count(things: list[Doc], word: str) -> str:

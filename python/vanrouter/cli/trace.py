@@ -47,7 +47,15 @@ def _show(document: Doc) -> None:
         say(f"The way to {document['target']}:")
         say()
         hops = [
-            [hop["index"], hop["site"], hop["cost"], _ms(hop["linkMs"]), _ms(hop["roundTripMs"]), _ms(hop["hopMs"]), _end(hop)]
+            [
+                hop["index"],
+                hop.get("label", hop["site"]),
+                hop["cost"],
+                _ms(hop["linkMs"]),
+                _ms(hop["roundTripMs"]),
+                _ms(hop["hopMs"]),
+                _end(hop),
+            ]
             for hop in document["hops"]
         ]
         table(["hop", "site", "cost", "link", "round trip", "this hop", ""], hops, indent="  ")
@@ -64,7 +72,9 @@ def _show(document: Doc) -> None:
 def _target(choice: Doc) -> str:
     if choice["connector"]:
         return f"{choice['site']}: {choice['connector']} ({choice['where']})"
-    return f"{choice['site']}" + (f" ({choice['targets']} targets)" if choice["targets"] != 1 else "")
+    where = str(choice.get("label", choice["site"]))
+    count = f" ({choice['targets']} targets)" if choice["targets"] != 1 else ""
+    return (f"at or behind {where}" if choice.get("orEdge") else where) + count
 
 
 def _said(choice: Doc) -> str:

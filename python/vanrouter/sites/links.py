@@ -354,7 +354,8 @@ class Links:
         return conditions.list() if conditions is not None else []
 
     def linked_sites(self) -> set[str]:
-        return {router.partition("/")[0] for router in self.states}
+        """Other routers of this site are none."""
+        return {router.partition("/")[0] for router in self.states} - {str(self._context.keys.site_id)}
 
 
 def _is_well(state: LinkState) -> bool:
