@@ -60,9 +60,9 @@ def test_create_writes_the_resource_and_returns_when_it_is_in_force(van: Van, si
             "apiVersion": "vanrouter.io/v1alpha1",
             "kind": kind,
             "metadata": {"name": "hello"},
-            "spec": {"routingKey": "hello", "host": "127.0.0.1", "port": 9090},
+            "spec": {"routingKey": "hello", "host": "127.0.0.3" if command == "listener" else "127.0.0.1", "port": 9090},
         }
-    }
+    }, "a listener is at the service address of its site"
     assert stat.S_IMODE((stopped.resources.directory / f"{kind}-hello.yaml").stat().st_mode) == 0o600
     assert van(f"{command} create hello 9090").stdout == f"{command}/hello unchanged\n"
     result = van(f"{command} create hello 9091")
@@ -93,7 +93,8 @@ def test_update_changes_only_what_is_named(van: Van, site: FakeSite, stopped: Si
 
 def test_a_dry_run_prints_and_changes_nothing(van: Van, site: FakeSite, stopped: SiteHome) -> None:
     result = van("listener create hello 80 --routing-key other --dry-run")
-    assert yaml.safe_load(result.stdout)["spec"] == {"routingKey": "other", "host": "127.0.0.1", "port": 80}
+    assert yaml.safe_load(result.stdout)["spec"] == {"routingKey": "other", "host": "127.0.0.3", "port": 80}
+    assert "host: 127.0.0.9\n" in van("listener create hello 80 --host 127.0.0.9 --dry-run").stdout
     assert van("listener create hello 80 --dry-run -o json").stdout.startswith("{")
     assert documents(stopped) == {}
     assert van("listener create hello 80 --no-wait").exit_code == 0
@@ -138,7 +139,13 @@ def test_a_listener_whose_port_is_taken_is_told_at_once(van: Van, site: FakeSite
 
     site.on["reconcile"] = reconcile
     result = van("listener create hello 9090 --timeout 20s")
-    assert (result.exit_code, result.stderr) == (1, "Error: listener hello: port 9090 of 127.0.0.1 is in use\nNext:  stop it\n")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: listener hello: port 9090 of 127.0.0.1 is in use\n"
+        "Next:  stop it; listener hello stays as it was created in the site's resources, and is in force once that is mended; "
+        "take it back: van listener delete hello\n"
+    )
+    assert (SiteHome(site.directory).resources.directory / "Listener-hello.yaml").exists()
 
 
 def test_a_change_for_a_site_that_does_not_run_is_written_and_said_to_wait(van: Van, stopped: SiteHome) -> None:
@@ -154,7 +161,7 @@ def test_a_broken_file_of_somebody_is_named_and_does_not_stop_a_change(van: Van,
     (stopped.resources.directory / "mine.yaml").write_text("kind: [")
     site.on["reconcile"](None)
     site.on["reconcile"] = lambda _: {"generation": 1, "problems": [{"path": "mine.yaml", "message": "not valid YAML", "hint": "mend it"}]}
-    site.document["listeners"] = [listener_element("hello")]
+    site.document["listeners"] = [listener_element("hello", host="127.0.0.3")]
     result = van("listener create hello 9090")
     assert result.exit_code == 0
     assert result.stderr == "Warning: mine.yaml: not valid YAML\nNext:    mend it\n"

@@ -281,7 +281,7 @@ def test_the_demo_shows_each_command_and_the_answer_and_leaves_nothing(host: Hos
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("after", [0.15, 0.5, 1.0, 1.6, 2.2])
+@pytest.mark.parametrize("after", [0.15, 0.4, 0.5, 1.0, 1.6, 2.2])
 def test_the_demo_cleans_up_whenever_it_is_interrupted(tmp_path: Path, number: signal.Signals, after: float) -> None:
     with Host(tmp_path, "baseline") as host:
         process = subprocess.Popen(

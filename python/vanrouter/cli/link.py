@@ -15,7 +15,7 @@ import click
 from vanrouter.cli.base import ALL_OUTPUTS, DONE, NOT_READY, Group, Invocation, pass_invocation
 from vanrouter.cli.output import bad, dump, explain, good, say, table, warn
 from vanrouter.cli.running import Site, condition, worst
-from vanrouter.cli.values import COST, NAME, timeout_option, wait_option
+from vanrouter.cli.values import COST, NAME, one_name, timeout_option, wait_option
 from vanrouter.errors import ConfigError, VanrouterError
 
 __all__ = ["link"]
@@ -36,13 +36,20 @@ def _link_names(ctx: click.Context, _param: click.Parameter, incomplete: str) ->
 
 @link.command("create", outputs=("json", "yaml", "name"))
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--name", type=NAME, help="Name of the link; default: made from the token.")
+@click.argument("link_name", metavar="[NAME]", type=NAME, required=False)
+@click.option("--name", type=NAME, help="The same as NAME.")
 @click.option("--cost", type=COST, help="Cost of the link; default: what the token says.")
 @wait_option("the link is active")
 @timeout_option(60, "How long to wait.")
 @pass_invocation
-def create(invocation: Invocation, file: str, name: str | None, cost: int | None, wait: bool, timeout: float) -> None:
-    """Redeem the token in FILE ('-': standard input) and link to the site that issued it."""
+def create(
+    invocation: Invocation, file: str, link_name: str | None, name: str | None, cost: int | None, wait: bool, timeout: float
+) -> None:
+    """Redeem the token in FILE ('-': standard input) and link to the site that issued it.
+
+    NAME is what the link is called from then on, by `link update` and `link delete`; default: made from the token.
+    """
+    name = one_name(link_name, name)
     site = Site(invocation, timeout)
     site.require()
     text, issuer, token_name = _token(file)

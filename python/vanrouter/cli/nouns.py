@@ -54,6 +54,7 @@ class Noun(NamedTuple):
     wide: Sequence[str]
     more: Callable[[Doc], list[object]]  # the cells of the wide columns
     defaults: Callable[[str, Doc], Doc]  # fields that create fills in, from the name and what was named
+    listens: bool = False  # at the service address of its site, unless a host is named
 
     @property
     def word(self) -> str:
@@ -156,7 +157,10 @@ def _add_create(group: Group, noun: Noun) -> None:
 
         site = Site(invocation, timeout)
         site.require()
-        change = wanted.create(site, noun.kind, name, _complete(noun, name, port, values), dry_run=dry_run)
+        spec = _complete(noun, name, port, values)
+        if noun.listens and values["host"] is None:
+            spec["host"] = wanted.service_address(site)
+        change = wanted.create(site, noun.kind, name, spec, dry_run=dry_run)
         wanted.finish(site, change, wait=wait, check=_in_force(noun, name, _spec_of(change.resource)))
 
 
