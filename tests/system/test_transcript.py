@@ -228,7 +228,7 @@ def test_a_link_access_that_is_taken_is_said_by_init(host: Host) -> None:
         result = host.run("van", "-p", "linux", "init", "--site-name", "north", "--link-access", f"127.0.0.1:{port}", timeout=40)
         assert result.returncode == 3, "before the minute is over that it would wait otherwise"
         assert f"127.0.0.1:{port}: the port is in use" in result.stderr
-        assert "choose another one: van update --link-access" in result.stderr
+        assert "choose another one: van -p linux update --link-access" in result.stderr
 
 
 def test_a_site_that_cannot_start_says_why_at_once(host: Host) -> None:

@@ -35,6 +35,7 @@ EVERYDAY = {
 RESOURCES = {
     "site": ("site", "site", "The site as a resource."),
     "listener": ("listener", "listener", "Local ports where clients connect."),
+    "multikeylistener": ("multikeylistener", "multikeylistener", "Local ports that stand for several routing keys."),
     "connector": ("connector", "connector", "Local servers that the network may reach."),
 }
 OTHER = {
