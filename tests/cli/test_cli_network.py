@@ -181,6 +181,19 @@ def test_a_trace_is_told_as_targets_and_hops(van: Van, site: FakeSite) -> None:
     assert json.loads(van("trace hello -o json").stdout) == traced()
 
 
+def test_a_trace_says_which_router_and_where_an_edge_may_be(van: Van, site: FakeSite) -> None:
+    document = traced(target="pair (router ab0fa)")
+    document["choices"][0] |= {"site": "pair", "label": "pair (router ab0fa)", "orEdge": False}
+    document["choices"][1] |= {"site": "hub", "label": "hub", "orEdge": True, "usable": True, "reason": "as good"}
+    document["hops"][1] |= {"site": "pair", "label": "pair (router ab0fa)"}
+    site.on["trace"] = lambda _: document
+    lines = [line.strip() for line in van("trace hello").stdout.splitlines()]
+    assert any(line.startswith("pair (router ab0fa)   2") and line.endswith("chosen") for line in lines)
+    assert any(line.startswith("at or behind hub") for line in lines)
+    assert "The way to pair (router ab0fa):" in lines
+    assert any(line.startswith("2     pair (router ab0fa)") for line in lines)
+
+
 def test_a_trace_that_does_not_arrive_says_where_it_ends_and_exits_1(van: Van, site: FakeSite) -> None:
     note = "no answer beyond site middle within 1 s: it went on to site south"
     site.on["trace"] = lambda _: traced(complete=False, note=note, hops=traced()["hops"][:1])
@@ -224,6 +237,13 @@ def test_what_a_simulation_finds_is_told_in_a_few_lines(van: Van, site: FakeSite
         "  west      2 -> 5   south -> east\n"
     )
     assert van("simulate").exit_code == 2
+    told = lost({"down": ["south"]})
+    told["keys"][1]["leftAt"][0]["orEdge"] = True
+    told["paths"][0]["label"] = "west (router 00001)"
+    site.on["simulate"] = lambda _: told
+    shown = van("simulate --down south").stdout
+    assert "south     at or behind far\n" in shown
+    assert "west (router 00001)   2 -> 5" in shown
 
 
 def simulated(**more: Any) -> Doc:

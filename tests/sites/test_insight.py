@@ -165,5 +165,7 @@ async def test_an_edge_is_seen_under_its_interior_and_a_trace_goes_through_to_it
     for home, where in ((north, ("leaf", False)), (middle, ("north", True)), (leaf, ("leaf", False))):
         (service,) = (await world.call(home, "network"))["services"]
         assert [(t["site"], t["orEdge"]) for t in service["targets"]] == [where]
+        (service,) = (await world.status(home))["services"]
+        assert [(t["site"], t["orEdge"]) for t in service["targets"]] == [where], "and so says its status"
     told = await world.call(north, "simulate", down=["leaf"])
     assert [(key["key"], key["after"]) for key in told["keys"]] == [("hello", 0)]

@@ -31,6 +31,9 @@ def status(invocation: Invocation, shape: str, timeout: float) -> None:
     """Show the whole network as it is known here.
 
     It comes from this site's own database and asks nobody: a site that does not answer is shown as unreachable, with what it said last.
+
+    "link to" and "link from" say who dialled, where this site knows: of its own links. "itself or an edge behind it": a site tells of the
+    services of its edges as its own. Of several routers of a site each is named by the end of its id.
     """
     document: Doc = Site(invocation, timeout).call("network")
     output = invocation.output or shape

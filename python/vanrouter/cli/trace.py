@@ -25,8 +25,11 @@ def trace(invocation: Invocation, key: str, to: str, timeout: float) -> None:
     """Show where the next connection to a routing key would go.
 
     First the targets: the chosen one, and why the others are not. Then the way there as the sites on it report it now, each with the
-    round trip from here and the cost and round trip of the link it was reached over. A site that does not answer within 1 s is named; no
-    connection is made. Exit code 1: it would not get there.
+    round trip from here and the cost in force and round trip of the link it was reached over. A site that does not answer within 1 s is
+    named; no connection is made. Exit code 1: it would not get there.
+
+    "at or behind" a site: it tells of the targets of its edges as its own; the way shows which it is. Of several routers of a site each is
+    named by the end of its id.
     """
     document: Doc = Site(invocation, timeout).call("trace", key=key, to=to)
     if invocation.output in ("json", "yaml"):

@@ -20,7 +20,7 @@ from vanrouter.messages import KeyInfo, ServicePort
 from vanrouter.routing.adjacency import LAST_RESORT
 from vanrouter.routing.engine import Engine
 
-__all__ = ["NetworkView", "SiteName", "network_view"]
+__all__ = ["NetworkView", "SiteName", "network_view", "routers_with_edges"]
 
 Doc = dict[str, Any]
 SiteName = Callable[[str], str]
@@ -268,6 +268,12 @@ class NetworkView:
 def _without(info: KeyInfo, ours: KeyInfo) -> KeyInfo:
     targets, listeners = max(0, info.targets - ours.targets), max(0, info.listeners - ours.listeners)
     return msgspec.structs.replace(info, targets=targets, listeners=listeners)
+
+
+def routers_with_edges(engine: Engine) -> set[str]:
+    """Other interiors that have edges behind them, and tell of their keys as their own."""
+    found = {router for router in engine.remote.routers() if any(fragment.edges for fragment in engine.remote.fragments(router))}
+    return found - {engine.own}
 
 
 def network_view(engine: Engine, own_name: str, own_version: str = "", names: dict[str, str] | None = None) -> Doc:

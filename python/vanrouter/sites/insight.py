@@ -133,7 +133,7 @@ class Insight:
             "strategy": strategy,
             "site": self._site.context.site_name,
             "choices": [choice_doc(choice, view) for choice in choices],
-            "target": view.name(chosen.router) if chosen is not None else "",
+            "target": view.label(chosen.router) if chosen is not None else "",
             "hops": [],
             "complete": chosen is not None,
             "note": "",

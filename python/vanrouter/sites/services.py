@@ -239,6 +239,11 @@ class Services:
         """What the other end wants of the link with this router."""
         return price_of_peer(self.engine, router, default)
 
+    def is_only_ours(self, router: str, key: str) -> bool:
+        """Whether what this router offers under a key is what we offer: an uplink tells of it as its own."""
+        info, ours = self.engine.remote.info(router, key), self.engine.own_keys(merged=False).get(key)
+        return self.engine.counts_ours(router) and info is not None and ours is not None and info.targets <= ours.targets
+
     def has_joined(self) -> bool:
         """Whether a neighbour has said who it is and what it serves, and streams can go there."""
         return any(peer.info is not None and self.engine.path(peer.router) is not None for peer in self.exchange.peers())

@@ -7,7 +7,7 @@ Reads the parts of a running site and changes nothing. ``since`` becomes a date 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +18,7 @@ from vanrouter.addresses.offered import LAST_RESORT
 from vanrouter.conditions import Condition
 from vanrouter.messages import ServicePort
 from vanrouter.resources import to_dict
+from vanrouter.routing.view import routers_with_edges
 from vanrouter.sites.wanted import Fault, multi_key_name
 from vanrouter.stores.resources import Problem
 
@@ -229,14 +230,19 @@ class Reporter:
         local_targets: dict[ServicePort | None, list[AddressStatus]] = {}
         for status in self._site.services.table.connector_statuses():
             local_targets.setdefault(status.service, []).append(status)
-        return [self._service(s, local_targets) for s in self._site.services.table.services()]
+        with_edges = routers_with_edges(self._site.services.engine)
+        return [self._service(s, local_targets, with_edges) for s in self._site.services.table.services()]
 
-    def _service(self, service: ServiceStatus, local_targets: Mapping[ServicePort | None, list[AddressStatus]]) -> Doc:
+    def _service(
+        self, service: ServiceStatus, local_targets: Mapping[ServicePort | None, list[AddressStatus]], with_edges: Container[str]
+    ) -> Doc:
         own = str(self._site.context.own)
         targets: list[Doc] = []
         for offer in service.offers:
+            if self._site.services.is_only_ours(offer.router, offer.key):
+                continue
             target: Doc = {"site": self._site_name(offer.router), "siteId": offer.router.partition("/")[0], "connector": offer.key}
-            target |= {"routingKey": offer.key, "port": offer.service.port, "problem": offer.problem}
+            target |= {"routingKey": offer.key, "port": offer.service.port, "problem": offer.problem, "orEdge": offer.router in with_edges}
             info = self._site.services.table.offer_info(offer.router, offer.key)
             target["healthy"] = info is not None and info.targets > 0 and info.cost < LAST_RESORT
             local = [c for c in local_targets.get(offer.service, ()) if c.routing_key == offer.key] if offer.router == own else []
