@@ -159,6 +159,34 @@ def test_a_link_is_made_from_a_file_or_from_stdin_and_waited_for(van: Van, site:
     assert json.loads(van("link create - --name three -o json", input=token_text).stdout)["active"] is True
 
 
+def test_the_name_of_a_link_is_an_argument_or_an_option(van: Van, site: FakeSite, tmp_path: Path, token_text: str) -> None:
+    (tmp_path / "t.yaml").write_text(token_text)
+    (tmp_path / "t.yaml").chmod(0o600)
+    site.on["token.redeem"] = lambda params: {"link": params["name"]}
+    for line in ("t.yaml backup", "t.yaml --name backup", "t.yaml backup --name backup"):
+        assert van(f"link create {line} --no-wait -o name").stdout == "link/backup\n"
+    result = van("link create t.yaml backup --name other --no-wait")
+    assert (result.exit_code, "two names are given" in result.stderr) == (2, True)
+
+
+def test_a_link_to_a_router_that_another_link_leads_to_says_so_at_once(van: Van, site: FakeSite, token_text: str) -> None:
+    double = cond("Distinct", "False", "SameRouter", "link two leads to the same router as link one", "delete one: van link delete two")
+    found = link_element("two", cost=50, costInForce=3, routers=["r"])
+    found["conditions"].append(double)
+    other = link_element("one", cost=3, costInForce=3, routers=["r"])
+    other["conditions"].append(double | {"message": "link one leads to the same router as link two"})
+    site.document["links"] = [other, found]
+    site.on["token.redeem"] = lambda _: {"link": "two"}
+    result = van("-n default link create -", input=token_text)
+    assert result.exit_code == 0
+    assert "Warning: link two leads to the same router as link one\nNext:    delete one: van -n default link delete two\n" in result.stderr
+    shown = van("link status").stdout
+    assert "two    active   outgoing    south   50 (3 counts)" in shown
+    assert "\nlink two: link two leads to the same router" in shown
+    assert "\nlink one: link one leads to the same router" in shown
+    assert van("status").stdout.count("leads to the same router") == 1, "one entry for one cause"
+
+
 def test_joining_two_networks_is_said_before_and_after(van: Van, site: FakeSite, token_text: str) -> None:
     redeems(site)
     site.document["links"] = [link_element("east")]

@@ -33,6 +33,9 @@ def site(name: str, id: str, **more: Any) -> Doc:
     return {"id": id, "name": name, "version": "1", "self": False, "role": "interior", "state": "up", "routers": [router]} | more
 
 
+found = site  # tests have a fixture of that name
+
+
 def link(a: tuple[str, str], b: tuple[str, str], **more: Any) -> Doc:
     ends = {"fromSiteId": a[1], "toSiteId": b[1], "from": a[0], "to": b[0]}
     return ends | {"cost": 1, "fromCost": 1, "toCost": 1, "state": "up", "active": True} | more
@@ -49,7 +52,7 @@ def small() -> Doc:
             site("south", SOUTH),
         ],
         "links": [
-            link(north, south, name="to-south", rttMs=12.5, cost=5, fromCost=5, toCost=1),
+            link(north, south, name="to-south", rttMs=12.5, cost=5, fromCost=5, toCost=1, dialler="from"),
             link(south, far, state="one-sided", active=False, toCost=None),
             link(plc, south, edge=True, cost=3),
         ],
@@ -64,16 +67,54 @@ def test_the_tree_has_links_services_and_edges_under_their_site_and_says_who_doe
         "north  (this site)\n"
         "└─ link to south, cost 5\n"
         "far  (unreachable)\n"
-        "├─ link from south, cost 1 (only one end reports it: it does not count)\n"
+        "├─ link with south, cost 1 (only one end reports it: it does not count)\n"
         "└─ serves hello\n"
         "south\n"
         "├─ link from north, cost 5\n"
-        "├─ link to far, cost 1 (only one end reports it: it does not count)\n"
+        "├─ link with far, cost 1 (only one end reports it: it does not count)\n"
         "├─ serves hello\n"
         "└─ edge plc, cost 3\n"
     )
     assert van("network status").stdout == tree
     assert van("network status -o tree").stdout == tree
+
+
+def test_the_tree_says_whose_services_those_of_an_edge_are_where_that_is_known(van: Van, site: FakeSite) -> None:
+    document = small()
+    document["services"] = [
+        {"address": "hello", "targets": [{"siteId": SOUTH, "site": "south", "orEdge": True}]},
+        {"address": "valve", "targets": [{"siteId": EDGE, "site": "plc"}]},
+    ]
+    site.on["network"] = lambda _: document
+    lines = van("network status").stdout.splitlines()
+    assert "├─ serves hello (itself or an edge behind it)" in lines
+    assert lines[-1] == "└─ edge plc, cost 3, serves valve"
+
+
+def test_several_routers_of_a_site_are_told_apart_and_are_no_other_site(van: Van, site: FakeSite) -> None:
+    document = small()
+    one, two = (f"{SOUTH}/00000000000{n}0001" for n in (1, 2))
+    document["sites"] = [found("north", NORTH, self=True, state="own", routers=[])]
+    document["sites"].append(found("south", SOUTH, routers=[{"id": r, "cost": 1, "nextHops": []} for r in (one, two)]))
+    north, south, nobody = ("north", NORTH), ("south", SOUTH), f"{NORTH}/0000000000000001"
+    document["links"] = [
+        link(north, south, fromRouter=nobody, toRouter=one, dialler="both"),
+        link(north, south, fromRouter=nobody, toRouter=two, dialler="from"),
+        link(south, south, fromRouter=one, toRouter=two, dialler=""),
+    ]
+    document["services"] = []
+    site.on["network"] = lambda _: document
+    assert van("network status").stdout == (
+        "north  (this site)\n"
+        "├─ link to and from south (router 10001), cost 1\n"
+        "└─ link to south (router 20001), cost 1\n"
+        "south\n"
+        "├─ link to and from north, of its router 10001, cost 1\n"
+        "├─ link from north, of its router 20001, cost 1\n"
+        "└─ its routers 10001 and 20001 are linked, cost 1\n"
+    )
+    rows = [line.split()[-2] for line in van("network status -o table").stdout.splitlines()[1:]]
+    assert rows == ["1", "1"], "each is linked with one other site"
 
 
 def test_the_table_has_a_line_per_site_and_wide_a_second_one_for_links(van: Van, site: FakeSite) -> None:
@@ -140,6 +181,19 @@ def test_a_trace_is_told_as_targets_and_hops(van: Van, site: FakeSite) -> None:
     assert json.loads(van("trace hello -o json").stdout) == traced()
 
 
+def test_a_trace_says_which_router_and_where_an_edge_may_be(van: Van, site: FakeSite) -> None:
+    document = traced(target="pair (router ab0fa)")
+    document["choices"][0] |= {"site": "pair", "label": "pair (router ab0fa)", "orEdge": False}
+    document["choices"][1] |= {"site": "hub", "label": "hub", "orEdge": True, "usable": True, "reason": "as good"}
+    document["hops"][1] |= {"site": "pair", "label": "pair (router ab0fa)"}
+    site.on["trace"] = lambda _: document
+    lines = [line.strip() for line in van("trace hello").stdout.splitlines()]
+    assert any(line.startswith("pair (router ab0fa)   2") and line.endswith("chosen") for line in lines)
+    assert any(line.startswith("at or behind hub") for line in lines)
+    assert "The way to pair (router ab0fa):" in lines
+    assert any(line.startswith("2     pair (router ab0fa)") for line in lines)
+
+
 def test_a_trace_that_does_not_arrive_says_where_it_ends_and_exits_1(van: Van, site: FakeSite) -> None:
     note = "no answer beyond site middle within 1 s: it went on to site south"
     site.on["trace"] = lambda _: traced(complete=False, note=note, hops=traced()["hops"][:1])
@@ -183,6 +237,13 @@ def test_what_a_simulation_finds_is_told_in_a_few_lines(van: Van, site: FakeSite
         "  west      2 -> 5   south -> east\n"
     )
     assert van("simulate").exit_code == 2
+    told = lost({"down": ["south"]})
+    told["keys"][1]["leftAt"][0]["orEdge"] = True
+    told["paths"][0]["label"] = "west (router 00001)"
+    site.on["simulate"] = lambda _: told
+    shown = van("simulate --down south").stdout
+    assert "south     at or behind far\n" in shown
+    assert "west (router 00001)   2 -> 5" in shown
 
 
 def simulated(**more: Any) -> Doc:

@@ -14,7 +14,8 @@ from fake_site import FakeSite, cond, link_element, listener_element, service_el
 
 from vanrouter.cli.connector import NOUN as CONNECTOR
 from vanrouter.cli.listener import NOUN as LISTENER
-from vanrouter.resources import kinds, read_resources
+from vanrouter.cli.multikeylistener import NOUN as MULTI_KEY
+from vanrouter.resources import kinds, read_resources, to_dict
 from vanrouter.stores import SiteHome
 
 
@@ -37,13 +38,17 @@ def takes_up(site: FakeSite) -> None:
     site.on["reconcile"] = reconcile
 
 
-@pytest.mark.parametrize(("noun", "spec"), [(LISTENER, kinds.ListenerSpec), (CONNECTOR, kinds.ConnectorSpec)])
+@pytest.mark.parametrize(
+    ("noun", "spec"), [(LISTENER, kinds.ListenerSpec), (CONNECTOR, kinds.ConnectorSpec), (MULTI_KEY, kinds.MultiKeyListenerSpec)]
+)
 def test_every_field_of_the_resource_is_a_flag(noun: Any, spec: type) -> None:
+    nested = (kinds.Expose, kinds.HealthCheck, kinds.Strategy, kinds.Priority, kinds.Weighted)
+
     def keys(struct: type, prefix: str = "") -> set[str]:
         found = set()
         for field in msgspec.structs.fields(struct):
-            inner = next((inner for inner in (kinds.Expose, kinds.HealthCheck) if inner.__name__ in str(field.type)), None)
-            found |= keys(inner, f"{field.encode_name}.") if inner else {prefix + field.encode_name}
+            inner = next((inner for inner in nested if inner.__name__ in str(field.type)), None)
+            found |= keys(inner, f"{prefix}{field.encode_name}.") if inner else {prefix + field.encode_name}
         return found
 
     assert {field.key for field in noun.fields} == keys(spec)
@@ -60,15 +65,59 @@ def test_create_writes_the_resource_and_returns_when_it_is_in_force(van: Van, si
             "apiVersion": "vanrouter.io/v1alpha1",
             "kind": kind,
             "metadata": {"name": "hello"},
-            "spec": {"routingKey": "hello", "host": "127.0.0.1", "port": 9090},
+            "spec": {"routingKey": "hello", "host": "127.0.0.3" if command == "listener" else "127.0.0.1", "port": 9090},
         }
-    }
+    }, "a listener is at the service address of its site"
     assert stat.S_IMODE((stopped.resources.directory / f"{kind}-hello.yaml").stat().st_mode) == 0o600
     assert van(f"{command} create hello 9090").stdout == f"{command}/hello unchanged\n"
     result = van(f"{command} create hello 9091")
     assert result.exit_code == 1
     assert f"there is a {command} 'hello' already, with other settings" in result.stderr
     assert f"van {command} update hello" in result.stderr
+
+
+def takes_up_multi_key(site: FakeSite) -> None:
+    def reconcile(_params: object) -> dict[str, Any]:
+        found = []
+        for r in SiteHome(site.directory).resources.of_kind("MultiKeyListener"):
+            strategy = r.spec.strategy
+            keys = dict.fromkeys(strategy.priority.routing_keys, 1) if strategy.priority else strategy.weighted.routing_keys
+            element = listener_element(r.name, host=r.spec.host, port=r.spec.port, spec=to_dict(r)["spec"], routingKey="")
+            element["strategy"] = "priority" if strategy.priority else "weighted"
+            element["routingKeys"] = [{"routingKey": key, "weight": n, "matched": key != "b"} for key, n in keys.items()]
+            found.append(element)
+        site.document["multiKeyListeners"] = found
+        return {"generation": 2, "problems": []}
+
+    site.document["multiKeyListeners"] = []
+    site.on["reconcile"] = reconcile
+
+
+def test_a_multi_key_listener_has_all_verbs_and_both_strategies(van: Van, site: FakeSite, stopped: SiteHome) -> None:
+    takes_up_multi_key(site)
+    result = van("multikeylistener create db 5432 --priority b --priority a")
+    assert (result.exit_code, result.stdout) == (0, "multikeylistener/db created\n"), result.stderr
+    spec = documents(stopped)["MultiKeyListener-db.yaml"]["spec"]
+    assert spec == {"host": "127.0.0.3", "port": 5432, "strategy": {"priority": {"routingKeys": ["b", "a"]}}}
+    assert van("multikeylistener update db --weight a=3 --weight b=1 --require-client-cert").exit_code == 0
+    spec = documents(stopped)["MultiKeyListener-db.yaml"]["spec"]
+    assert spec["strategy"] == {"weighted": {"routingKeys": {"a": 3, "b": 1}}}, "the one takes the place of the other"
+    assert spec["requireClientCert"] is True
+    lines = [line.split() for line in van("multikeylistener status -o wide").stdout.splitlines()]
+    assert lines[0][:5] == ["NAME", "ROUTING", "KEYS", "HOST", "PORT"]
+    assert lines[1][:8] == ["db", "a=3,", "b=1", "127.0.0.3", "5432", "yes", "ready", "weighted"]
+    assert lines[1][8] == "b", "the key without a target"
+    assert van("multikeylistener update db --priority a --unset require-client-cert").exit_code == 0
+    assert documents(stopped)["MultiKeyListener-db.yaml"]["spec"] == {
+        "host": "127.0.0.3",
+        "port": 5432,
+        "strategy": {"priority": {"routingKeys": ["a"]}},
+    }
+    assert van("multikeylistener status db -o name").stdout == "multikeylistener/db\n"
+    assert van("multikeylistener delete db").stdout == "multikeylistener/db deleted\n"
+    assert van("multikeylistener status").stdout == "No multikeylisteners.\n"
+    (resource,) = read_resources(van("multikeylistener generate db 1 --weight a=2 --weight x=y=1 --host 0.0.0.0 --observer none").stdout)
+    assert resource.spec.strategy.weighted.routing_keys == {"a": 2, "x=y": 1}  # type: ignore[attr-defined]
 
 
 def test_update_changes_only_what_is_named(van: Van, site: FakeSite, stopped: SiteHome) -> None:
@@ -93,7 +142,8 @@ def test_update_changes_only_what_is_named(van: Van, site: FakeSite, stopped: Si
 
 def test_a_dry_run_prints_and_changes_nothing(van: Van, site: FakeSite, stopped: SiteHome) -> None:
     result = van("listener create hello 80 --routing-key other --dry-run")
-    assert yaml.safe_load(result.stdout)["spec"] == {"routingKey": "other", "host": "127.0.0.1", "port": 80}
+    assert yaml.safe_load(result.stdout)["spec"] == {"routingKey": "other", "host": "127.0.0.3", "port": 80}
+    assert "host: 127.0.0.9\n" in van("listener create hello 80 --host 127.0.0.9 --dry-run").stdout
     assert van("listener create hello 80 --dry-run -o json").stdout.startswith("{")
     assert documents(stopped) == {}
     assert van("listener create hello 80 --no-wait").exit_code == 0
@@ -138,7 +188,13 @@ def test_a_listener_whose_port_is_taken_is_told_at_once(van: Van, site: FakeSite
 
     site.on["reconcile"] = reconcile
     result = van("listener create hello 9090 --timeout 20s")
-    assert (result.exit_code, result.stderr) == (1, "Error: listener hello: port 9090 of 127.0.0.1 is in use\nNext:  stop it\n")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: listener hello: port 9090 of 127.0.0.1 is in use\n"
+        "Next:  stop it; listener hello stays as it was created in the site's resources, and is in force once that is mended; "
+        "take it back: van listener delete hello\n"
+    )
+    assert (SiteHome(site.directory).resources.directory / "Listener-hello.yaml").exists()
 
 
 def test_a_change_for_a_site_that_does_not_run_is_written_and_said_to_wait(van: Van, stopped: SiteHome) -> None:
@@ -154,7 +210,7 @@ def test_a_broken_file_of_somebody_is_named_and_does_not_stop_a_change(van: Van,
     (stopped.resources.directory / "mine.yaml").write_text("kind: [")
     site.on["reconcile"](None)
     site.on["reconcile"] = lambda _: {"generation": 1, "problems": [{"path": "mine.yaml", "message": "not valid YAML", "hint": "mend it"}]}
-    site.document["listeners"] = [listener_element("hello")]
+    site.document["listeners"] = [listener_element("hello", host="127.0.0.3")]
     result = van("listener create hello 9090")
     assert result.exit_code == 0
     assert result.stderr == "Warning: mine.yaml: not valid YAML\nNext:    mend it\n"
@@ -174,6 +230,12 @@ def test_a_broken_file_of_somebody_is_named_and_does_not_stop_a_change(van: Van,
         ("listener create hello 80 --setting novalue", "'novalue' is not KEY=VALUE"),
         ("listener update hello", "nothing to change is named"),
         ("listener update hello --unset nonsense", "not a field; fields are: port, routing-key"),
+        ("multikeylistener create db 1", "strategy"),
+        ("multikeylistener create db 1 --priority a --weight b=1", "exactly one of priority and weighted"),
+        ("multikeylistener create db 1 --priority a --priority a", "has a routing key twice"),
+        ("multikeylistener create db 1 --weight a", "'a' is not KEY=NUMBER"),
+        ("multikeylistener create db 1 --weight a=0", "has a weight below 1"),
+        ("multikeylistener create db 1 --weight a=1 --weight a=2", "'a' is given twice"),
         ("listener delete", "name one listener, or say --all"),
         ("connector create c 80 --host h --selector a=b", "exactly one of spec.host and spec.selector is needed"),
         ("expose host --address a", "host HOST:PORT"),

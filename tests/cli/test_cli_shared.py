@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
+from typing import Any
 
 import click
 import pytest
@@ -32,6 +35,46 @@ def test_shared_options_stand_before_or_after_the_command_and_the_later_one_wins
     result = van(line)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["site"]["name"] == "north"
+
+
+def test_commands_in_hints_of_a_site_name_the_site_so_that_they_can_be_pasted(van: Van, site: FakeSite, monkeypatch: Any) -> None:
+    site.directory.rename(site.directory.with_name("here"))
+    todo = "redeem a new token: van link create FILE; look there: van status; or see van status there; (van update --link-access X)"
+    site.document["problems"] = [{"path": "x", "message": "m", "hint": todo}]
+    monkeypatch.delenv("VAN_PLATFORM")
+    said = van("-p linux -n here status").stdout
+    assert (
+        "redeem a new token: van -p linux -n here link create FILE; look there: van status; or see van status there; "
+        "(van -p linux -n here update --link-access X)"
+    ) in said
+
+    def refuse(_: object) -> None:
+        raise Refusal("config", "no", "delete that one: van link delete a")
+
+    site.on["network"] = refuse
+    assert van("-p linux -n here network status").stderr == "Error: no\nNext:  delete that one: van -p linux -n here link delete a\n"
+
+
+INTERRUPTED = """\
+import os, runpy, signal, sys
+
+class AtImport:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[-1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, AtImport())
+when, sys.argv[1:] = sys.argv[1], ["demo"]
+sys.argv.append(when)
+runpy.run_module("vanrouter.cli", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "vanrouter.cli.base", "vanrouter.cli.demo"])
+def test_an_interrupt_while_van_is_being_loaded_ends_it_quietly_with_exit_code_130(module: str) -> None:
+    result = subprocess.run([sys.executable, "-c", INTERRUPTED, module], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (130, "")
+    assert result.stderr.strip() in ("", "Aborted."), "no traceback"
 
 
 def test_shared_options_stand_between_noun_and_verb(van: Van, site: FakeSite) -> None:

@@ -93,7 +93,10 @@ def test_an_edge_is_seen_under_its_interior_from_everywhere() -> None:
         assert edge["name"] == "e"
         assert [(up["site"], up["cost"]) for up in edge["routers"][0]["uplinks"]] == [("a", 3)]
         (key,) = document["keys"]
-        assert [t["site"] for t in key["targets"]] == ["a"], "its interior offers it"
+        # Its interior knows whose it is. It tells others of it as its own, so that they know only that it is there or behind it.
+        assert [(t["site"], t["orEdge"]) for t in key["targets"]] == ([("e", False)] if name == "a" else [("a", True)])
+    (key,) = network_view(world.engines["e"], "e")["keys"]
+    assert [(t["site"], t["count"]) for t in key["targets"]] == [("e", 1)], "and its uplink does not have it once more"
     own = network_view(world.engines["e"], "e")
     assert {s["name"]: s["role"] for s in own["sites"]} == {"a": "interior", "b": "interior", "e": "edge"}
     assert sorted((link["from"], link["to"], link["state"]) for link in own["links"] if link.get("edge")) == [("e", "a", "up")]

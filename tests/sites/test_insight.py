@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from site_world import World, free_port
@@ -60,6 +61,38 @@ async def test_a_trace_shows_each_hop_and_the_target(world: World, backend: int)
     assert (local["complete"], local["hops"], local["choices"][0]["connector"]) == (True, [], "hello")
     with pytest.raises(ConfigError, match="nobody in the network offers 'nothing'"):
         await world.call(north, "trace", key="nothing")
+
+
+async def test_who_dialled_is_told_of_links_of_this_site_and_of_no_others(world: World, backend: int) -> None:
+    homes = await lines(world, backend)
+    expected = {
+        "north": {("north", "middle", "from"), ("middle", "south", "")},
+        "middle": {("north", "middle", "from"), ("south", "middle", "from")},
+        "south": {("south", "middle", "from"), ("middle", "north", "")},
+    }
+    for home in homes[:3]:
+        name = home.directory.name
+
+        async def told(home: SiteHome = home, name: str = name) -> Any:
+            links = (await world.call(home, "network"))["links"]
+            said = {(x["from"], x["to"], x["dialler"]) if x["dialler"] else (*sorted((x["from"], x["to"])), "") for x in links}
+            return said == {(a, b, c) if c else (*sorted((a, b)), "") for a, b, c in expected[name]}
+
+        await world.until(f"{name} says who dialled its own links", told)
+
+
+async def test_a_trace_shows_the_cost_in_force_and_not_the_one_that_was_dialled(world: World, backend: int) -> None:
+    north, _, south, _ = await lines(world, backend)
+    name = (await world.status(south))["links"][0]["name"]
+    link: Any = south.resources.get("Link", name)
+    south.resources.put(msgspec.structs.replace(link, spec=msgspec.structs.replace(link.spec, cost=42)))
+    await world.call(south, "reconcile")
+
+    async def traced() -> Any:
+        trace = await world.call(north, "trace", key="hello")
+        return [hop["cost"] for hop in trace["hops"]] == [1, 42] and trace["choices"][0]["cost"] == 43
+
+    await world.until("the trace has the changed cost", traced)
 
 
 async def test_a_trace_past_a_site_that_does_not_answer_names_it_and_ends_in_time(
@@ -127,5 +160,12 @@ async def test_an_edge_is_seen_under_its_interior_and_a_trace_goes_through_to_it
         return [(hop["site"], hop["end"], hop["targets"]) for hop in trace["hops"]]
 
     assert await reached() == [("north", "", 0), ("leaf", "arrived", 1)]
+    (choice,) = (await world.call(middle, "trace", key="hello"))["choices"]
+    assert (choice["site"], choice["orEdge"]) == ("north", True), "it may be north's own"
+    for home, where in ((north, ("leaf", False)), (middle, ("north", True)), (leaf, ("leaf", False))):
+        (service,) = (await world.call(home, "network"))["services"]
+        assert [(t["site"], t["orEdge"]) for t in service["targets"]] == [where]
+        (service,) = (await world.status(home))["services"]
+        assert [(t["site"], t["orEdge"]) for t in service["targets"]] == [where], "and so says its status"
     told = await world.call(north, "simulate", down=["leaf"])
     assert [(key["key"], key["after"]) for key in told["keys"]] == [("hello", 0)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from site_world import World, condition, free_port
 
 from vanrouter.stores import SiteHome
@@ -74,12 +75,52 @@ async def test_two_links_between_the_same_two_sites_are_one_for_routing_and_both
         return {link["name"] for link in (await world.status(south))["links"] if link["active"]} == names
 
     await world.until("both are active", both)
+    (name,) = names - {"again"}
+    south.resources.put(
+        msgspec.structs.replace(again := south.resources.get("Link", "again"), spec=msgspec.structs.replace(again.spec, cost=7))
+    )  # type: ignore[union-attr]
+    await world.call(south, "reconcile")
+    links = {link["name"]: link for link in (await world.status(south))["links"]}
+    for this, other in ((name, "again"), ("again", name)):
+        distinct = condition(links[this], "Distinct")
+        assert (distinct["status"], distinct["reason"]) == ("False", "SameRouter")
+        assert "same router of site north" in distinct["message"]
+        assert f"as link {other} (cost {links[other]['cost']})" in distinct["message"]
+        assert "at cost 1" in distinct["message"]
+        assert f"van link delete {this}" in distinct["next"]
+        assert condition(links[this], "Ready")["status"] == "True", "both work"
+    assert {n: (x["cost"], x["costInForce"]) for n, x in links.items()} == {name: (1, 1), "again": (7, 1)}
+    assert await world.get(port) == b'{"message":"Hello"}'
     await world.call(south, "link.delete", name="again")
 
     async def one() -> Any:
         return [link["active"] for link in (await world.status(south))["links"]] == [True]
 
     await world.until("one is left, and active", one)
+    (left,) = (await world.status(south))["links"]
+    assert "Distinct" not in {c["type"] for c in left["conditions"]}, "and nothing is said of it any more"
+    assert await world.get(port) == b'{"message":"Hello"}'
+
+
+async def test_two_sites_that_dial_each_other_have_one_link_and_each_says_so(world: World, backend: int) -> None:
+    north = world.home("north", linkAccess=f"127.0.0.1:{free_port()}")
+    south = world.home("south", serviceAddress="127.0.0.2", linkAccess=f"127.0.0.1:{free_port()}")
+    await world.start(north)
+    await world.start(south)
+    await world.link(north, south, name="there", cost=3)
+    await world.link(south, north, name="back", cost=9)
+    port = free_port()
+    await world.expose(south, "hello", backend, port, at=(north, south))
+    for home, name, costs in ((south, "there", {"there": (3, 9), "north": (9, 9)}), (north, "back", {"back": (9, 9), "south": (3, 9)})):
+
+        async def told(home: SiteHome = home, name: str = name, costs: Any = costs) -> Any:
+            links = {link["name"]: link for link in (await world.status(home))["links"]}
+            said = {n: (link["cost"], link["costInForce"]) for n, link in links.items()}
+            return said == costs and [c for c in links[name]["conditions"] if c["reason"] == "SameRouter"]
+
+        (distinct,) = await world.until(f"{home.directory.name} says so, with the cost of each", told)
+        assert f"incoming link {'north' if name == 'there' else 'south'}" in distinct["message"]
+        assert "at cost 9" in distinct["message"]
     assert await world.get(port) == b'{"message":"Hello"}'
 
 

@@ -109,6 +109,12 @@ async def test_two_routers_of_a_site_share_its_services_and_one_goes_on_when_the
     taken = [site.context.plane.counters().by_connector["hello"][1] for site in siblings.running]
     assert sum(taken) == 20
     assert min(taken) >= 5, taken
+    # People can tell the two apart, and neither counts as another site.
+    choices = (await world.call(siblings.hub, "trace", key="hello"))["choices"]
+    ends = {str(site.context.own)[-5:] for site in siblings.running}
+    assert {choice["label"] for choice in choices} == {f"pair (router {end})" for end in ends}
+    for home in siblings.homes:
+        assert (await world.status(home))["site"]["linkedSites"] <= 1
     siblings.running[0].stop(grace=0.0, drain=0.0)
 
     async def one() -> Any:

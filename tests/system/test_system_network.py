@@ -249,3 +249,20 @@ def test_a_link_of_a_site_with_itself_is_refused_and_costs_nobody_anything(line:
     refused = line.van("-n middle link create own.yaml", code=1)
     assert "itself" in refused.stderr or "own" in refused.stderr
     line.until_answers("north", "middle")
+
+
+def test_two_links_to_one_router_are_named_with_the_cost_of_each_and_cost_nobody_anything(line: Sites) -> None:
+    line.van("-n middle token create second.yaml --cost 50")
+    made = line.van("-n north link create second.yaml backup")
+    assert "leads to the same router of site middle as link to-middle (cost 1)" in made.stderr
+    assert "van -p linux -n north link delete backup" in made.stderr
+    rows = {row[0]: row for row in map(str.split, line.van("-n north link status").stdout.splitlines()[1:3])}
+    assert rows["to-middle"][:5] == ["to-middle", "active", "outgoing", "middle", "1"]
+    assert rows["backup"][:7] == ["backup", "active", "outgoing", "middle", "50", "(1", "counts)"]
+    assert line.van("-n north status").stdout.count("leads to the same router") == 1
+    assert "Problem" not in line.van("-n south status").stdout
+    line.expose("south")
+    line.until_answers("north", "middle")
+    line.van("-n north link delete backup")
+    until("nothing is said of it any more", lambda: "same router" not in line.van("-n north status").stdout)
+    assert line.answers("north")

@@ -138,6 +138,11 @@ def test_a_link_whose_far_end_hangs_ends_waiting_with_exit_code_4(shared: Linked
         operational = next(c for c in document[0]["conditions"] if c["type"] == "Operational")
         assert operational["status"] != "True"
         assert operational["next"]
+        stuck = until(
+            "it says that nothing answers", lambda: (o := shared.operational("south"))["next"].startswith("check that the router") and o
+        )
+        for cause in ("stopped", "firewall"):
+            assert cause in stuck["next"], "both look alike from here"
     shared.until_linked()
 
 

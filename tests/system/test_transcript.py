@@ -228,7 +228,7 @@ def test_a_link_access_that_is_taken_is_said_by_init(host: Host) -> None:
         result = host.run("van", "-p", "linux", "init", "--site-name", "north", "--link-access", f"127.0.0.1:{port}", timeout=40)
         assert result.returncode == 3, "before the minute is over that it would wait otherwise"
         assert f"127.0.0.1:{port}: the port is in use" in result.stderr
-        assert "choose another one: van update --link-access" in result.stderr
+        assert "choose another one: van -p linux update --link-access" in result.stderr
 
 
 def test_a_site_that_cannot_start_says_why_at_once(host: Host) -> None:
@@ -281,7 +281,7 @@ def test_the_demo_shows_each_command_and_the_answer_and_leaves_nothing(host: Hos
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("after", [0.15, 0.5, 1.0, 1.6, 2.2])
+@pytest.mark.parametrize("after", [0.15, 0.4, 0.5, 1.0, 1.6, 2.2])
 def test_the_demo_cleans_up_whenever_it_is_interrupted(tmp_path: Path, number: signal.Signals, after: float) -> None:
     with Host(tmp_path, "baseline") as host:
         process = subprocess.Popen(

@@ -69,6 +69,7 @@ def troubles(status: Doc) -> list[Trouble]:
     """Everything that is not as wanted: what, why, what to do. One entry for one cause."""
     found = [Trouble(p.get("path", ""), p["message"], p.get("hint", "")) for p in status["problems"]]
     told = {(trouble.what, trouble.why) for trouble in found} | {("", trouble.why) for trouble in found}
+    doubled: set[tuple[str, ...]] = set()
     elements = [("site", status["site"])]
     elements += [("link", x) for x in status["links"]]
     elements += [("listener", x) for x in status["listeners"]]
@@ -81,6 +82,11 @@ def troubles(status: Doc) -> list[Trouble]:
         if reason["status"] == "Unknown" and (kind, reason["reason"]) != ("link", "Suspect"):
             continue
         trouble = Trouble(f"{kind} {element['name']}", reason["message"] or reason["reason"], reason.get("next", ""))
+        if reason["reason"] == "SameRouter":
+            twice = (kind, *element["routers"])
+            if twice in doubled:
+                continue  # it is named by the other one already
+            doubled.add(twice)
         if ("", trouble.why) not in told:
             found.append(trouble)
     own = status["site"]["id"]

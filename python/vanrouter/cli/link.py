@@ -15,7 +15,7 @@ import click
 from vanrouter.cli.base import ALL_OUTPUTS, DONE, NOT_READY, Group, Invocation, pass_invocation
 from vanrouter.cli.output import bad, dump, explain, good, say, table, warn
 from vanrouter.cli.running import Site, condition, worst
-from vanrouter.cli.values import COST, NAME, timeout_option, wait_option
+from vanrouter.cli.values import COST, NAME, one_name, timeout_option, wait_option
 from vanrouter.errors import ConfigError, VanrouterError
 
 __all__ = ["link"]
@@ -36,13 +36,20 @@ def _link_names(ctx: click.Context, _param: click.Parameter, incomplete: str) ->
 
 @link.command("create", outputs=("json", "yaml", "name"))
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--name", type=NAME, help="Name of the link; default: made from the token.")
+@click.argument("link_name", metavar="[NAME]", type=NAME, required=False)
+@click.option("--name", type=NAME, help="The same as NAME.")
 @click.option("--cost", type=COST, help="Cost of the link; default: what the token says.")
 @wait_option("the link is active")
 @timeout_option(60, "How long to wait.")
 @pass_invocation
-def create(invocation: Invocation, file: str, name: str | None, cost: int | None, wait: bool, timeout: float) -> None:
-    """Redeem the token in FILE ('-': standard input) and link to the site that issued it."""
+def create(
+    invocation: Invocation, file: str, link_name: str | None, name: str | None, cost: int | None, wait: bool, timeout: float
+) -> None:
+    """Redeem the token in FILE ('-': standard input) and link to the site that issued it.
+
+    NAME is what the link is called from then on, by `link update` and `link delete`; default: made from the token.
+    """
+    name = one_name(link_name, name)
     site = Site(invocation, timeout)
     site.require()
     text, issuer, token_name = _token(file)
@@ -67,6 +74,9 @@ def create(invocation: Invocation, file: str, name: str | None, cost: int | None
     elif wait:
         state = "active" if found["active"] else "standing by"
         say(f"Link {made} to site {found['remoteSiteName']} is {state}.")
+        if _is_double(found):
+            double = condition(found, "Distinct")
+            warn(double["message"], double["next"])
     else:
         say(f"Link {made} is being dialled. See: {invocation.van(f'link status {made}')}")
 
@@ -187,6 +197,11 @@ def _is_suspect(found: Doc) -> bool:
     return str(condition(found, "Operational")["reason"]) == "Suspect"
 
 
+def _is_double(found: Doc) -> bool:
+    """Another link leads to the same router."""
+    return str(condition(found, "Distinct")["status"]) == "False"
+
+
 def _chosen(links: list[Doc], name: str | None) -> list[Doc]:
     return sorted((x for x in links if name in (None, x["name"])), key=lambda x: (x["direction"] != "outgoing", x["name"]))
 
@@ -208,7 +223,9 @@ def _show(invocation: Invocation, links: list[Doc], *, single: bool) -> None:
         wide = invocation.output == "wide"
         columns = ["name", "state", "direction", "site", "cost", "endpoint"] + (["lanes", "site id", "since"] if wide else [])
         table(columns, [_row(found, wide=wide) for found in links])
-        explain((f"link {found['name']}", worst(found)) for found in links if not _is_well(found) or _is_suspect(found))
+        explain(
+            (f"link {found['name']}", worst(found)) for found in links if not _is_well(found) or _is_suspect(found) or _is_double(found)
+        )
 
 
 def _row(found: Doc, *, wide: bool) -> list[object]:
@@ -222,10 +239,16 @@ def _row(found: Doc, *, wide: bool) -> list[object]:
         if found.get("standby")
         else bad(reason["reason"] if reason else "not active")
     )
-    row: list[object] = [found["name"], state, found["direction"], found.get("remoteSiteName"), found.get("cost"), found.get("endpoint")]
+    row: list[object] = [found["name"], state, found["direction"], found.get("remoteSiteName"), _cost(found), found.get("endpoint")]
     if wide:
         row += [found.get("lanes"), found.get("remoteSiteId"), condition(found, "Operational")["since"]]
     return row
+
+
+def _cost(found: Doc) -> object:
+    """What this link asks for, and what counts where that is something else."""
+    cost, in_force = found.get("cost"), found.get("costInForce")
+    return cost if in_force in (None, cost) else f"{cost} ({in_force} counts)"
 
 
 @link.command("update", outputs=("json", "yaml", "name"))

@@ -16,7 +16,7 @@ NOUN = Noun(
     fields=(
         Field("port", "--port", PORT, "Where clients connect."),
         Field("routingKey", "--routing-key", KEY, "What joins it to connectors of the network; default: its name."),
-        Field("host", "--host", HOST, "Address to listen on; default: 127.0.0.1."),
+        Field("host", "--host", HOST, "Address to listen on; default: the site's service address."),
         Field("strategy", "--strategy", click.Choice(["balanced", "closest"]), "How a target is chosen for each new connection."),
         Field("type", "--type", click.Choice(["tcp"]), "Protocol."),
         Field("tlsCredentials", "--tls-credentials", NAME, "Credential to offer TLS to clients with."),
@@ -27,6 +27,7 @@ NOUN = Noun(
     wide=("listening", "since"),
     more=lambda found: [condition(found, "Listening")["reason"], condition(found, "Matched")["since"]],
     defaults=lambda name, _named: {"routingKey": name, "host": "127.0.0.1"},
+    listens=True,
 )
 
 listener = make(NOUN)

@@ -6,6 +6,10 @@ The tables below are all that help needs; a command's file is imported when the 
 
 from __future__ import annotations
 
+from vanrouter.cli import interrupts  # before all that takes time to load
+
+# isort: split
+
 import click
 
 from vanrouter.cli.base import Root
@@ -31,6 +35,7 @@ EVERYDAY = {
 RESOURCES = {
     "site": ("site", "site", "The site as a resource."),
     "listener": ("listener", "listener", "Local ports where clients connect."),
+    "multikeylistener": ("multikeylistener", "multikeylistener", "Local ports that stand for several routing keys."),
     "connector": ("connector", "connector", "Local servers that the network may reach."),
 }
 OTHER = {
@@ -80,3 +85,5 @@ for _root in (van, vanrouter):
     _root.params.append(
         click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version.")
     )
+
+interrupts.loaded()

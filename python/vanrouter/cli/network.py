@@ -31,6 +31,9 @@ def status(invocation: Invocation, shape: str, timeout: float) -> None:
     """Show the whole network as it is known here.
 
     It comes from this site's own database and asks nobody: a site that does not answer is shown as unreachable, with what it said last.
+
+    "link to" and "link from" say who dialled, where this site knows: of its own links. "itself or an edge behind it": a site tells of the
+    services of its edges as its own. Of several routers of a site each is named by the end of its id.
     """
     document: Doc = Site(invocation, timeout).call("network")
     output = invocation.output or shape
@@ -62,20 +65,26 @@ class _Picture:
         for link in document["links"]:
             for end in {link["fromSiteId"], link["toSiteId"]}:
                 self.links.setdefault(end, []).append(link)
-        self.serves: dict[str, dict[str, None]] = {}
+        self.several = {site["id"] for site in self.sites if len(site.get("routers", ())) > 1}
+        self.serves: dict[str, dict[str, bool]] = {}  # site id -> address -> whether it may be an edge behind it that serves it
         for service in document["services"]:
             for target in service["targets"]:
-                self.serves.setdefault(target["siteId"], {})[service["address"]] = None
+                self.serves.setdefault(target["siteId"], {})[service["address"]] = bool(target.get("orEdge"))
 
     def label(self, site_id: str) -> str:
         return self.labels.get(site_id, site_id[:12])
 
     def linked(self, site_id: str) -> list[str]:
-        links = [link for link in self.links.get(site_id, ()) if link.get("active", True)]
+        links = [x for x in self.links.get(site_id, ()) if x.get("active", True) and x["fromSiteId"] != x["toSiteId"]]
         return sorted({self.label(_other(link, site_id)) for link in links})
 
     def services(self, site_id: str) -> list[str]:
         return sorted(self.serves.get(site_id, ()))
+
+    def served(self, site_id: str) -> list[str]:
+        """The same, with what is not known of it."""
+        said = self.serves.get(site_id, {})
+        return [f"{address} (itself or an edge behind it)" if said[address] else address for address in self.services(site_id)]
 
 
 def _other(link: Doc, site_id: str) -> str:
@@ -137,9 +146,9 @@ def _tree(document: Doc) -> None:
         shown = dim(f"  ({note})") if note in ("this site", "") else bad(f"  ({note})")
         say(strong(picture.label(site["id"])) + (shown if note else ""))
         branches = [_branch(picture, site["id"], link) for link in picture.links.get(site["id"], ()) if not _is_uplink_to(link, site["id"])]
-        branches += [f"serves {address}" for address in picture.services(site["id"])]
+        branches += [f"serves {address}" for address in picture.served(site["id"])]
         branches += [
-            f"edge {picture.label(link['fromSiteId'])}, cost {link.get('cost', 1)}{_link_state(link)}"
+            f"edge {picture.label(link['fromSiteId'])}, cost {link.get('cost', 1)}{_link_state(link)}{_serves(picture, link['fromSiteId'])}"
             for link in picture.links.get(site["id"], ())
             if _is_uplink_to(link, site["id"])
         ]
@@ -151,9 +160,31 @@ def _is_uplink_to(link: Doc, site_id: str) -> bool:
     return bool(link.get("edge")) and link["toSiteId"] == site_id
 
 
+def _serves(picture: _Picture, site_id: str) -> str:
+    services = picture.services(site_id)
+    return f", serves {', '.join(services)}" if services else ""
+
+
 def _branch(picture: _Picture, site_id: str, link: Doc) -> str:
-    way = "to" if link["fromSiteId"] == site_id else "from"
-    return f"link {way} {picture.label(_other(link, site_id))}, cost {link.get('cost', 1)}{_link_state(link)}"
+    """``to`` and ``from`` say who dialled; of links between other sites that is not known here."""
+    cost = f", cost {link.get('cost', 1)}{_link_state(link)}"
+    if link["fromSiteId"] == link["toSiteId"]:
+        return f"its routers {_router(link['fromRouter'])} and {_router(link['toRouter'])} are linked{cost}"
+    ways = {"from": "to" if link["fromSiteId"] == site_id else "from", "both": "to and from"}
+    way = ways.get(link.get("dialler", ""), "with")
+    return f"link {way} {picture.label(_other(link, site_id))}{_which(picture, site_id, link)}{cost}"
+
+
+def _router(router: str) -> str:
+    return router[-5:]
+
+
+def _which(picture: _Picture, site_id: str, link: Doc) -> str:
+    """Which router of a site is at which end, where a site has several."""
+    ends = [("from", link["fromSiteId"]), ("to", link["toSiteId"])]
+    said = [(site, _router(link[f"{end}Router"])) for end, site in ends if site in picture.several]
+    own = "".join(f", of its router {router}" for site, router in said if site == site_id)
+    return "".join(f" (router {router})" for site, router in said if site != site_id) + own
 
 
 def _quote(text: str) -> str:

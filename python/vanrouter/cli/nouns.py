@@ -8,19 +8,23 @@ one its default back. ``generate`` prints what ``create`` would write, and needs
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 
 from vanrouter.cli.base import ALL_OUTPUTS, Group, Invocation, pass_invocation
 from vanrouter.cli.output import dump, explain, say, table
 from vanrouter.cli.running import Site, condition, worst
-from vanrouter.cli.values import NAME, PORT, timeout_option, wait_option
+from vanrouter.cli.values import KEY, NAME, PORT, timeout_option, wait_option
 from vanrouter.errors import VanrouterError
 
-__all__ = ["Field", "Noun", "make", "named", "with_fields"]
+__all__ = ["KEYS", "WEIGHTS", "Field", "Noun", "make", "named", "with_fields"]
 
 Doc = dict[str, Any]
+
+
+KEYS: Final = object()  # types of a field: routing keys in an order
+WEIGHTS: Final = object()  # and routing keys with a number each
 
 
 class Field(NamedTuple):
@@ -44,6 +48,10 @@ class Field(NamedTuple):
             return click.option(f"{self.flag}/--no-{self.flag.removeprefix('--')}", self.parameter, default=None, help=self.help)
         if self.type is dict:
             return click.option(self.flag, self.parameter, metavar="KEY=VALUE", multiple=True, help=self.help)
+        if self.type is KEYS:
+            return click.option(self.flag, self.parameter, type=KEY, metavar="KEY", multiple=True, help=self.help)
+        if self.type is WEIGHTS:
+            return click.option(self.flag, self.parameter, metavar="KEY=NUMBER", multiple=True, help=self.help)
         return click.option(self.flag, self.parameter, type=self.type, help=self.help)
 
 
@@ -54,6 +62,10 @@ class Noun(NamedTuple):
     wide: Sequence[str]
     more: Callable[[Doc], list[object]]  # the cells of the wide columns
     defaults: Callable[[str, Doc], Doc]  # fields that create fills in, from the name and what was named
+    listens: bool = False  # at the service address of its site, unless a host is named
+    listed: str = ""  # where the status document has them; default: the plural
+    keys: Callable[[Doc], str] = lambda found: str(found["routingKey"])  # how its routing keys stand in a table
+    settle: Callable[[Doc], Doc] = lambda fields: fields  # what an update sets besides what is named
 
     @property
     def word(self) -> str:
@@ -62,6 +74,10 @@ class Noun(NamedTuple):
     @property
     def plural(self) -> str:
         return f"{self.word}s"
+
+    @property
+    def list_name(self) -> str:
+        return self.listed or self.plural
 
 
 def make(noun: Noun) -> Group:
@@ -91,6 +107,10 @@ def named(fields: Sequence[Field], values: Doc) -> Doc:
         value = values.get(field.parameter)
         if field.type is dict:
             value = dict(_pair(field, item) for item in value) if value else None
+        elif field.type is KEYS:
+            value = list(value) if value else None
+        elif field.type is WEIGHTS:
+            value = _weights(field, value) if value else None
         if value is not None:
             found[field.key] = value
     return found
@@ -99,6 +119,18 @@ def named(fields: Sequence[Field], values: Doc) -> Doc:
 def _complete(noun: Noun, name: str, port: int, values: Doc) -> Doc:
     given = named(noun.fields, values)
     return noun.defaults(name, given) | {"port": port} | given
+
+
+def _weights(field: Field, items: Sequence[str]) -> dict[str, int]:
+    weights: dict[str, int] = {}
+    for item in items:
+        key, _, number = item.rpartition("=")
+        if not key or not number.isdecimal():
+            raise click.UsageError(f"{field.flag}: {item!r} is not KEY=NUMBER")
+        if key in weights:
+            raise click.UsageError(f"{field.flag}: {key!r} is given twice")
+        weights[key] = int(number)
+    return weights
 
 
 def _pair(field: Field, text: str) -> tuple[str, str]:
@@ -112,7 +144,7 @@ def _names(noun: Noun) -> Any:
     def complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
         from vanrouter.cli.running import element_names  # only while completing
 
-        return element_names(ctx, noun.plural, incomplete)
+        return element_names(ctx, noun.list_name, incomplete)
 
     return complete
 
@@ -121,7 +153,7 @@ def _in_force(noun: Noun, name: str, spec: Doc) -> Callable[[Doc], str]:
     """Whether the running site has this spec in force, or says why not."""
 
     def check(status: Doc) -> str:
-        found = next((x for x in status[noun.plural] if x["name"] == name), None)
+        found = next((x for x in status[noun.list_name] if x["name"] == name), None)
         if found is None:
             return "the site has not taken it up"
         if found["spec"] != spec:
@@ -156,7 +188,10 @@ def _add_create(group: Group, noun: Noun) -> None:
 
         site = Site(invocation, timeout)
         site.require()
-        change = wanted.create(site, noun.kind, name, _complete(noun, name, port, values), dry_run=dry_run)
+        spec = _complete(noun, name, port, values)
+        if noun.listens and values["host"] is None:
+            spec["host"] = wanted.service_address(site)
+        change = wanted.create(site, noun.kind, name, spec, dry_run=dry_run)
         wanted.finish(site, change, wait=wait, check=_in_force(noun, name, _spec_of(change.resource)))
 
 
@@ -183,7 +218,7 @@ def _add_update(group: Group, noun: Noun) -> None:
         if not fields:
             raise click.UsageError(f"nothing to change is named; name it: {', '.join(field.flag for field in noun.fields)}")
         site = Site(invocation, timeout)
-        change = wanted.update(site, noun.kind, name, fields, dry_run=dry_run)
+        change = wanted.update(site, noun.kind, name, noun.settle(fields), dry_run=dry_run)
         wanted.finish(site, change, wait=wait, check=_in_force(noun, name, _spec_of(change.resource)))
 
 
@@ -204,7 +239,7 @@ def _add_delete(group: Group, noun: Noun) -> None:
         doomed = [r.name for r in wanted.read_all(site, noun.kind)] if name is None else [name]
         for victim in doomed:
             change = wanted.delete(site, noun.kind, victim, dry_run=dry_run)
-            wanted.finish(site, change, wait=wait, check=wanted.is_gone(noun.plural, victim))
+            wanted.finish(site, change, wait=wait, check=wanted.is_gone(noun.list_name, victim))
         if not doomed:
             say(f"No {noun.plural}; nothing to delete.")
 
@@ -215,7 +250,7 @@ def _add_status(group: Group, noun: Noun) -> None:
     @timeout_option(10)
     @pass_invocation
     def status(invocation: Invocation, name: str | None, timeout: float) -> None:
-        elements = sorted(Site(invocation, timeout).status()[noun.plural], key=lambda x: x["name"])
+        elements = sorted(Site(invocation, timeout).status()[noun.list_name], key=lambda x: x["name"])
         if name is not None:
             known = ", ".join(x["name"] for x in elements) or "none"
             elements = [x for x in elements if x["name"] == name]
@@ -233,14 +268,16 @@ def _add_status(group: Group, noun: Noun) -> None:
             say(f"No {noun.plural}.")
         else:
             wide = invocation.output == "wide"
-            columns = ["name", "routing key", "host", "port", "matched", "state"] + (list(noun.wide) if wide else [])
+            columns = ["name", "routing keys" if noun.listed else "routing key", "host", "port", "matched", "state"] + (
+                list(noun.wide) if wide else []
+            )
             table(columns, [_row(noun, found, wide=wide) for found in elements])
             explain((f"{noun.word} {found['name']}", worst(found)) for found in elements)
 
 
 def _row(noun: Noun, found: Doc, *, wide: bool) -> list[object]:
     reason = worst(found)
-    row: list[object] = [found["name"], found["routingKey"], found.get("host"), found.get("port"), bool(found["matched"])]
+    row: list[object] = [found["name"], noun.keys(found), found.get("host"), found.get("port"), bool(found["matched"])]
     row.append(reason["reason"] if reason else "ready")
     return row + noun.more(found) if wide else row
 

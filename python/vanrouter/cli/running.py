@@ -7,6 +7,7 @@ one that does not answer. Nothing here changes a site.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from vanrouter.cli.base import Invocation
 from vanrouter.cli.values import spell_duration
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
 
-__all__ = ["Site", "condition", "element_names", "site_names", "worst"]
+__all__ = ["Site", "commands_here", "condition", "element_names", "site_names", "worst"]
 
 _QUIET: Final = 1.5  # seconds that a wait may take before it says on a terminal what it waits for
 _FIRST_POLL: Final = 0.05
@@ -83,9 +84,12 @@ class Site:
 
         self.require()
         try:
-            return call(self.directory, method, params, timeout=self.left)
+            return _named(call(self.directory, method, params, timeout=self.left), self.invocation)
         except NotRunning as error:
             raise NotReady(str(error), hint=f"start it: {self.invocation.van('init')}   or see why it ended: {self.log}") from error
+        except VanrouterError as error:
+            error.hint = commands_here(error.hint, self.invocation)
+            raise
 
     def status(self) -> dict[str, Any]:
         answer: dict[str, Any] = self.call("status")
@@ -122,6 +126,31 @@ class Site:
                 shown = missing
             time.sleep(min(pause, self.left))
             pause = min(pause * 1.5, _SLOWEST_POLL)
+
+
+# A router does not know how its user calls it: in its hints ``van WORDS`` is for this site, unless they say that it is to be done elsewhere
+# (``there: van WORDS``, ``van WORDS there``).
+_HERE: Final = re.compile(r"(?<!there: )\bvan (?=(?:link|listener|network|service|simulate|site|status|update)\b)(?!\w+(?: \w+)? there\b)")
+
+
+def commands_here(text: str, invocation: Invocation) -> str:
+    """The commands in a hint as they can be pasted: with the site that ``-n`` named."""
+    return _HERE.sub(lambda _: invocation.van(""), text) if "van " in text else text
+
+
+def _named(answer: Any, invocation: Invocation) -> Any:
+    """An answer of the site, with the commands in all its hints as they can be pasted."""
+    if isinstance(answer, dict):
+        for key, value in answer.items():
+            if key in ("next", "hint") and isinstance(value, str):
+                answer[key] = commands_here(value, invocation)
+            elif isinstance(value, dict | list):
+                _named(value, invocation)
+    elif isinstance(answer, list):
+        for item in answer:
+            if isinstance(item, dict | list):
+                _named(item, invocation)
+    return answer
 
 
 def condition(element: Document, kind: str) -> Document:

@@ -27,7 +27,8 @@ def service() -> None:
 def status(invocation: Invocation, address: str | None, timeout: float) -> None:
     """Show all services, or one of them.
 
-    HERE is where a client on this site connects, SITES are those with a server behind it.
+    HERE is where a client on this site connects, SITES are those with a server behind it. "at or behind" a site: it tells of the servers of
+    its edges as its own.
     """
     document = Site(invocation, timeout).status()
     services = sorted(document["services"], key=lambda s: s["address"])
@@ -58,7 +59,7 @@ def status(invocation: Invocation, address: str | None, timeout: float) -> None:
 
 def _row(found: dict[str, Any], own: str, *, wide: bool) -> list[object]:
     here = [f"{x['host']}:{x['port']}" for x in found["listeners"] if x["siteId"] == own]
-    sites = sorted({target["site"] for target in found["targets"]})
+    sites = sorted({f"at or behind {t['site']}" if t.get("orEdge") else t["site"] for t in found["targets"]})
     health = condition(found, "Healthy")
     down = sum(target.get("down", 0) for target in found["targets"])
     if found.get("conflict"):

@@ -29,7 +29,7 @@ def simulate(invocation: Invocation, down: tuple[str, ...], timeout: float) -> N
     SITE is a name, an id, or the start of one; LINK is the name of a link of this site, or SITE/SITE for all links between two sites.
     (site:NAME and link:NAME where a name is both.) Computed by the running site with its present data and the code that routes in
     earnest, as seen from this site; nothing is changed and nobody is asked. Streams are counted where this router knows them: on its own
-    links.
+    links. "at or behind" a site: it tells of the targets of its edges as its own, so that of an edge it is said only what may be lost.
     """
     document: Doc = Site(invocation, timeout).call("simulate", down=list(down))
     if invocation.output in ("json", "yaml"):
@@ -65,7 +65,7 @@ def _show(document: Doc) -> None:
     if document["paths"]:
         say()
         moved = [
-            [p["site"], f"{p['cost']} -> {p['newCost']}", f"{', '.join(p['nextHops'])} -> {', '.join(p['newNextHops'])}"]
+            [p.get("label", p["site"]), f"{p['cost']} -> {p['newCost']}", f"{', '.join(p['nextHops'])} -> {', '.join(p['newNextHops'])}"]
             for p in document["paths"]
         ]
         _rows(["path to", "cost", "by way of"], moved)
@@ -93,7 +93,8 @@ def _rows(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def _names(sites: Iterable[Doc]) -> str:
-    return ", ".join(site["site"] for site in sites)
+    """``at or behind``: an interior tells of its edges' keys as its own."""
+    return ", ".join(f"at or behind {site['site']}" if site.get("orEdge") else site["site"] for site in sites)
 
 
 def _count(things: list[Doc], word: str) -> str:

@@ -15,7 +15,7 @@ import click
 from vanrouter.cli.base import ALL_OUTPUTS, Group, Invocation, pass_invocation
 from vanrouter.cli.output import dump, say, table
 from vanrouter.cli.running import Site
-from vanrouter.cli.values import COST, COUNT, DURATION, HOST, NAME, spell_duration, timeout_option
+from vanrouter.cli.values import COST, COUNT, DURATION, HOST, NAME, one_name, spell_duration, timeout_option
 from vanrouter.errors import ConfigError, VanrouterError
 
 __all__ = ["token"]
@@ -28,18 +28,32 @@ def token() -> None:
 
 @token.command("create", outputs=("json", "yaml", "name"))
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.argument("token_name", metavar="[NAME]", type=NAME, required=False)
 @click.option("--uses", type=COUNT, default=1, show_default=True, help="How many sites may redeem it.")
 @click.option("--expiry", type=DURATION, default=900.0, help="How long it may be redeemed: 15m, 12h, 7d. [default: 15m]")
 @click.option("--cost", type=COST, default=1, show_default=True, help="Cost of the links that it makes.")
-@click.option("--name", type=NAME, help="Name of the grant; default: made up.")
+@click.option("--name", type=NAME, help="The same as NAME.")
 @click.option("--host", type=HOST, help="Name or address under which the other site reaches this one; default: those of the link access.")
 @click.option("--force", is_flag=True, help="Write over an existing file.")
 @timeout_option(30)
 @pass_invocation
 def create(
-    invocation: Invocation, file: str, uses: int, expiry: float, cost: int, name: str | None, host: str | None, force: bool, timeout: float
+    invocation: Invocation,
+    file: str,
+    token_name: str | None,
+    uses: int,
+    expiry: float,
+    cost: int,
+    name: str | None,
+    host: str | None,
+    force: bool,
+    timeout: float,
 ) -> None:
-    """Write a token to FILE ('-': standard output). Take it to the other site, and run there: van link create FILE"""
+    """Write a token to FILE ('-': standard output). Take it to the other site, and run there: van link create FILE
+
+    NAME is what `token status` and `token delete` call it; default: made up.
+    """
+    name = one_name(token_name, name)
     site = Site(invocation, timeout)
     to_stdout = file == "-"
     if to_stdout and invocation.output:

@@ -25,8 +25,11 @@ def trace(invocation: Invocation, key: str, to: str, timeout: float) -> None:
     """Show where the next connection to a routing key would go.
 
     First the targets: the chosen one, and why the others are not. Then the way there as the sites on it report it now, each with the
-    round trip from here and the cost and round trip of the link it was reached over. A site that does not answer within 1 s is named; no
-    connection is made. Exit code 1: it would not get there.
+    round trip from here and the cost in force and round trip of the link it was reached over. A site that does not answer within 1 s is
+    named; no connection is made. Exit code 1: it would not get there.
+
+    "at or behind" a site: it tells of the targets of its edges as its own; the way shows which it is. Of several routers of a site each is
+    named by the end of its id.
     """
     document: Doc = Site(invocation, timeout).call("trace", key=key, to=to)
     if invocation.output in ("json", "yaml"):
@@ -47,7 +50,15 @@ def _show(document: Doc) -> None:
         say(f"The way to {document['target']}:")
         say()
         hops = [
-            [hop["index"], hop["site"], hop["cost"], _ms(hop["linkMs"]), _ms(hop["roundTripMs"]), _ms(hop["hopMs"]), _end(hop)]
+            [
+                hop["index"],
+                hop.get("label", hop["site"]),
+                hop["cost"],
+                _ms(hop["linkMs"]),
+                _ms(hop["roundTripMs"]),
+                _ms(hop["hopMs"]),
+                _end(hop),
+            ]
             for hop in document["hops"]
         ]
         table(["hop", "site", "cost", "link", "round trip", "this hop", ""], hops, indent="  ")
@@ -64,7 +75,9 @@ def _show(document: Doc) -> None:
 def _target(choice: Doc) -> str:
     if choice["connector"]:
         return f"{choice['site']}: {choice['connector']} ({choice['where']})"
-    return f"{choice['site']}" + (f" ({choice['targets']} targets)" if choice["targets"] != 1 else "")
+    where = str(choice.get("label", choice["site"]))
+    count = f" ({choice['targets']} targets)" if choice["targets"] != 1 else ""
+    return (f"at or behind {where}" if choice.get("orEdge") else where) + count
 
 
 def _said(choice: Doc) -> str:

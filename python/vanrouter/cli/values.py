@@ -24,6 +24,7 @@ __all__ = [
     "NAME",
     "PORT",
     "HostPort",
+    "one_name",
     "spell_duration",
     "timeout_option",
     "wait_option",
@@ -108,6 +109,13 @@ DURATION = _Parsed("duration", _duration)
 PORT = _Range("port", 1, 65535)
 COST = _Range("cost", 1, 1_000_000)
 COUNT = _Range("count", 1, 10_000)
+
+
+def one_name(argument: str | None, option: str | None) -> str | None:
+    """A name that may be said as an argument or as ``--name``."""
+    if argument is not None and option not in (None, argument):
+        raise click.UsageError(f"two names are given: {argument}, and --name {option}; say one of them")
+    return argument if argument is not None else option
 
 
 def spell_duration(seconds: float) -> str:

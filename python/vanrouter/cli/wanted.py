@@ -33,6 +33,7 @@ __all__ = [
     "read",
     "read_all",
     "refuse_broken_files",
+    "service_address",
     "show",
     "update",
 ]
@@ -102,6 +103,11 @@ def read(site: Site, kind: str, name: str) -> Any:
     """One resource, or None."""
     site.require()
     return _files(site).get(kind, name)
+
+
+def service_address(site: Site) -> str:
+    """Where services listen at this site, by its resource."""
+    return next((str(r.spec.service_address) for r in read_all(site, "Site")), "127.0.0.1")
 
 
 def exists(site: Site, kind: str, name: str) -> bool:
@@ -184,6 +190,17 @@ def show(invocation: Invocation, change: Change, sentence: str = "") -> None:
         say(sentence or f"{noun} {change.done}")
 
 
+def _what_stays(site: Site, change: Change, hint: str) -> str:
+    """A change that did not come in force is written all the same: whoever made it hears so, and how to take it back."""
+    noun, name = change.resource.kind.lower(), change.resource.name
+    if change.done not in ("created", "updated"):
+        return hint
+    said = f"{noun} {name} stays as it was {change.done} in the site's resources, and is in force once that is mended"
+    if change.done == "created" and noun in ("listener", "connector", "multikeylistener"):
+        said += f"; take it back: {site.invocation.van(f'{noun} delete {name}')}"
+    return f"{hint}; {said}" if hint else said
+
+
 def finish(site: Site, change: Change, *, wait: bool, check: Callable[[Doc], str], sentence: str = "") -> None:
     """Have the running site apply a change, wait for its effect, and say so. Ends with exit code 3 when the site is not running."""
     if change.dry:
@@ -201,5 +218,9 @@ def finish(site: Site, change: Change, *, wait: bool, check: Callable[[Doc], str
     for problem in site.reconcile():
         warn(f"{problem['path']}: {problem['message']}", problem.get("hint", ""))
     if wait:
-        site.wait(f"{change.resource.kind.lower()} {change.resource.name}", check)
+        try:
+            site.wait(f"{change.resource.kind.lower()} {change.resource.name}", check)
+        except VanrouterError as error:
+            error.hint = _what_stays(site, change, error.hint)
+            raise
     show(site.invocation, change, sentence)

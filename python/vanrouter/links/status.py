@@ -49,10 +49,16 @@ class Words(msgspec.Struct, frozen=True):
     next: str
 
 
+# What accepts connections and never answers is as silent as what a firewall drops: both have to be looked at.
+SILENT: Final = (
+    "check that the router of the other site is neither stopped nor stuck (van status there), "
+    "and that a firewall or NetworkPolicy lets this port through"
+)
+
 # Why a dial failed (DialResult.reason), for people. An unknown reason reads as "unreachable".
 ADVICE: Final[dict[str, Words]] = {
     "refused": Words("Refused", "nothing listens there", "check that the other site runs and that its link access has this port"),
-    "timeout": Words("TimedOut", "no answer in time", "check that a firewall or NetworkPolicy lets this port through"),
+    "timeout": Words("TimedOut", "no answer in time", SILENT),
     "unreachable": Words("Unreachable", "there is no way to this address", "check the address, the network and the routes of this host"),
     "unresolved": Words("NameNotFound", "its name cannot be resolved", "check the name and the name servers of this host"),
     "tls": Words(

@@ -189,6 +189,10 @@ class Engine:
         """This router is about to end: the last thing that it says."""
         self._said.leave(now)
 
+    def accuse(self, router: str, message: str, *, now: float) -> None:
+        """A neighbour broke the rules of a message and loses its link: name it, since a link that it dials leaves no trace here."""
+        self._problem("BrokeRules", router, router, message, now)
+
     @property
     def deadline(self) -> float:
         """When `handle_timeout` is next worth calling; ``inf`` means never."""
@@ -317,6 +321,9 @@ class Engine:
         if at > now:
             if not self._pace.hold(peer, head, Held(wire, age, now, head.sequence), at):
                 peer.missed(now)
+            elif self._pace.is_flood(peer, head):
+                text = f"it sends what {head.origin} advertises far more often than once a second; only the latest is looked at"
+                self._problem("TooFrequent", peer.router, peer.router, text, now)
             return
         sealed = decode_untrusted(wire, verify=self._verify)
         assert isinstance(sealed, Sealed)

@@ -24,6 +24,7 @@ VERIFY_RATE: Final = 1_000.0  # signatures per second and link: about a tenth of
 VERIFY_BURST: Final = 8_192  # a large database in one go
 EXCHANGE_RATE: Final = 2.0  # parts of summaries answered, per second
 EXCHANGE_BURST: Final = 64
+FLOOD: Final = 20  # versions of one fragment that came while one waits for its turn, a second at most
 MAX_HELD: Final = 1_024  # slots of one link for what comes too fast
 MAX_DEFERRED: Final = 64
 RETRY_FIRST: Final = 1.0
@@ -39,6 +40,7 @@ class Held(msgspec.Struct):
     age: float
     at: float
     sequence: int
+    replaced: int = 0  # how many older ones it took the place of
 
 
 class Peer:
@@ -122,8 +124,14 @@ class Pace:
                 return False
             heapq.heappush(self._waiting, (at, peer.router, slot))
         if before is None or held.sequence > before.sequence:
+            held.replaced = before.replaced + 1 if before is not None else 0
             peer.held[slot] = held
         return True
+
+    def is_flood(self, peer: Peer, head: Head) -> bool:
+        """Whether so many newer versions have come within one wait that no router which keeps to the rates can have sent them."""
+        held = peer.held.get((head.origin, head.number))
+        return held is not None and held.replaced >= FLOOD
 
     @property
     def deadline(self) -> float:

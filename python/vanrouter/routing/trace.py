@@ -20,6 +20,7 @@ import msgspec
 from vanrouter.addresses.fragments import Bucket
 from vanrouter.plane import LinkState
 from vanrouter.routing.engine import Engine
+from vanrouter.routing.prices import price_in_force
 from vanrouter.routing.trace_wire import MAX_HOPS, Hop, Trace, encode_hop, encode_trace, read_untrusted
 
 __all__ = ["BURST", "KEPT", "MAX_PER_PEER", "RATE", "Run", "SeenHop", "Tracer"]
@@ -126,7 +127,7 @@ class Tracer:
             index=trace.index,
             router=self._engine.own,
             site=self._site,
-            cost=link.cost if link is not None else 0,
+            cost=price_in_force(self._engine, peer, link.cost) if link is not None else 0,
             rtt_us=min(1 << 32, int(link.rtt * 1e6)) if link is not None and math.isfinite(link.rtt) else 0,
             suspect=link is not None and link.suspect,
             next=following,

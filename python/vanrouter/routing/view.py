@@ -14,14 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
 from vanrouter.messages import KeyInfo, ServicePort
 from vanrouter.routing.adjacency import LAST_RESORT
 from vanrouter.routing.engine import Engine
 
-__all__ = ["NetworkView", "SiteName", "network_view"]
+__all__ = ["NetworkView", "SiteName", "network_view", "routers_with_edges"]
 
 Doc = dict[str, Any]
 SiteName = Callable[[str], str]
+SHORT_ROUTER: Final = 5  # hexadecimal digits of a boot number: those that are random
 SHORT: Final = 12  # characters of a site id that stand for a site without a known name
 
 
@@ -37,6 +40,7 @@ class NetworkView:
         self._names = dict(names or {})
         self._versions: dict[str, str] = {}
         self._leaves: dict[str, list[tuple[str, int]]] = {}  # interior -> (edge router, cost)
+        self._by_site: dict[str, set[str]] | None = None
         self._reached = {site_of(router) for router in [*engine.database.origins, engine.own] if self._is_reached(router)}  # sites
         for router in engine.remote.routers():
             for fragment in engine.remote.fragments(router):
@@ -57,6 +61,16 @@ class NetworkView:
         """What people call a site; the start of its id while nobody said."""
         site = site_of(router_or_site)
         return self._names.get(site) or site[:SHORT]
+
+    def label(self, router: str) -> str:
+        """The site, and which of its routers where it has several."""
+        site = site_of(router)
+        name = self.name(site)
+        return f"{name} (router {router[-SHORT_ROUTER:]})" if len(self._routers_of(site)) > 1 else name
+
+    def may_be_an_edges(self, router: str) -> bool:
+        """Whether what this router offers may be at an edge behind it: others are told of an edge's keys as its interior's."""
+        return router != self.engine.own and bool(self.leaves(router))
 
     def interiors(self) -> list[str]:
         """Routers in the database, ourselves included, without earlier starts."""
@@ -102,6 +116,14 @@ class NetworkView:
         return {"sites": self._sites(), "links": self._links(), "services": self._services(), "keys": self._keys()}
 
     # ---- inside ------------------------------------------------------------------------------------------------------------------------
+
+    def _routers_of(self, site: str) -> set[str]:
+        """Without earlier starts."""
+        if self._by_site is None:
+            self._by_site = {}
+            for router in [*self.interiors(), *(leaf for _, leaf, _ in self.uplinks()), self.engine.own]:
+                self._by_site.setdefault(site_of(router), set()).add(router)
+        return self._by_site.get(site, set())
 
     def _is_reached(self, router: str) -> bool:
         return router == self.engine.own or self.engine.path(router) is not None
@@ -170,6 +192,7 @@ class NetworkView:
                     "toCost": back,
                     "state": state,
                     "active": state != "one-sided",
+                    "dialler": "",
                 }
             )
         out += [self._uplink(leaf, interior, cost) for interior, leaf, cost in self.uplinks() if leaf != self.engine.own]
@@ -189,16 +212,20 @@ class NetworkView:
             "toCost": cost,
             "state": state,
             "active": True,
+            "dialler": "from",
             "edge": True,
         }
 
     def _offers(self) -> list[tuple[str, KeyInfo]]:
-        """(router, what it says of a key), our own first; what edges of ours say is in our own already."""
+        """(router, what it says of a key), our own first. Edges of ours stand for themselves; our own uplink without what is ours."""
         engine = self.engine
-        attached = {peer.router for peer in engine.attached()}
-        out = [(engine.own, info) for info in engine.own_keys().values()]
+        own = engine.own_keys(merged=False)
+        out = [(engine.own, info) for info in own.values()]
         for key in [*engine.remote.keys()]:
-            out += [(router, info) for router, info in engine.remote.key(key).items() if router not in attached]
+            for router, info in engine.remote.key(key).items():
+                if engine.counts_ours(router) and (ours := own.get(key)) is not None:
+                    info = _without(info, ours)
+                out.append((router, info))
         return [(router, info) for router, info in out if not self._is_earlier_start(router)]
 
     def _keys(self) -> list[Doc]:
@@ -207,7 +234,7 @@ class NetworkView:
             doc = keys.setdefault(info.key, {"key": info.key, "targets": [], "listeners": []})
             where = {"site": self.name(router), "siteId": site_of(router), "router": router, "state": self.router_state(router)}
             if info.targets:
-                doc["targets"].append({**where, "count": info.targets, "cost": info.cost})
+                doc["targets"].append({**where, "count": info.targets, "cost": info.cost, "orEdge": self.may_be_an_edges(router)})
             if info.listeners:
                 doc["listeners"].append({**where, "count": info.listeners})
         return sorted(keys.values(), key=lambda doc: doc["key"])
@@ -234,7 +261,19 @@ class NetworkView:
             "port": service.port,
             "count": info.targets,
             "state": self.router_state(router),
+            "orEdge": self.may_be_an_edges(router),
         }
+
+
+def _without(info: KeyInfo, ours: KeyInfo) -> KeyInfo:
+    targets, listeners = max(0, info.targets - ours.targets), max(0, info.listeners - ours.listeners)
+    return msgspec.structs.replace(info, targets=targets, listeners=listeners)
+
+
+def routers_with_edges(engine: Engine) -> set[str]:
+    """Other interiors that have edges behind them, and tell of their keys as their own."""
+    found = {router for router in engine.remote.routers() if any(fragment.edges for fragment in engine.remote.fragments(router))}
+    return found - {engine.own}
 
 
 def network_view(engine: Engine, own_name: str, own_version: str = "", names: dict[str, str] | None = None) -> Doc:

@@ -59,6 +59,7 @@ class Insight:
                 continue
             link["name"] = state.dialled[0] if state.dialled else state.peer_link
             link["rttMs"] = round(state.rtt * 1000, 3)
+            link["dialler"] = "both" if state.dialled and state.accepted else "from"
             if bool(state.dialled) != (link["fromRouter"] == own):  # the one that dialled comes first
                 for field in ("SiteId", "", "Router", "Cost"):
                     here, there = (f"from{field}", f"to{field}") if field else ("from", "to")
@@ -97,8 +98,7 @@ class Insight:
         try:
             taken = self._tracer.handle_message_untrusted(message.router, message.data, now=self._site.context.now())
         except RemoteProtocolError as exc:
-            log.warning("control message refused", extra={"router": message.router, "error": str(exc)})
-            self._site.context.plane.cut(message.router, f"control message refused: {exc}"[:200])
+            self._site.services.cut(message.router, str(exc))
             return True
         if taken:
             self._send()
@@ -133,7 +133,7 @@ class Insight:
             "strategy": strategy,
             "site": self._site.context.site_name,
             "choices": [choice_doc(choice, view) for choice in choices],
-            "target": view.name(chosen.router) if chosen is not None else "",
+            "target": view.label(chosen.router) if chosen is not None else "",
             "hops": [],
             "complete": chosen is not None,
             "note": "",
@@ -184,7 +184,7 @@ class Insight:
                         waiting = self._answered
                 if patience.cancelled_caught:
                     break
-        document["hops"] = hops_doc(run)
+        document["hops"] = hops_doc(run, view)
         document["complete"], document["note"] = _verdict(run, key, view)
 
 
@@ -209,7 +209,7 @@ def _verdict(run: Run, key: str, view: NetworkView) -> tuple[bool, str]:
     return False, _ENDS.get(hop.end, "it ended at site {site}: " + hop.end).format(site=hop.site or view.name(hop.router))
 
 
-def hops_doc(run: Run) -> list[Doc]:
+def hops_doc(run: Run, view: NetworkView) -> list[Doc]:
     out: list[Doc] = []
     before = 0.0
     for seen in run.path:
@@ -218,6 +218,7 @@ def hops_doc(run: Run) -> list[Doc]:
             {
                 "index": hop.index,
                 "site": hop.site,
+                "label": view.label(hop.router) if view.name(hop.router) == hop.site else hop.site,
                 "siteId": site_of(hop.router),
                 "router": hop.router,
                 "cost": hop.cost,
@@ -236,6 +237,8 @@ def hops_doc(run: Run) -> list[Doc]:
 def choice_doc(choice: Choice, view: NetworkView) -> Doc:
     return {
         "site": view.name(choice.router),
+        "label": view.label(choice.router),
+        "orEdge": view.may_be_an_edges(choice.router),
         "siteId": site_of(choice.router),
         "router": choice.router,
         "connector": choice.connector,
@@ -243,7 +246,7 @@ def choice_doc(choice: Choice, view: NetworkView) -> Doc:
         "targets": choice.targets,
         "cost": choice.cost,
         "streams": choice.streams,
-        "nextHops": [view.name(hop) for hop in choice.next_hops],
+        "nextHops": [view.label(hop) for hop in choice.next_hops],
         "chosen": choice.chosen,
         "usable": choice.usable,
         "reason": choice.reason,
@@ -254,14 +257,19 @@ def outcome_doc(outcome: Outcome, view: NetworkView) -> Doc:
     def named(sites: list[str]) -> list[Doc]:
         return [{"site": view.name(site), "siteId": site} for site in sites]
 
+    def offering(sites: list[str]) -> list[Doc]:
+        return [{**doc, "orEdge": doc["siteId"] in with_edges} for doc in named(sites)]
+
+    with_edges = {site_of(router) for router in view.interiors() if view.may_be_an_edges(router)}
+
     return {
         "keys": [
             {
                 "key": loss.key,
                 "before": loss.before,
                 "after": loss.after,
-                "lostAt": named(loss.lost_sites),
-                "leftAt": named(loss.left_sites),
+                "lostAt": offering(loss.lost_sites),
+                "leftAt": offering(loss.left_sites),
                 "listensHere": loss.listens_here,
             }
             for loss in outcome.keys
@@ -274,12 +282,13 @@ def outcome_doc(outcome: Outcome, view: NetworkView) -> Doc:
         "paths": [
             {
                 "site": view.name(move.router),
+                "label": view.label(move.router),
                 "siteId": site_of(move.router),
                 "router": move.router,
                 "cost": move.cost,
-                "nextHops": [view.name(hop) for hop in move.next_hops],
+                "nextHops": [view.label(hop) for hop in move.next_hops],
                 "newCost": move.new_cost,
-                "newNextHops": [view.name(hop) for hop in move.new_next_hops],
+                "newNextHops": [view.label(hop) for hop in move.new_next_hops],
             }
             for move in outcome.moves
         ],

@@ -24,8 +24,9 @@ from vanrouter.pki import PrivateKey, build_credential, certificates_to_pem, ren
 from vanrouter.pki.authority import van_name
 from vanrouter.plane import Credential, Dial, DialResult, Link, LinkState, Ref
 from vanrouter.resources import Secret
-from vanrouter.resources.shapes import is_ip
+from vanrouter.resources.shapes import format_host_port, is_ip
 from vanrouter.sites.context import Context
+from vanrouter.sites.doubles import Doubles
 from vanrouter.sites.wanted import WantedLink
 from vanrouter.tokens import LinkCredential
 
@@ -50,6 +51,7 @@ class DialledLink:
         self.renewal_error = ""
         self.is_to_siblings = False
         self.own: set[tuple[str, int]] = set()  # of a link to siblings: the endpoints that turned out to be ours
+        self.alone: Condition | None = None  # of a link to siblings: all of them are ours
         self.renew_at = math.inf  # wall clock: of a credential that is made here
         self.stands_by = False
         self.standby = Conditions()  # what is said instead of the supervisor's condition
@@ -71,6 +73,7 @@ class Links:
         self.dialled: dict[str, DialledLink] = {}
         self.states: dict[str, LinkState] = {}  # by router: every link that is up
         self._conditions: dict[str, Conditions] = {}  # by router: how that link is, and since when
+        self.doubles = Doubles(str(context.keys.site_id))
         self._uplinks = Uplinks(now=context.now()) if context.edge else None
         self._stopped = False
         self._look_at = math.inf  # when to look whether an uplink that is not needed any more has streams
@@ -201,9 +204,17 @@ class Links:
                 unresolved.append((host, answer.error))
             server_name = site_name if is_ip(host) and not link.verify_host else host
             endpoints += [Endpoint(host=a, port=port, server_name=server_name) for a in answer.addresses if (a, port) not in link.own]
+        link.alone = self._alone(link) if link.own and not endpoints and not unresolved else None
         self._carry_out(link.supervisor.set_endpoints(endpoints, now=now))
         for host, error in unresolved:
             link.supervisor.unresolved(host, error, now=now)
+
+    def _alone(self, link: DialledLink) -> Condition:
+        name, own = link.wanted.name, ", ".join(sorted(format_host_port(host, port) for host, port in link.own))
+        text = f"link {name} leads from this router to itself: it is for the other routers of this site, and {own} is our own link access"
+        todo = f"give it the link accesses of the other routers of this site too, or delete it: van link delete {name}"
+        since = link.alone.since if link.alone is not None else self._context.now()
+        return Condition(type="Operational", status="False", reason="SelfLink", message=text, since=since, next=todo)
 
     def _drop(self, name: str) -> None:
         link = self.dialled.pop(name)
@@ -216,6 +227,7 @@ class Links:
     def handle_link_state(self, state: LinkState) -> None:
         now = self._context.now()
         known = state.router in self.states
+        self.doubles.handle(state, now=now)
         if state.lanes > 0:
             self.states[state.router] = state
             status, reason, message, todo = _words(state)
@@ -324,6 +336,8 @@ class Links:
         status = link.supervisor.status() if link.supervisor is not None else None
         if link.stands_by and (status is None or not status.active):
             return status, [*link.conditions.list(), *link.standby.list()]
+        if link.alone is not None:
+            return status, [*link.conditions.list(), link.alone]
         return status, [*link.conditions.list(), *([status.condition] if status is not None else [])]
 
     def priced(self, state: LinkState) -> LinkState:
@@ -340,7 +354,8 @@ class Links:
         return conditions.list() if conditions is not None else []
 
     def linked_sites(self) -> set[str]:
-        return {router.partition("/")[0] for router in self.states}
+        """Other routers of this site are none."""
+        return {router.partition("/")[0] for router in self.states} - {str(self._context.keys.site_id)}
 
 
 def _is_well(state: LinkState) -> bool:

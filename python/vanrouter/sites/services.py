@@ -20,7 +20,8 @@ from vanrouter.model import RouterId
 from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
 from vanrouter.resources.kinds import SiteSpec
 from vanrouter.resources.shapes import format_host_port
-from vanrouter.routing import LAST_RESORT, Engine, Speaker
+from vanrouter.routing import Engine, Speaker
+from vanrouter.routing.prices import price_in_force, price_of_peer
 from vanrouter.sites.admissions import Admissions, held_admissions
 from vanrouter.sites.context import Context
 from vanrouter.sites.probes import Probes
@@ -40,6 +41,8 @@ _NEXT: Final = {
     "NotJoined": "nothing if the network is still converging; else link that site to one of this network",
     "TooManySites": "look at who admits so many sites, and delete the links to it if they are not wanted",
     "NoRoom": "the network is larger than this router may keep (docs/routing.md, bounds)",
+    "BrokeRules": "look at that site, and compare the versions (van version); if it goes on, delete the links with it at both ends",
+    "TooFrequent": "look at that site: something there changes all the time, or it runs something else than this software",
     "EdgeRelays": "look at that edge site: it runs something else than this software",
 }
 
@@ -217,19 +220,29 @@ class Services:
         return bool(verdicts)
 
     def handle_message(self, message: Message) -> None:
-        """A peer that breaks the rules loses its link; it may dial again."""
         try:
             self._speaker.handle_message_untrusted(message.router, message.data, now=self._context.now())
         except RemoteProtocolError as exc:
-            log.warning("control message refused", extra={"router": message.router, "error": str(exc)})
-            self._context.plane.cut(message.router, f"control message refused: {exc}"[:200])
+            self.cut(message.router, str(exc))
+
+    def cut(self, router: str, error: str) -> None:
+        """A peer that breaks the rules loses its link, and is named; it may dial again."""
+        log.warning("control message refused", extra={"router": router, "error": error})
+        self.engine.accuse(router, f"its control message was refused, and its link was cut: {error}"[:300], now=self._context.now())
+        self._context.plane.cut(router, f"control message refused: {error}"[:200])
 
     def link_cost(self, router: str, default: int) -> int:
         """What the link with this router costs: the larger of what both ends say; ``default``: of a link that is not for routing (yet)."""
-        reported, own = self.engine.topology.reported_by, self.engine.own
-        ends = (reported(own).get(router), reported(router).get(own), self.engine.edge_cost(router))
-        said = [cost for cost in ends if cost is not None and cost < LAST_RESORT]
-        return max(said, default=default)
+        return price_in_force(self.engine, router, default)
+
+    def peer_cost(self, router: str, default: int) -> int:
+        """What the other end wants of the link with this router."""
+        return price_of_peer(self.engine, router, default)
+
+    def is_only_ours(self, router: str, key: str) -> bool:
+        """Whether what this router offers under a key is what we offer: an uplink tells of it as its own."""
+        info, ours = self.engine.remote.info(router, key), self.engine.own_keys(merged=False).get(key)
+        return self.engine.counts_ours(router) and info is not None and ours is not None and info.targets <= ours.targets
 
     def has_joined(self) -> bool:
         """Whether a neighbour has said who it is and what it serves, and streams can go there."""

@@ -7,7 +7,7 @@ Reads the parts of a running site and changes nothing. ``since`` becomes a date 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +18,7 @@ from vanrouter.addresses.offered import LAST_RESORT
 from vanrouter.conditions import Condition
 from vanrouter.messages import ServicePort
 from vanrouter.resources import to_dict
+from vanrouter.routing.view import routers_with_edges
 from vanrouter.sites.wanted import Fault, multi_key_name
 from vanrouter.stores.resources import Problem
 
@@ -89,14 +90,16 @@ class Reporter:
         if error := self._site.joining.renewal_error(link.wanted.credential):
             conditions = [c if c.type != "Configured" else _instead(c, "RenewalFails", f"link {name}: {error}") for c in conditions]
         routers = status.routers if status is not None else []
+        in_force = self._site.services.link_cost(routers[0], link.wanted.cost) if routers else link.wanted.cost
         return {
             "name": name,
             "spec": self._spec("Link", name),
-            "conditions": self._with_ready(conditions),
+            "conditions": self._with_ready(conditions) + self._double(name, routers, in_force),
             "direction": "outgoing",
             "remoteSiteName": status.site_name if status is not None and status.site_name else self._issuer_name(name),
             "remoteSiteId": routers[0].partition("/")[0] if routers else link.expected_site,
-            "cost": self._site.services.link_cost(routers[0], link.wanted.cost) if routers else link.wanted.cost,
+            "cost": link.wanted.cost,
+            "costInForce": in_force,
             "lanes": status.lanes if status is not None else 0,
             "lanesWanted": status.lanes_wanted if status is not None else 0,
             "endpoint": status.endpoint.partition(" ")[0] if status is not None else "",  # without the name for SNI
@@ -113,17 +116,32 @@ class Reporter:
         issued = self._site.links.dialled[name].issued
         return issued.issuer_name if issued is not None else ""
 
-    def _incoming(self) -> list[Doc]:
-        found: list[Doc] = []
+    def _double(self, name: str, routers: list[str], in_force: int) -> list[Doc]:
+        """What is to be said of a link that leads where another one leads too."""
+        links = self._site.links
+        states = [links.states[router] for router in routers if router in links.states]
+        incoming = next((n for n, router in self._incoming_names() if router in routers), "")
+        costs = {n: link.wanted.cost for n, link in links.dialled.items()}
+        condition = links.doubles.condition(name, states, costs, in_force, incoming=incoming)
+        return self._conditions([condition]) if condition is not None else []
+
+    def _incoming_names(self) -> list[tuple[str, str]]:
+        """(name, router) of every link that another site dials."""
+        found: list[tuple[str, str]] = []
         used: set[str] = set(self._site.links.dialled)
         for router, state in sorted(self._site.links.states.items()):
-            if not state.accepted:
-                continue
-            site_id = router.partition("/")[0]
-            name = next(
-                n for n in (state.site_name, f"{state.site_name}-{site_id[:6]}", f"{state.site_name}-{router[-6:]}") if n not in used
-            )
-            used.add(name)
+            if state.accepted:
+                site = state.site_name
+                name = next(n for n in (site, f"{site}-{router[:6]}", f"{site}-{router[-6:]}") if n not in used)
+                used.add(name)
+                found.append((name, router))
+        return found
+
+    def _incoming(self) -> list[Doc]:
+        found: list[Doc] = []
+        for name, router in self._incoming_names():
+            state = self._site.links.states[router]
+            in_force = self._site.services.link_cost(router, state.cost)
             found.append(
                 {
                     "name": name,
@@ -131,9 +149,10 @@ class Reporter:
                     "conditions": self._with_ready(self._site.links.operational(router)),
                     "direction": "incoming",
                     "remoteSiteName": state.site_name,
-                    "remoteSiteId": site_id,
+                    "remoteSiteId": router.partition("/")[0],
                     "remoteLinkName": state.peer_link,
-                    "cost": self._site.services.link_cost(router, state.cost),
+                    "cost": self._site.services.peer_cost(router, in_force),
+                    "costInForce": in_force,
                     "lanes": state.lanes,
                     "lanesWanted": state.lanes_wanted,
                     "endpoint": state.address,
@@ -192,7 +211,8 @@ class Reporter:
             condition = _fault_condition(fault, self._site.fault_since(k, name))
             element: Doc = {"name": name, "spec": spec, "conditions": self._with_ready([condition])}
             if kind == "Link":
-                element |= {"direction": "outgoing", "remoteSiteName": "", "remoteSiteId": "", "cost": spec.get("cost", 1)}
+                element |= {"direction": "outgoing", "remoteSiteName": "", "remoteSiteId": ""}
+                element |= {"cost": spec.get("cost", 1), "costInForce": spec.get("cost", 1)}
                 element |= {"lanes": 0, "endpoint": "", "active": False}
             else:
                 element |= {"routingKey": spec.get("routingKey", ""), "matched": False, "automatic": False}
@@ -210,14 +230,19 @@ class Reporter:
         local_targets: dict[ServicePort | None, list[AddressStatus]] = {}
         for status in self._site.services.table.connector_statuses():
             local_targets.setdefault(status.service, []).append(status)
-        return [self._service(s, local_targets) for s in self._site.services.table.services()]
+        with_edges = routers_with_edges(self._site.services.engine)
+        return [self._service(s, local_targets, with_edges) for s in self._site.services.table.services()]
 
-    def _service(self, service: ServiceStatus, local_targets: Mapping[ServicePort | None, list[AddressStatus]]) -> Doc:
+    def _service(
+        self, service: ServiceStatus, local_targets: Mapping[ServicePort | None, list[AddressStatus]], with_edges: Container[str]
+    ) -> Doc:
         own = str(self._site.context.own)
         targets: list[Doc] = []
         for offer in service.offers:
+            if self._site.services.is_only_ours(offer.router, offer.key):
+                continue
             target: Doc = {"site": self._site_name(offer.router), "siteId": offer.router.partition("/")[0], "connector": offer.key}
-            target |= {"routingKey": offer.key, "port": offer.service.port, "problem": offer.problem}
+            target |= {"routingKey": offer.key, "port": offer.service.port, "problem": offer.problem, "orEdge": offer.router in with_edges}
             info = self._site.services.table.offer_info(offer.router, offer.key)
             target["healthy"] = info is not None and info.targets > 0 and info.cost < LAST_RESORT
             local = [c for c in local_targets.get(offer.service, ()) if c.routing_key == offer.key] if offer.router == own else []
