@@ -191,10 +191,11 @@ async def test_a_newcomer_does_not_overtake_its_neighbours_opens_that_wait(kind:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_lanes_that_join_under_a_load_of_opens_refuse_none(kind: str, nursery: trio.Nursery, workers: int) -> None:
+async def test_lanes_that_join_under_a_load_of_opens_refuse_none(kinds: str, nursery: trio.Nursery, workers: int) -> None:
     network, site = Network(workers=workers, refuse_after=0.6), Site("opener")
-    middle = await network.add(nursery, kind, "middle")
-    egress = await network.add(nursery, kind, "egress")
+    near, far = kinds.split("-")
+    middle = await network.add(nursery, near, "middle")
+    egress = await network.add(nursery, far, "egress")
     await network.link(egress, middle)
     refusals: list[bytes] = []
     served_ = 0
