@@ -125,8 +125,8 @@ Strategy = Literal["balanced", "closest", "priority", "weighted"]
 class Listener(Entry, frozen=True, kw_only=True, tag="listener"):
     """A local host:port where clients connect. Matched while one of its keys is.
 
-    The choice, made for each new stream, in this order: the key, the target, the next hop, the lane. Trunks that are suspect or draining
-    come last wherever there is another.
+    The choice, made for each new stream, in this order: the key, the target, the next hop, the lane. Trunks that are draining come behind
+    the others, those that are suspect (and targets here whose last connect failed) behind these, and those that are both last.
 
     * One key. ``balanced``: an idle local target first; then the least of cost plus outstanding streams of this router (a local target's
       cost is 0). ``closest``: the least cost first, then the fewest outstanding streams. Among equals the one that was chosen longest ago.
@@ -381,8 +381,8 @@ class Counters(msgspec.Struct, kw_only=True):
     by_listener: dict[str, list[int]] = {}  # open, total, bytes in, bytes out
     by_connector: dict[str, list[int]] = {}
     by_link: dict[str, list[int]] = {}  # streams open, bytes sent, bytes received
-    transit_open: int = 0  # streams that cross this router; not in streams_*
-    transit_total: int = 0
+    transit_open: int = 0  # streams that cross this router, from the moment in which it takes them on; not in streams_*
+    transit_total: int = 0  # whose OPEN was sent on to a next hop
 
 
 class DataPlane(Protocol):

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trio
 from applications import close_clients
+from crossroads import Crossroads, crossroads
 from network import TRIPLES, Line
 from plane_harness import KINDS, PAIRS, Pair, Router
 from site_credentials import Site
@@ -45,6 +46,13 @@ async def line(triple: str, nursery: trio.Nursery) -> Line:
     linked = Line(triple, refuse_after=0.6, listener_linger=0.5)
     await linked.start(nursery)
     return linked
+
+
+@pytest.fixture
+async def cross(kind: str, nursery: trio.Nursery) -> AsyncIterator[Crossroads]:
+    """A router between two peers by hand."""
+    async with crossroads(kind, nursery) as made:
+        yield made
 
 
 @pytest.fixture

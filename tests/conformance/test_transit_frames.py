@@ -9,111 +9,17 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import pytest
 import scripted_peer as wire
 import trio
-from applications import echo, echo_through, served
-from network import Network, still_counted
-from plane_harness import Router, path
-from scripted_peer import ScriptedPeer, attributes, dialled_in, frame, router_bytes, u32, u64, waiting_for_a_dial
+from crossroads import DRAIN, EDGE, LINK, POLICY, REFUSED, RESOURCE, Crossroads, collected, crossroads
+from plane_harness import path
+from scripted_peer import ScriptedPeer, attributes, frame, router_bytes, u32, u64
 from site_credentials import Site
 
-from vanrouter.plane import Link, Ref, Route, RouteTarget
-
-LINK, POLICY, DRAIN, REFUSED, RESOURCE = 3, 4, 6, 7, 8
-EDGE = {12: b"\1"}
-CREDIT = 65_536
-
-
-class Crossroads:
-    def __init__(self, router: Router, network: Network, opener: ScriptedPeer, next_hop: ScriptedPeer, honest_port: int) -> None:
-        self.router = router
-        self.network = network
-        self.opener = opener
-        self.next_hop = next_hop
-        self._honest_port = honest_port
-        self.granted = 0  # with the last OPEN_OK
-
-    def open(self, stream: int = 1, **fields: object) -> bytes:
-        return self.opener.open(stream, destination=self.next_hop.id, **fields)  # type: ignore[arg-type]
-
-    async def opened(self, stream: int = 1, *, credit: int = CREDIT, **fields: object) -> int:
-        """A stream that is open on both hops. Its id on the second one."""
-        await self.opener.send(self.open(stream, **fields))
-        onward = (await self.next_hop.until_open()).stream
-        await self.next_hop.send(frame(onward, wire.OPEN_OK, u32(credit)))
-        (self.granted,) = struct.unpack(">I", (await self.opener.until(wire.OPEN_OK, stream))[:4])
-        return onward
-
-    async def is_unharmed(self) -> None:
-        """The honest neighbour's link lives and carries bytes, and nothing is left of the others' streams."""
-        with trio.fail_after(5):
-            await echo_through(self._honest_port, 20_000)
-        await self.router.until(lambda: not still_counted(self.router))
-
-
-@asynccontextmanager
-async def crossroads(
-    kind: str,
-    nursery: trio.Nursery,
-    *,
-    opener: dict[int, bytes | None] | None = None,
-    next_hop: dict[int, bytes | None] | None = None,
-    edge: bool = False,
-) -> AsyncIterator[Crossroads]:
-    """``opener``, ``next_hop``: attributes of their HELLOs. ``edge``: the router in between is one."""
-    network = Network(refuse_after=0.6)
-    router = await network.add(nursery, kind, "crossroads", edge=edge)
-    honest = await network.add(nursery, kind, "honest")
-    await network.link(honest, router)
-    honest.put(path(router.id), Route(name="honest", targets=[RouteTarget(router.id)]))
-    there, here = Site("there"), Site("here")
-    async with (
-        served(echo) as target,
-        waiting_for_a_dial(there, network.authority) as (port, peers),
-        dialled_in(network.ports[router.id], here, here.credential(network.authority)) as dialler,
-        trio.open_nursery() as helpers,
-    ):
-        router.add_connector(target.port, "honest")
-        honest_port = await honest.add_listener("honest")
-        router.put(Link(name="there", credential="main"))
-
-        async def dial() -> None:
-            await router.dial(port, link="there")
-
-        helpers.start_soon(dial)
-        acceptor = await peers.receive()
-        await acceptor.greet(next_hop)
-        await dialler.greet(opener)
-        await router.until(lambda: acceptor.id in router.links and dialler.id in router.links)
-        router.put(path(acceptor.id), path(dialler.id))
-        yield Crossroads(router, network, dialler, acceptor, honest_port)
-        helpers.cancel_scope.cancel()
-
-
-@pytest.fixture
-async def cross(kind: str, nursery: trio.Nursery) -> AsyncIterator[Crossroads]:
-    async with crossroads(kind, nursery) as made:
-        yield made
-
-
-async def collected(peer: ScriptedPeer, stream: int, size: int, kinds: tuple[int, ...] = (wire.DATA, wire.EARLY)) -> bytes:
-    """So many bytes of a stream."""
-    got = b""
-    with trio.fail_after(5):
-        while len(got) < size:
-            one = await peer.frame()
-            assert one is not None
-            if one[1] == wire.PING:
-                await peer.send(frame(0, wire.PONG, one[2]))
-            if one[0] == stream and one[1] in (wire.DATA, wire.EARLY):
-                assert one[1] in kinds, wire.NAMES[one[1]]
-                got += one[2]
-    return got
-
+from vanrouter.plane import Ref
 
 # ---- OPEN ------------------------------------------------------------------------------------------------------------------------
 
@@ -265,6 +171,7 @@ async def test_an_open_that_waits_for_the_next_lane_is_given_up_after_three_seco
             await cross.opener.send(cross.open(1, early=b"hello"))
             assert (await cross.opener.until(wire.OPEN_ERR, 1, within=8))[0] == RESOURCE
             assert trio.current_time() - began > 2.5
+            assert cross.router.plane.counters().transit_total == 0, "it counts when it is sent on"
             meanwhile.cancel_scope.cancel()
         await cross.is_unharmed()
         await cross.next_hop.send(frame(0, wire.CREDIT, u32(0, 1, 0)))

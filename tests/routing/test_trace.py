@@ -296,6 +296,16 @@ def test_suspect_draining_and_unreachable_targets_are_named_as_such() -> None:
     assert choices(world, "a")[0][1], "better than nothing"
 
 
+@pytest.mark.parametrize(("drains", "is_silent"), ["bc", "cb"])
+def test_a_link_that_drains_comes_before_one_that_is_silent_as_in_the_data_plane(drains: str, is_silent: str) -> None:
+    world = star()
+    world.state("a", is_silent, suspect=True)
+    world.state("a", drains, draining=True)
+    world.unlink("a", "d")
+    world.settle()
+    assert [name for name, _, _ in choices(world, "a")] == [drains, is_silent, "d"]
+
+
 def test_a_site_that_was_killed_again_and_again_is_one_row() -> None:
     world = star()
     for boot in (2, 3):

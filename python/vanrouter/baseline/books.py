@@ -13,7 +13,7 @@ from vanrouter.baseline.credit import Budget
 from vanrouter.baseline.frame import FrameDecoder, FrameType, GoAwayCode
 from vanrouter.baseline.handshake import Credits, Hello
 from vanrouter.baseline.liveness import Liveness
-from vanrouter.baseline.outbox import Outbox
+from vanrouter.baseline.outbox import MOST_OPENS, Outbox
 from vanrouter.baseline.stream import Stream
 from vanrouter.errors import RemoteProtocolError
 from vanrouter.model import StreamClass
@@ -23,7 +23,6 @@ __all__ = ["MAX_EARLY", "MAX_MESSAGE", "OUR_CREDITS", "Books"]
 MAX_EARLY: Final = 16_376
 MAX_MESSAGE: Final = 65_536
 OUR_CREDITS: Final = Credits(control=65_540, opens=16, early=65_536)
-MOST_OPENS: Final = 256
 EARLY_PER_OPEN: Final = 4_096
 GLITCHES: Final = 10_000
 GLITCH_SPAN: Final = 10.0
@@ -92,6 +91,7 @@ class Books:
         """Take it out of the books and give back what was reserved for it. Early credit goes back to whom it belongs."""
         if self.is_unanswered(stream):
             self._unanswered -= 1
+            self._outbox.asked -= stream.open_sent
             self._outbox.early += stream.early_left
         stream.is_gone = True
         stream.window.close()

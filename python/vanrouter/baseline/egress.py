@@ -27,7 +27,7 @@ def serve_open(plane: BaselinePlane, lane: Lane, far: LaneFar, open_: Open) -> N
     refusal = _refusal(plane, lane, open_)
     is_for_us, now = _is_for_us(plane, open_), trio.current_time()
     if is_for_us and plane.targets.choose_connector(open_.routing_key, set(), now=now) is None:
-        edge = plane.targets.edge_with(open_.routing_key, never=str(lane.router), now=now)
+        edge = plane.targets.edge_with(open_.routing_key, never=str(lane.router))
         if edge is not None:
             # What an edge serves is advertised as ours.
             open_ = msgspec.structs.replace(open_, destination_site=site_id_to_bytes(edge.site), destination_boot=edge.boot)
@@ -60,7 +60,7 @@ def serve_open(plane: BaselinePlane, lane: Lane, far: LaneFar, open_: Open) -> N
         return
     pump = plane.new_pump(record, blames=StreamClass.TARGET)
     far.owner, pump.far = pump, far
-    plane.spawn(_connect, plane, far, pump, open_)
+    plane.spawn(_connect, plane, far, pump, open_.routing_key)
 
 
 def _refusal(plane: BaselinePlane, lane: Lane, open_: Open) -> tuple[StreamClass, str] | None:
@@ -78,8 +78,8 @@ def _is_for_us(plane: BaselinePlane, open_: Open) -> bool:
     return (open_.destination_site, open_.destination_boot) in ((plane.site_bytes, plane.router.boot), (bytes(32), 0))
 
 
-async def _connect(plane: BaselinePlane, far: LaneFar, pump: SocketPump, open_: Open) -> None:
-    key, tried = open_.routing_key, set[tuple[str, str]]()
+async def _connect(plane: BaselinePlane, far: LaneFar, pump: SocketPump, key: str) -> None:
+    tried = set[tuple[str, str]]()
     reason = "no target is here any more"
     with trio.CancelScope() as scope:
         pump.abandoned = scope.cancel  # the opener may go while we connect

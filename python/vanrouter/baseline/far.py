@@ -106,6 +106,11 @@ class LaneFar:
         return self._stream.early_sent > 0
 
     @property
+    def is_opened(self) -> bool:
+        """Its OPEN was written."""
+        return self._stream.open_sent
+
+    @property
     def queued(self) -> int:
         """Bytes that the lane has not written yet."""
         return self._stream.queued

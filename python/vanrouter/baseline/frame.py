@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_HOP_LIMIT",
     "HEADER_SIZE",
     "MAX_PAYLOAD",
+    "MOST_OPEN_ATTRIBUTES",
     "Frame",
     "FrameDecoder",
     "FrameType",
@@ -40,6 +41,8 @@ __all__ = [
 HEADER_SIZE: Final = 8
 MAX_PAYLOAD: Final = 16_376  # with its header one full TLS record
 MAX_REASON: Final = 255
+MOST_OPEN_ATTRIBUTES: Final = 1_024  # bytes: they count against no credit
+MOST_ATTRIBUTES: Final = MOST_OPEN_ATTRIBUTES // 4  # in one payload: as many as fit into an OPEN
 DEFAULT_HOP_LIMIT: Final = 32
 FIRST_SKIPPABLE_TYPE: Final = 0x80
 
@@ -199,6 +202,8 @@ def decode_attributes_untrusted(payload: memoryview, what: str) -> dict[int, byt
             raise RemoteProtocolError(f"{what}: attribute {kind} of {size} bytes, but only {end - at} are left")
         if kind in attributes:
             raise RemoteProtocolError(f"{what}: attribute {kind} comes twice")
+        if len(attributes) == MOST_ATTRIBUTES:
+            raise RemoteProtocolError(f"{what}: more than {MOST_ATTRIBUTES} attributes")
         attributes[kind] = bytes(payload[at : at + size])
         at += size
     return attributes
@@ -262,7 +267,7 @@ def encode_open(open_: Open) -> bytes:
 
 
 def decode_open_untrusted(payload: memoryview) -> tuple[Open, memoryview]:
-    """The OPEN and the early data behind it."""
+    """The OPEN and the early data behind it. More attributes than an OPEN may have are not looked at."""
     if len(payload) < _OPEN.size:
         raise RemoteProtocolError(f"OPEN has {len(payload)} bytes; it must have at least {_OPEN.size}")
     destination_site, destination_boot, source_site, source_boot, uuid, credit, hop_limit, key_size = _OPEN.unpack_from(payload)
@@ -280,7 +285,8 @@ def decode_open_untrusted(payload: memoryview) -> tuple[Open, memoryview]:
     attributes = payload[at : at + size]
     if len(attributes) < size:
         raise RemoteProtocolError(f"OPEN: attributes of {size} bytes, but only {len(attributes)} are left")
-    decode_attributes_untrusted(attributes, "OPEN")
+    if size <= MOST_OPEN_ATTRIBUTES:
+        decode_attributes_untrusted(attributes, "OPEN")
     open_ = Open(
         routing_key=routing_key,
         source_site=source_site,

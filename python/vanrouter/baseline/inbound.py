@@ -12,10 +12,10 @@ from typing import Final
 from vanrouter.baseline.books import MAX_EARLY, MAX_MESSAGE, Books
 from vanrouter.baseline.credit import MAX_CREDIT, ReceiveWindow, add_credit_untrusted
 from vanrouter.baseline.frame import (
+    MOST_OPEN_ATTRIBUTES,
     Frame,
     FrameType,
     GoAwayCode,
-    Open,
     decode_attributes_untrusted,
     decode_class_and_reason_untrusted,
     decode_open_untrusted,
@@ -132,21 +132,25 @@ class Inbound(Books):
         self._take_early_untrusted(len(early))
         self._their_opens -= 1
         self._highest_of_theirs = id_
-        if not self._budget.take_floor():
-            self._refuse_for_memory(id_, open_, len(early), now)
+        if len(open_.attributes) > MOST_OPEN_ATTRIBUTES:
+            reason = f"{len(open_.attributes)} bytes of attributes in an OPEN; at most {MOST_OPEN_ATTRIBUTES} are allowed"
+            self._refuse_at_once(id_, len(early), StreamClass.POLICY, reason, now)
             return
-        stream = Stream(id_, open_, ReceiveWindow(self._budget, now), ours=False, credit=open_.credit, owner=None, now=now)
+        if not self._budget.take_floor():
+            self._refuse_at_once(id_, len(early), StreamClass.RESOURCE, "the router's memory budget is used up", now)
+            return
+        stream = Stream(id_, None, ReceiveWindow(self._budget, now), ours=False, credit=open_.credit, owner=None, now=now)
         self._streams[id_] = stream
-        events.append(Opened(stream))
+        events.append(Opened(stream, open_))
         if early:
             self._store_early_untrusted(stream, early, events)
 
-    def _refuse_for_memory(self, id_: int, open_: Open, early: int, now: float) -> None:
+    def _refuse_at_once(self, id_: int, early: int, stream_class: StreamClass, reason: str, now: float) -> None:
         self._budget.take_floor_regardless()
-        stream = Stream(id_, open_, ReceiveWindow(self._budget, now), ours=False, credit=0, owner=None, now=now)
+        stream = Stream(id_, None, ReceiveWindow(self._budget, now), ours=False, credit=0, owner=None, now=now)
         stream.early_stored = early
         self._streams[id_] = stream
-        self.reset(stream, StreamClass.RESOURCE, "the router's memory budget is used up", kind=FrameType.OPEN_ERR)
+        self.reset(stream, stream_class, reason, kind=FrameType.OPEN_ERR)
 
     def _open_ok_untrusted(self, frame: Frame, _now: float, events: list[Event]) -> None:
         if len(frame.payload) < 4:
@@ -159,6 +163,7 @@ class Inbound(Books):
         stream.credit = add_credit_untrusted(0, credit, "OPEN_OK")
         stream.answered = True
         self._unanswered -= 1
+        self._outbox.asked -= 1
         self._outbox.early += stream.early_left  # what did not go early goes as DATA
         stream.early_left = 0
         events.append(Accepted(stream))
@@ -203,8 +208,6 @@ class Inbound(Books):
         outbox.early = add_credit_untrusted(outbox.early, early, "early credit")
         if not (control or opens or early):
             self._glitch(now)
-        for _ in range(min(len(outbox.waiting), outbox.opens)):
-            outbox.schedule(outbox.waiting.popleft())
 
     def _credit_return_untrusted(self, frame: Frame, now: float, _events: list[Event]) -> None:
         (amount,) = decode_u32s_untrusted(frame.payload, 1, "CREDIT_RETURN")

@@ -149,11 +149,11 @@ class Lane:
     def takes_streams(self) -> bool:
         return not self._is_over and self.mux.may_open and self.peer_leaving in (None, GoAwayCode.DRAIN)
 
-    def open(self, open_: Open, owner: Owner, early: bytes) -> LaneFar | None:
-        """None: no room in the budget, or the lane is gone."""
+    def open(self, open_: Open, owner: Owner, early: bytes, *, origin: str = "") -> LaneFar | None:
+        """``origin``: the neighbour that it came from. None: no room in the budget, or the lane is gone."""
         if self._is_over:
             return None
-        stream = self.mux.open(open_, None, early, trio.current_time())
+        stream = self.mux.open(open_, None, early, trio.current_time(), origin=origin)
         if stream is None:
             return None
         far = LaneFar(self, stream, owner)
@@ -323,10 +323,10 @@ class Lane:
                 stream.owner.owner.was_reset(stream_class, reason)
                 if stream.owner.answer is not None:
                     stream.owner.answer.refuse(stream_class, reason)
-            case Opened(stream):
+            case Opened(stream, open_):
                 far = LaneFar(self, stream, _NOBODY)
                 stream.owner = far
-                self._events.opened(self, far, stream.open)
+                self._events.opened(self, far, open_)
             case Accepted(stream):
                 answer, stream.owner.answer = stream.owner.answer, None
                 answer.accept()

@@ -26,7 +26,7 @@ from vanrouter.baseline.credit import FLOOR, ReceiveWindow
 from vanrouter.baseline.frame import FrameType, GoAwayCode, Open
 from vanrouter.baseline.inbound import Inbound
 from vanrouter.baseline.liveness import Health, Others
-from vanrouter.baseline.outbox import LAST_ID, Chunks
+from vanrouter.baseline.outbox import LAST_ID, MOST_OPENS, Chunks
 from vanrouter.baseline.stream import Stream
 from vanrouter.model import StreamClass
 
@@ -68,7 +68,11 @@ class Mux(Inbound):
 
     @property
     def has_open_credit(self) -> bool:
-        return self._outbox.opens > len(self._unopened)
+        return self._outbox.permits > len(self._unopened)
+
+    def is_crowded(self, origin: str) -> bool:
+        """Whether as many OPENs of a neighbour wait here as one lane of its may leave unanswered."""
+        return sum(stream.origin == origin for stream in self._unopened) >= MOST_OPENS
 
     def overdue(self, now: float) -> list[Stream]:
         """Ours that have waited too long for open credit."""
@@ -84,16 +88,18 @@ class Mux(Inbound):
 
     # ---- What applications do ------------------------------------------------------------------------------------------
 
-    def open(self, open_: Open, owner: Any, early: bytes, now: float) -> Stream | None:
+    def open(self, open_: Open, owner: Any, early: bytes, now: float, *, origin: str = "") -> Stream | None:
         """
         Open a stream. ``early`` is sent with it as far as the early credit permits, else after the answer.
 
-        None: not even the floor fits into the budget (class resource). ``open_.credit`` is filled in here.
+        None: not even the floor fits into the budget (class resource). ``open_.credit`` is filled in here. Those that wait for open
+        credit get it in turn by their ``origin``.
         """
         if not self._budget.take_floor():
             return None
         window = ReceiveWindow(self._budget, now)
-        stream = Stream(0, msgspec.structs.replace(open_, credit=window.outstanding), window, ours=True, credit=0, owner=owner, now=now)
+        open_ = msgspec.structs.replace(open_, credit=window.outstanding)
+        stream = Stream(0, open_, window, ours=True, credit=0, owner=owner, now=now, origin=origin)
         self._unopened[stream] = None
         self._unanswered += 1
         if early:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from vanrouter.baseline.frame import GoAwayCode
+from vanrouter.baseline.frame import GoAwayCode, Open
 from vanrouter.baseline.handshake import Hello
 from vanrouter.baseline.stream import Stream
 from vanrouter.model import StreamClass
@@ -36,6 +36,7 @@ class Opened(Event, gc=False):
     """The peer opened a stream. Answer with ``accept`` or ``refuse``; its early data comes as ``Data``."""
 
     stream: Stream
+    open: Open
 
 
 class Accepted(Event, gc=False):

@@ -17,12 +17,14 @@ from typing import Final
 
 from vanrouter.baseline.frame import MAX_PAYLOAD, FrameType, encode, encode_class_and_reason, encode_open, header
 from vanrouter.baseline.stream import Stream
+from vanrouter.baseline.waiting import Waiting
 
-__all__ = ["LAST_ID", "Outbox"]
+__all__ = ["LAST_ID", "MOST_OPENS", "Outbox"]
 
 TURN: Final = 4 * MAX_PAYLOAD  # large enough to batch, small enough that 64 bulk streams pass in 4 MiB
 LAST_ID: Final = 2**31 - 1024
 CONTROL_SHARE: Final = 8
+MOST_OPENS: Final = 256  # unanswered on a lane, in each direction, however many are permitted
 
 Chunks = list[bytes | memoryview]
 
@@ -41,13 +43,14 @@ class Outbox:
         self.due_early = 0
 
         self.opens = 0  # what the peer permits us
+        self.asked = 0  # OPENs that are sent and have no answer
         self.early = 0
         self.control = 0
 
         self.urgent: dict[Stream, None] = {}
         self.fresh: deque[Stream] = deque()
         self.ring: deque[Stream] = deque()
-        self.waiting: deque[Stream] = deque()  # ours, for open credit
+        self.waiting = Waiting()  # ours, for open credit
         self.messages: deque[memoryview] = deque()
         self.written_resets: list[Stream] = []  # since the mux last looked
         self.opened: list[Stream] = []  # got their id since then
@@ -62,8 +65,14 @@ class Outbox:
     def forget(self, stream: Stream) -> None:
         stream.queue.clear()
         stream.queued = 0
-        if not stream.open_sent and stream in self.waiting:
-            self.waiting.remove(stream)
+        stream.open = None
+        if not stream.open_sent:
+            self.waiting.discard(stream)
+
+    @property
+    def permits(self) -> int:
+        """OPENs that may be sent now."""
+        return min(self.opens, MOST_OPENS - self.asked)
 
     @property
     def is_empty(self) -> bool:
@@ -76,6 +85,7 @@ class Outbox:
                     self.urgent
                     or self.fresh
                     or self.ring
+                    or (self.waiting and self.permits)
                     or self.ping
                     or self.pong
                     or self.due_control
@@ -99,6 +109,8 @@ class Outbox:
             return out
         self._build_urgent(out)
         size = 0
+        while self.waiting and self.permits and size < limit:
+            size += self._turn(self.waiting.popleft(), MAX_PAYLOAD, out, now, waited=True)
         while self.fresh and size < limit:
             stream = self.fresh.popleft()
             size += self._turn(stream, MAX_PAYLOAD, out, now)
@@ -140,17 +152,18 @@ class Outbox:
             out.append(encode(stream.id, FrameType.CREDIT_RETURN, stream.due_return.to_bytes(4, "big")))
             stream.due_return = 0
 
-    def _turn(self, stream: Stream, allowance: int, out: Chunks, now: float) -> int:
+    def _turn(self, stream: Stream, allowance: int, out: Chunks, now: float, *, waited: bool = False) -> int:
         """Let one stream send up to ``allowance`` bytes; afterwards it is in the ring if it could send more."""
         if stream.is_gone:
             stream.scheduled = False
             return 0
         size = 0
         if not stream.open_sent:
-            if self.opens == 0:
+            if self.permits == 0 or (self.waiting and not waited):
                 stream.scheduled = False
                 self.waiting.append(stream)
                 return 0
+            stream.scheduled = True
             size += self._open(stream, out)
         early = stream.ours and not stream.answered
         kind = FrameType.EARLY if early else FrameType.DATA
@@ -178,9 +191,11 @@ class Outbox:
         stream.id = self.next_id
         self.next_id += 2
         self.opens -= 1
+        self.asked += 1
         stream.open_sent = True
         self.opened.append(stream)
-        payload = encode_open(stream.open)
+        assert stream.open is not None
+        payload, stream.open = encode_open(stream.open), None
         size = min(stream.early_left, MAX_PAYLOAD - len(payload))
         pieces: Chunks = []
         left = size

@@ -36,6 +36,7 @@ class Stream:
         "last_sent",
         "open",
         "open_sent",
+        "origin",
         "ours",
         "owner",
         "queue",
@@ -46,9 +47,12 @@ class Stream:
         "window",
     )
 
-    def __init__(self, id_: int, open_: Open, window: ReceiveWindow, *, ours: bool, credit: int, owner: Any, now: float) -> None:
+    def __init__(
+        self, id_: int, open_: Open | None, window: ReceiveWindow, *, ours: bool, credit: int, owner: Any, now: float, origin: str = ""
+    ) -> None:
         self.id = id_  # 0: ours, and OPEN is not written yet
-        self.open = open_
+        self.open = open_  # ours, until it is written: nobody keeps what a peer's OPEN said
+        self.origin = origin  # the neighbour that it came from, if it crosses this router
         self.ours = ours
         self.owner = owner  # whoever drives the mux keeps here what it needs
         self.answered = False
@@ -80,10 +84,6 @@ class Stream:
         self.due_credit = 0
         self.due_return = 0
         self.due_reset: tuple[FrameType, StreamClass, str] | None = None  # RESET, or OPEN_ERR
-
-    @property
-    def uuid(self) -> bytes:
-        return self.open.uuid
 
     @property
     def is_finished(self) -> bool:

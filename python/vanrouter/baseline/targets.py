@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
-from vanrouter.baseline.choice import DOUBTFUL, DRAINING, SOUND, Candidate, Turns, choose, choose_key
+from vanrouter.baseline.choice import DOUBTFUL, SOUND, Candidate, Turns, choose, choose_key
 from vanrouter.baseline.sockets import connect_tcp
 from vanrouter.baseline.table import Table
 from vanrouter.baseline.trunk import Trunk
@@ -88,7 +88,7 @@ class Targets:
         """The link for one more stream toward a router; but none that is ``tried``: (router, next hop)."""
         trunks = {trunk.text: trunk for trunk in self._hops(router) if trunk.takes_streams and (router, trunk.text) not in tried}
         best = choose(
-            Candidate(name=name, outstanding=trunk.stream_count, doubt=_doubt(trunk), last_chosen=trunk.last_chosen)
+            Candidate(name=name, outstanding=trunk.stream_count, doubt=trunk.doubt, last_chosen=trunk.last_chosen)
             for name, trunk in trunks.items()
         )
         return trunks[best.name] if best else None
@@ -107,7 +107,7 @@ class Targets:
             trunk = self.next_hop(target.router, tried)
             if path is not None and trunk is not None and (routing_key, target.router) not in tried:
                 there = There(routing_key, target.router, trunk)
-                found[self._candidate(there, cost=path.cost + target.cost, doubt=_doubt(trunk))] = there
+                found[self._candidate(there, cost=path.cost + target.cost, doubt=trunk.doubt)] = there
         return found
 
     def _candidate(self, target: Here | There, *, cost: int, doubt: int) -> Candidate:
@@ -129,15 +129,21 @@ class Targets:
         best = choose(found)
         return found[best].connector if best else None
 
-    def edge_with(self, routing_key: str, *, never: str, now: float) -> RouterId | None:
-        """The best edge of ours that has a target: for a stream that was sent to us, and that no target here takes."""
-        found = {
-            candidate: target
-            for candidate, target in self.candidates(routing_key, set(), now=now).items()
-            if isinstance(target, There) and target.trunk.is_edge and target.router == target.trunk.text != never
-        }
+    def edge_with(self, routing_key: str, *, never: str) -> RouterId | None:
+        """
+        The best edge of ours that has a target: for a stream that was sent to us, and that no target here takes.
+
+        Only one that ``next_hop`` leads to; the least against its link, then the least of cost and streams on the link.
+        """
+        route, found = self._table.route(routing_key), []
+        for target in route.targets if route else ():
+            path = self._table.path(target.router)
+            trunk = self.next_hop(target.router, {(target.router, never)})
+            if path is not None and trunk is not None and trunk.is_edge and trunk.text == target.router:
+                cost, load = path.cost + target.cost, trunk.stream_count
+                found.append(Candidate(name=trunk.text, cost=cost, outstanding=load, doubt=trunk.doubt, last_chosen=trunk.last_chosen))
         best = choose(found)
-        return RouterId.parse(found[best].router) if best else None
+        return RouterId.parse(best.name) if best else None
 
     def began(self, routing_key: str, name: str) -> Callable[[], None]:
         """One more stream for this target; call the result when it is over."""
@@ -234,7 +240,3 @@ class Search:
     def start_again(self) -> None:
         self._tried.clear()
         self._key = None
-
-
-def _doubt(trunk: Trunk) -> int:
-    return DOUBTFUL * trunk.is_suspect + DRAINING * trunk.is_draining

@@ -41,8 +41,11 @@ def forward(plane: BaselinePlane, lane: Lane, near: LaneFar, open_: Open) -> tup
         return StreamClass.LINK, f"router {plane.router} has no way to {destination}"
     if trunk.stream_count >= plane.config.max_streams_per_link:
         return StreamClass.RESOURCE, f"more than {plane.config.max_streams_per_link} streams on the link with {trunk.text}"
+    origin = str(lane.router)
+    if onward_lane.mux.is_crowded(origin):
+        return StreamClass.RESOURCE, "too many OPENs of this neighbour wait for the next router"
     sides = _Side(), _Side()
-    onward = onward_lane.open(msgspec.structs.replace(open_, hop_limit=open_.hop_limit - 1), sides[1], b"")
+    onward = onward_lane.open(msgspec.structs.replace(open_, hop_limit=open_.hop_limit - 1), sides[1], b"", origin=origin)
     if onward is None:
         return StreamClass.RESOURCE, "the router's memory budget is used up"
     plane.targets.began_over(trunk)
@@ -58,11 +61,17 @@ class Crossing:
         self._counters = counters
         self._near, self._onward = near, onward
         self.is_over = False
+        self._is_counted = False
         near_side.join(self, near, onward)
         onward_side.join(self, onward, near)
         near_side.other, onward_side.other = onward_side, near_side
         counters.transit_open += 1
-        counters.transit_total += 1
+
+    def went_on(self) -> None:
+        """Something was written to the next hop; first of all its OPEN."""
+        if self._onward.is_opened and not self._is_counted:
+            self._is_counted = True
+            self._counters.transit_total += 1
 
     def accept(self) -> None:
         self._near.accept()
@@ -94,6 +103,7 @@ class Crossing:
             self._end()
 
     def _end(self) -> None:
+        self.went_on()
         self.is_over = True
         self._counters.transit_open -= 1
 
@@ -149,6 +159,7 @@ class _Side:
 
     def went_out(self) -> None:
         """The other lane has written some of it, or may write more."""
+        self._crossing.went_on()
         written = self._going_out - self._to.queued
         if written:
             self._going_out -= written

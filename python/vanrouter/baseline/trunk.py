@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from vanrouter.baseline.choice import DOUBTFUL, DRAINING
 from vanrouter.baseline.frame import GoAwayCode
 from vanrouter.baseline.lane import Lane
 from vanrouter.baseline.liveness import Others
@@ -29,6 +30,7 @@ class Trunk:
         self._receives_on: Lane | None = None
         self._was_full = False
         self.inbox: deque[tuple[Lane, bytes]] = deque()
+        self.is_edge = False
         self.last_chosen = 0  # for a new stream; see ``choice``
         self.bytes_of_gone_lanes = [0, 0]
 
@@ -36,6 +38,7 @@ class Trunk:
 
     def add(self, lane: Lane) -> None:
         self.lanes.append(lane)
+        self.is_edge = lane.hello is not None and lane.hello.edge  # the last word counts
         if len(self.lanes) == 1:
             self._sends_on = lane
             self._emit(MessagesReset(router=self.text))
@@ -76,12 +79,14 @@ class Trunk:
         return any(lane.peer_leaving in (GoAwayCode.DRAIN, GoAwayCode.CLOSED) for lane in self.lanes)
 
     @property
-    def takes_streams(self) -> bool:
-        return any(lane.takes_streams for lane in self.lanes)
+    def doubt(self) -> int:
+        """What there is to be said against it where a new stream chooses. Only lanes that take one count."""
+        is_suspect = all(lane.is_suspect for lane in self.lanes if lane.takes_streams)
+        return DOUBTFUL * is_suspect + DRAINING * self.is_draining
 
     @property
-    def is_edge(self) -> bool:
-        return any(lane.hello is not None and lane.hello.edge for lane in self.lanes)
+    def takes_streams(self) -> bool:
+        return any(lane.takes_streams for lane in self.lanes)
 
     # ---- Control messages ----------------------------------------------------------------------------------------------------
 

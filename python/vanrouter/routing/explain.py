@@ -15,6 +15,10 @@ from vanrouter.plane import LinkState, RouteTarget, Strategy
 from vanrouter.routing.adjacency import LAST_RESORT
 from vanrouter.routing.engine import Engine
 
+# What there is to be said against a link, as the data plane adds it up.
+_DRAINING = 1
+_DOUBTFUL = 2
+
 __all__ = ["Choice", "LocalTarget", "explain"]
 
 
@@ -62,7 +66,7 @@ def explain(
             usable=not target.error,
             reason=target.error,
         )
-        found.append((_rank(strategy, bool(target.error), True, 0, target.streams, target.name), choice))
+        found.append((_rank(strategy, _DOUBTFUL * bool(target.error), True, 0, target.streams, target.name), choice))
     routes = engine.routes().get(key, [])
     routes = _one_row_each(engine, routes, local)
     found += [_remote(engine, key, route.router, route.cost, links, streams_by_link, strategy) for route in routes]
@@ -116,6 +120,7 @@ def _remote(
         return (), choice
     cost, hops = path[0] + own_cost, [hop for hop in path[1] if hop in links]
     streams = min((streams_by_link.get(hop, 0) for hop in hops), default=0)
+    doubt = min((_DOUBTFUL * links[hop].suspect + _DRAINING * links[hop].draining for hop in hops), default=0)
     reason = ""
     if not hops:
         reason = "none of its next hops has a lane now"
@@ -130,13 +135,13 @@ def _remote(
     elif cost >= LAST_RESORT:
         reason = "a link on the way is suspect or draining: a last resort"
     choice = Choice(router=router, targets=targets, cost=cost, streams=streams, next_hops=hops, usable=bool(hops), reason=reason)
-    return _rank(strategy, bool(reason), False, cost, streams, router), choice
+    return _rank(strategy, doubt, False, cost, streams, router), choice
 
 
-def _rank(strategy: Strategy, doubtful: bool, is_here: bool, cost: int, streams: int, name: str) -> tuple[object, ...]:
+def _rank(strategy: Strategy, doubt: int, is_here: bool, cost: int, streams: int, name: str) -> tuple[object, ...]:
     if strategy == "closest":
-        return (doubtful, cost, streams, name)
-    return (doubtful, not (is_here and not streams), cost + streams, name)
+        return (doubt, cost, streams, name)
+    return (doubt, not (is_here and not streams), cost + streams, name)
 
 
 def _why_not(first: Choice, other: Choice, strategy: Strategy) -> str:

@@ -164,10 +164,10 @@ class Tracer:
         return destination, hops[0] if hops else "", "" if hops else "back", 0
 
     def _hops(self, destination: str, came_from: str) -> list[str]:
-        """Next hops that an OPEN might take now, those without a suspect link first."""
+        """Next hops that an OPEN might take now, those first whose link is neither suspect nor draining, then draining ones."""
         path = self._engine.path(destination)
         hops = [hop for hop in path[1] if hop != came_from and hop in self._links] if path is not None else []
-        return sorted(hops, key=lambda hop: (self._links[hop].suspect or self._links[hop].draining, hop))
+        return sorted(hops, key=lambda hop: (self._links[hop].suspect, self._links[hop].draining, hop))
 
     def _handle_hop(self, peer: str, hop: Hop, now: float) -> None:
         passing = self._passing.get(hop.id)

@@ -45,6 +45,8 @@ pub const CONTROL_CREDIT: u32 = 131_072;
 /// until the answer.
 const OUR_MOST_OPENS: u32 = MOST_OPENS;
 const OUR_MOST_EARLY: u32 = MOST_EARLY;
+/// Bytes of OPENs that wait for a batch: what a peer permits before it has read some. Beyond it, it permits without reading.
+const MOST_OPENING: usize = OUR_MOST_EARLY as usize + OUR_MOST_OPENS as usize * 1_536;
 /// Useless frames that a peer may send in [`GLITCH_SPAN`].
 const MOST_GLITCHES: u32 = 10_000;
 const GLITCH_SPAN: Duration = Duration::from_secs(10);

@@ -115,7 +115,7 @@ pub struct Open<'a> {
     pub hop_limit: u8,
     /// Valid UTF-8, 1 to 255 bytes.
     pub routing_key: &'a str,
-    /// Checked: whole attributes, no type twice.
+    /// Checked: whole attributes, no type twice. Not if they are more than [`MOST_OPEN_ATTRIBUTES`]: then they are not looked at.
     pub attributes: &'a [u8],
     /// Bytes of the application that came along.
     pub early: &'a [u8],
@@ -126,6 +126,11 @@ const NOWHERE: RouterId = RouterId {
     site: [0; 32],
     boot: 0,
 };
+
+/// Bytes of attributes that an OPEN may have in sum. They count against no credit: who has to store an OPEN stores at most so many.
+pub const MOST_OPEN_ATTRIBUTES: usize = 1_024;
+/// Attributes in one payload: as many as fit into an OPEN.
+const MOST_ATTRIBUTES: usize = MOST_OPEN_ATTRIBUTES / 4;
 
 /// Bytes of an OPEN in front of the routing key.
 const OPEN_FIXED: usize = 40 + 40 + 16 + 4 + 1 + 1;
@@ -165,7 +170,9 @@ impl<'a> Open<'a> {
         let attributes = rest
             .take(attributes_len.into())
             .ok_or(malformed("attributes past the end"))?;
-        check_attributes(attributes).map_err(malformed)?;
+        if attributes.len() <= MOST_OPEN_ATTRIBUTES {
+            check_attributes(attributes).map_err(malformed)?;
+        }
         if credit > frame::MAX_CREDIT {
             return Err(malformed("credit too large"));
         }
@@ -270,8 +277,8 @@ pub fn check_attributes(attributes: &[u8]) -> Result<(), &'static str> {
         if seen.contains(&kind) {
             return Err("attribute twice");
         }
-        if seen.len() >= 64 {
-            return Err("more than 64 attributes");
+        if seen.len() >= MOST_ATTRIBUTES {
+            return Err("more than 256 attributes");
         }
         seen.push(kind);
     }

@@ -30,7 +30,7 @@ use crate::greeting::{Reason, Refusal};
 use crate::handshake::{RouterId, site_id};
 use crate::payload::GoAway;
 use crate::table::Table;
-use crate::trunk::{LaneRef, Trunk};
+use crate::trunk::{LaneHealth, LaneRef, Trunk};
 use crate::worker::{
     self, Arrival, Client, Embedded, Job, Shared, TickCallback, Timing, TrunkCallback, WorkerHandle,
 };
@@ -289,7 +289,9 @@ impl Plane {
             return Ok(false);
         };
         let lanes = trunk.lanes();
-        let Some(lane) = lanes.first() else {
+        // One that its worker does not have yet will be told of when it has.
+        let first = lanes.first();
+        let Some(lane) = first.filter(|lane| lane.health() != LaneHealth::Coming) else {
             return Ok(false);
         };
         if !trunk.queue_message(MOST_MESSAGES) {
@@ -518,7 +520,7 @@ impl Outcome for Callbacks {
         let inner = &self.inner;
         let shared = &inner.shared;
         let router = lane.peer_router;
-        let mut state = inner.state();
+        let _state = inner.state();
         let mut table = shared.table.load().as_ref().clone();
         if let Some(reason) = crowded(&table, router) {
             if let Some(id) = lane.dial_id {
@@ -537,7 +539,6 @@ impl Outcome for Callbacks {
             Some(trunk) => (Arc::clone(trunk), false),
             None => {
                 let trunk = Arc::new(Trunk::new(router));
-                trunk.set_edge(lane.peer.edge);
                 table.trunks.insert(router, Arc::clone(&trunk));
                 shared.table.store(Arc::new(table));
                 (trunk, true)
@@ -561,6 +562,8 @@ impl Outcome for Callbacks {
             lane.access.clone(),
             lane.address,
         ));
+        // The last word counts: what it carries is decided anew for each stream.
+        trunk.set_edge(lane.peer.edge);
         trunk.add(&reference);
         trunk.update(|facts| {
             facts.site_name.clone_from(&lane.peer.site_name);
@@ -587,15 +590,7 @@ impl Outcome for Callbacks {
         if let Some(handle) = handles.get(worker) {
             handle.expect_lane();
         }
-        shared.send(
-            worker,
-            Job::Lane(Box::new(lane), reference, Arc::clone(&trunk)),
-        );
-        shared.publish_trunk(&trunk);
-        if is_new {
-            shared.events.messages_reset(router);
-        }
-        state.rematch_by_hop(shared, router, Instant::now());
+        shared.send(worker, Job::Lane(Box::new(lane), reference, trunk, is_new));
     }
 
     fn dial_failed(&self, id: u64, failure: DialFailure) {

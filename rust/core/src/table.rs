@@ -249,8 +249,15 @@ pub enum Tried {
     Remote(Arc<str>, RouterId, Option<RouterId>),
 }
 
-/// Less is better: in doubt, suspect or draining; not an idle local target; what the strategy counts, twice; when it was chosen.
-type Score = (bool, bool, u64, u64, u64);
+/// What there is to be said against a target or the link toward it: the numbers add up, and less comes first.
+type Doubt = u8;
+/// The router at the other end is leaving, and still serves.
+const DRAINING: Doubt = 1;
+/// Nothing is heard of the link, or the last connect failed.
+const DOUBTFUL: Doubt = 2;
+
+/// Less is better: doubt; not an idle local target; what the strategy counts, twice; when it was chosen.
+type Score = (Doubt, bool, u64, u64, u64);
 
 /// The best of one key: its score, where it is, and its load.
 struct Best {
@@ -285,30 +292,28 @@ impl Table {
         })
     }
 
-    /// The trunk toward a router: the healthiest, then the one with the fewest streams. Says also whether it is a last resort.
+    /// The trunk toward a router: the one with the least against it, then the one with the fewest streams. Says also what there is against it.
     #[must_use]
     pub fn next_hop(
         &self,
         router: &RouterId,
         allowed: impl Fn(&RouterId) -> bool,
-    ) -> Option<(Arc<Trunk>, bool)> {
+    ) -> Option<(Arc<Trunk>, Doubt)> {
         let path = self.paths.get(router)?;
-        let last_resort = |trunk: &Trunk| {
-            trunk.health() != LaneHealth::Open || trunk.draining.load(Ordering::Relaxed)
-        };
         if let [only] = path.next_hops.as_slice() {
             let trunk = self.usable(only, router).filter(|_| allowed(only))?;
-            return Some((Arc::clone(trunk), last_resort(trunk)));
+            return Some((Arc::clone(trunk), doubt(trunk)));
         }
         path.next_hops
             .iter()
             .filter(|hop| allowed(hop))
             .filter_map(|hop| self.usable(hop, router))
-            .map(|trunk| (last_resort(trunk), trunk))
-            .min_by_key(|(last, trunk)| {
-                (*last, trunk.streams(), trunk.chosen.load(Ordering::Relaxed))
+            .map(|trunk| (doubt(trunk), trunk))
+            .min_by_key(|(doubt, trunk)| {
+                let chosen = trunk.chosen.load(Ordering::Relaxed);
+                (*doubt, trunk.streams(), chosen)
             })
-            .map(|(last, trunk)| (Arc::clone(trunk), last))
+            .map(|(doubt, trunk)| (Arc::clone(trunk), doubt))
     }
 
     /// A stream takes this trunk.
@@ -384,15 +389,15 @@ impl Table {
         now: Instant,
     ) -> Option<Best> {
         let entry = self.keys.get(routing_key)?;
-        let count = |local: bool, last: bool, cost: u32, load: &Load| -> Score {
+        let count = |local: bool, doubt: Doubt, cost: u32, load: &Load| -> Score {
             let outstanding = u64::from(load.outstanding.load(Ordering::Relaxed));
             let chosen = load.chosen.load(Ordering::Relaxed);
             let cost = u64::from(cost);
             if strategy == Strategy::Closest {
-                (last, false, cost, outstanding, chosen)
+                (doubt, false, cost, outstanding, chosen)
             } else {
                 let busy = !local || outstanding > 0;
-                (last, busy, cost + outstanding, 0, chosen)
+                (doubt, busy, cost + outstanding, 0, chosen)
             }
         };
         let local = entry
@@ -400,7 +405,8 @@ impl Table {
             .iter()
             .filter(|target| !is_tried(tried, target))
             .map(|target| {
-                let score = count(true, target.is_in_doubt(now), 0, &target.load);
+                let doubt = DOUBTFUL * Doubt::from(target.is_in_doubt(now));
+                let score = count(true, doubt, 0, &target.load);
                 (score, target)
             })
             .min_by_key(|(score, _)| *score);
@@ -422,11 +428,11 @@ impl Table {
             if was(None) {
                 continue;
             }
-            let Some((trunk, last)) = self.next_hop(&remote.router, |hop| !was(Some(hop))) else {
+            let Some((trunk, doubt)) = self.next_hop(&remote.router, |hop| !was(Some(hop))) else {
                 continue;
             };
             let cost = path.cost.saturating_add(remote.cost);
-            let score = count(false, last, cost, &remote.load);
+            let score = count(false, doubt, cost, &remote.load);
             if best.as_ref().is_none_or(|best| score < best.score) {
                 best = Some(Best {
                     score,
@@ -473,21 +479,32 @@ impl Table {
             .is_some_and(|entry| entry.local.iter().any(|target| !is_tried(tried, target)))
     }
 
-    /// The best edge of ours that has a target of this key: for a stream that was sent to us, and that no target here takes.
+    /// The best edge of ours that has a target of this key: for a stream that was sent to us, and that no target here takes. Only one that
+    /// [`Table::next_hop`] leads to; the least against its link, then the least of cost and streams on the link.
     #[must_use]
     pub fn edge_with(&self, routing_key: &str, from: &RouterId) -> Option<RouterId> {
         let entry = self.keys.get(routing_key)?;
         let (edge, _) = entry
             .remote
             .iter()
-            .filter(|remote| remote.router != *from)
             .filter_map(|remote| {
-                Some((remote.router, self.usable(&remote.router, &remote.router)?))
+                let path = self.paths.get(&remote.router)?;
+                let (trunk, doubt) = self.next_hop(&remote.router, |hop| hop != from)?;
+                let is_edge = trunk.is_edge() && trunk.router == remote.router;
+                let cost = u64::from(path.cost) + u64::from(remote.cost);
+                let load = cost + u64::from(trunk.streams());
+                let chosen = trunk.chosen.load(Ordering::Relaxed);
+                is_edge.then_some((remote.router, (doubt, load, chosen)))
             })
-            .filter(|(_, trunk)| trunk.is_edge())
-            .min_by_key(|(_, trunk)| (trunk.streams(), trunk.chosen.load(Ordering::Relaxed)))?;
+            .min_by_key(|(_, score)| *score)?;
         Some(edge)
     }
+}
+
+fn doubt(trunk: &Trunk) -> Doubt {
+    let is_suspect = trunk.health() != LaneHealth::Open;
+    let is_draining = trunk.draining.load(Ordering::Relaxed);
+    DOUBTFUL * Doubt::from(is_suspect) + DRAINING * Doubt::from(is_draining)
 }
 
 fn is_tried(tried: &[Tried], target: &Target) -> bool {

@@ -23,8 +23,10 @@ pub enum LaneHealth {
     Suspect = 1,
     /// No: it is replaced, or the peer refuses.
     Leaving = 2,
+    /// Not yet: its worker does not have it.
+    Coming = 3,
     /// It is closed.
-    Gone = 3,
+    Gone = 4,
 }
 
 /// One lane, as those see it who do not own it.
@@ -46,13 +48,15 @@ pub struct LaneRef {
     pub sent: AtomicU64,
     /// Bytes of records read.
     pub received: AtomicU64,
+    /// Its peer permits OPENs for which nobody waits.
+    pub has_open_credit: AtomicBool,
     health: AtomicU8,
     /// It owes us something and nothing was heard for a while; not yet for long.
     silent: AtomicBool,
 }
 
 impl LaneRef {
-    /// A lane that was just established.
+    /// A lane that was just established, and takes streams once its worker says so.
     #[must_use]
     pub fn new(
         id: u64,
@@ -70,7 +74,8 @@ impl LaneRef {
             streams: AtomicU32::new(0),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            health: AtomicU8::new(LaneHealth::Open as u8),
+            has_open_credit: AtomicBool::new(true),
+            health: AtomicU8::new(LaneHealth::Coming as u8),
             silent: AtomicBool::new(false),
         }
     }
@@ -87,6 +92,7 @@ impl LaneRef {
             0 => LaneHealth::Open,
             1 => LaneHealth::Suspect,
             2 => LaneHealth::Leaving,
+            3 => LaneHealth::Coming,
             _ => LaneHealth::Gone,
         }
     }
@@ -293,8 +299,8 @@ impl Trunk {
         change(&mut self.facts.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The lane for a new stream that was accepted by `worker`: the healthiest, then the one with the fewest streams; a
-    /// worker's own lane may have one more than the best, which saves moving the socket to another thread.
+    /// The lane for a new stream that was accepted by `worker`: the healthiest, then one whose peer permits another OPEN, then the one
+    /// with the fewest streams; a worker's own lane may have one more than the best, which saves moving the socket to another thread.
     #[must_use]
     pub fn pick(&self, worker: usize) -> Option<Arc<LaneRef>> {
         self.pick_near(worker, 1)
@@ -311,7 +317,8 @@ impl Trunk {
             } else {
                 2 * nearness + 1
             };
-            (lane.health(), streams + away)
+            let must_wait = !lane.has_open_credit.load(Ordering::Relaxed);
+            (lane.health(), must_wait, streams + away)
         };
         lanes
             .iter()

@@ -5,7 +5,8 @@
 //! from outside (new lanes, moved connections, commands) comes by one channel and a waker.
 //!
 //! The files: `conn` an application's connection, `lane` reading and writing one lane, `opening` from an accept to a stream,
-//! `target` from an OPEN to a target, `pair` a listener and a connector of the same router, `transit` a stream that crosses this router, `accept` listening sockets.
+//! `target` from an OPEN to a target, `pair` a listener and a connector of the same router, `transit` a stream that crosses this router,
+//! `waiting` who waits for permission to open, `accept` listening sockets.
 
 mod accept;
 mod conn;
@@ -16,6 +17,7 @@ mod pair;
 mod socket;
 mod target;
 mod transit;
+mod waiting;
 
 pub use conn::Embedded;
 pub(crate) use lane::MOST_MESSAGES;
@@ -184,8 +186,8 @@ pub struct ListenerRef {
 /// What a worker can be asked.
 #[derive(Debug)]
 pub enum Job {
-    /// Own this lane.
-    Lane(Box<EstablishedLane>, Arc<LaneRef>, Arc<Trunk>),
+    /// Own this lane; it is the first of its trunk, or not.
+    Lane(Box<EstablishedLane>, Arc<LaneRef>, Arc<Trunk>, bool),
     /// Accept on this socket too.
     Listen(u64, Arc<TcpListener>, Arc<ListenerRef>),
     /// Do not any more.
@@ -436,8 +438,8 @@ impl Worker {
     fn take_jobs(&mut self) {
         while let Ok(job) = self.jobs.try_recv() {
             match job {
-                Job::Lane(established, reference, trunk) => {
-                    self.add_lane(*established, reference, trunk)
+                Job::Lane(established, reference, trunk, is_first) => {
+                    self.add_lane(*established, reference, trunk, is_first)
                 }
                 Job::Listen(id, socket, listener) => self.listen(id, socket, listener),
                 Job::Unlisten(id) => self.unlisten(id),

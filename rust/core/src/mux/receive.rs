@@ -6,7 +6,7 @@ use super::stream::{Flags, Stream};
 use super::{GLITCH_SPAN, Key, MAX_EARLY, MOST_GLITCHES, Mux, OUR_MOST_EARLY, OUR_MOST_OPENS};
 use crate::credit::{Budget, RecvWindow};
 use crate::frame::{Frame, FrameError, Kind, MAX_CREDIT};
-use crate::payload::{self, Class, GoAway, Open};
+use crate::payload::{self, Class, GoAway, MOST_OPEN_ATTRIBUTES, Open};
 
 /// The peer broke the protocol: the lane is to be closed with GOAWAY `protocol` and this reason.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -123,6 +123,9 @@ impl Mux {
             }
             Kind::Open => return self.receive_open(id, payload, budget, now),
             _ => {}
+        }
+        if self.is_unsent(id) {
+            return Err(unexpected("this stream was never opened"));
         }
         let Some(&key) = self.ids.get(&id) else {
             return self.receive_for_the_dead(id, kind, payload);
@@ -297,13 +300,19 @@ impl Mux {
             .peer_early
             .checked_sub(early)
             .ok_or(unexpected("more early data than was granted"))?;
+        if open.attributes.len() > MOST_OPEN_ATTRIBUTES {
+            let reason = "more than 1,024 bytes of attributes in an OPEN";
+            return Ok(self.refuse_at_once(id, early, Class::Policy, reason));
+        }
         if self.streams.len() >= self.config.max_streams {
-            return Ok(self.refuse_at_once(id, early, "too many streams on this lane"));
+            let reason = "too many streams on this lane";
+            return Ok(self.refuse_at_once(id, early, Class::Resource, reason));
         }
         let Some(window) = RecvWindow::open(budget, now) else {
             return Ok(self.refuse_at_once(
                 id,
                 early,
+                Class::Resource,
                 "the memory budget has no room for another stream",
             ));
         };
@@ -321,10 +330,11 @@ impl Mux {
         &mut self,
         id: u32,
         early: u32,
+        class: Class,
         reason: &'static str,
     ) -> Option<Received<'a>> {
         self.due_early += early;
-        self.refusals.push_back((id, Class::Resource, reason));
+        self.refusals.push_back((id, class, reason));
         None
     }
 

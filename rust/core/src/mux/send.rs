@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::stream::{Flags, Stream};
-use super::{CONTROL_CREDIT, Key, MAX_EARLY, MOST_EARLY, MOST_OPENS, Mux};
+use super::{
+    CONTROL_CREDIT, Key, MAX_EARLY, MOST_EARLY, MOST_OPENING, MOST_OPENS, Mux, OUR_MOST_OPENS,
+};
 use crate::credit::{Budget, FLOOR, RecvWindow};
 use crate::frame::{self, Kind, MAX_PAYLOAD};
 use crate::handshake::RouterId;
@@ -91,7 +93,7 @@ impl Mux {
             return Err(Blocked::Streams);
         }
         let early = opening.early.len() as u32;
-        if self.opens == 0 || early > self.early {
+        if self.open_credit() == 0 || early > self.early {
             return Err(Blocked::Credit);
         }
         let Some(window) = RecvWindow::open(budget, now) else {
@@ -324,8 +326,17 @@ impl Mux {
 
     /// OPENs that may be sent now.
     #[must_use]
-    pub const fn open_credit(&self) -> u32 {
+    pub fn open_credit(&self) -> u32 {
+        if self.opening.len() >= MOST_OPENING {
+            return 0;
+        }
         self.opens
+            .min(OUR_MOST_OPENS.saturating_sub(self.unanswered))
+    }
+
+    /// Whether it is a stream of ours whose OPEN is in no batch yet: the peer cannot know of it.
+    pub(super) fn is_unsent(&self, id: u32) -> bool {
+        !self.opening.is_empty() && self.is_ours(id) && id >= self.opening_from
     }
 
     /// Bytes of early data that may be sent now.
@@ -370,12 +381,10 @@ impl Mux {
             .is_some_and(|s| s.has(Flags::ASKED))
     }
 
-    /// Whether anything of our direction was sent, be it its end.
+    /// Whether any byte of our direction was sent. An end without one tells a target nothing that it could act upon twice.
     #[must_use]
     pub fn has_said(&self, key: Key) -> bool {
-        self.streams
-            .get(key as usize)
-            .is_some_and(|s| s.sent > 0 || s.has(Flags::FIN_SENT))
+        self.streams.get(key as usize).is_some_and(|s| s.sent > 0)
     }
 
     /// The application took `bytes`; early data counts first.
@@ -464,7 +473,7 @@ impl Mux {
         }
         let mut behind_opens = Vec::new();
         while let Some((key, id)) = self.urgent.pop_front() {
-            if !self.opening.is_empty() && self.is_ours(id) && id >= self.opening_from {
+            if self.is_unsent(id) {
                 behind_opens.push((key, id));
             } else {
                 self.put_for_stream(key, id, out, budget);

@@ -29,7 +29,9 @@ impl Network {
     fn neighbour(&mut self, n: u8, cost: u32) -> &mut Self {
         let trunk = Arc::new(Trunk::new(router(n)));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        trunk.add(&Arc::new(LaneRef::new(n.into(), 0, None, None, address)));
+        let lane = LaneRef::new(n.into(), 0, None, None, address);
+        lane.set_health(LaneHealth::Open);
+        trunk.add(&Arc::new(lane));
         self.table.trunks.insert(router(n), trunk);
         self.path(n, &[n], cost)
     }

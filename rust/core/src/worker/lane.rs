@@ -13,9 +13,10 @@ use mio::event::Event as ReadyEvent;
 use mio::net::TcpStream;
 
 use super::conn::Stage;
-use super::transit::crossing::Spare;
+use super::transit::crossing::{Crossing, Spare};
 use super::transit::{Segment, is_hop};
-use super::{ConnId, Source, Worker, token};
+use super::waiting::Waiting;
+use super::{Source, Worker, token};
 use crate::control::EstablishedLane;
 use crate::frame::MAX_FRAME;
 use crate::mux::{Liveness, Mux, MuxConfig};
@@ -103,8 +104,10 @@ pub(super) struct Lane {
     messages: VecDeque<Vec<u8>>,
     message_at: usize,
     carried_messages: bool,
-    /// Connections that wait for open credit.
-    pub waiting: VecDeque<ConnId>,
+    /// Connections and streams that cross, which wait for open credit.
+    pub waiting: Waiting,
+    /// Streams that cross, whose OPEN waits for its batch: with so much early data, and perhaps with their end.
+    pub opened: Vec<(Arc<Crossing>, u32, bool)>,
 }
 
 impl Lane {
@@ -116,6 +119,13 @@ impl Lane {
             let before = self.reference.streams.fetch_sub(1, Ordering::Relaxed);
             debug_assert!(before > 0, "a stream left twice");
         }
+    }
+
+    /// Say whether one more OPEN would have to wait here.
+    pub fn note_open_credit(&self) {
+        let has_some = self.mux.open_credit() as usize > self.waiting.len();
+        let noted = &self.reference.has_open_credit;
+        noted.store(has_some, Ordering::Relaxed);
     }
 
     fn has_output(&self) -> bool {
@@ -131,6 +141,7 @@ impl Worker {
         established: EstablishedLane,
         reference: Arc<LaneRef>,
         trunk: Arc<Trunk>,
+        is_first: bool,
     ) {
         let generation = self.next_generation();
         let timing = self.shared.timing;
@@ -164,7 +175,8 @@ impl Worker {
             messages: VecDeque::new(),
             message_at: 0,
             carried_messages: false,
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
+            opened: Vec::new(),
         });
         let entry = self.lanes.vacant_entry();
         let key = entry.key();
@@ -175,11 +187,21 @@ impl Worker {
             interest,
         );
         self.lane_keys.insert(lane.reference.id, key);
+        lane.note_open_credit();
+        let trunk = Arc::clone(&lane.trunk);
+        let reference = Arc::clone(&lane.reference);
         entry.insert(Some(lane));
         if registered.is_err() {
             self.close_lane(key, None, "no file descriptor left for it");
             return;
         }
+        // From now on others may choose it: whatever they send here finds it.
+        reference.set_health(LaneHealth::Open);
+        self.shared.publish_trunk(&trunk);
+        if is_first {
+            self.shared.events.messages_reset(trunk.router);
+        }
+        self.trunk_changed(&trunk);
         self.unread.push(key);
         self.soil(key);
     }
@@ -336,7 +358,6 @@ impl Worker {
                 ..
             } = &conn.stage
                 && opening.early.is_empty()
-                && !opening.fin
                 && (another_lane || self.has_elsewhere(owner, router))
             {
                 let stream = *stream;
@@ -379,7 +400,7 @@ impl Worker {
         }
         lane.mux.close(&self.shared.budget);
         let waiting = std::mem::take(&mut lane.waiting);
-        self.turn_away(waiting);
+        self.turn_away(&waiting);
         let _ = self.poll.registry().deregister(&mut lane.socket);
         self.own_lanes.fetch_sub(1, Ordering::Relaxed);
         self.shared.publish_trunk(&lane.trunk);
@@ -390,8 +411,8 @@ impl Worker {
     }
 
     /// Those that wait for open credit of a lane that will give none.
-    fn turn_away(&mut self, waiting: VecDeque<ConnId>) {
-        for id in waiting {
+    fn turn_away(&mut self, waiting: &Waiting) {
+        for &id in waiting.iter() {
             if !is_hop(id.0) {
                 self.undecided.push(id);
             } else if self.hop_waits(id) {
@@ -417,7 +438,8 @@ impl Worker {
         let Some(conn) = self.conns.get(owner as usize) else {
             return;
         };
-        let again = matches!(&conn.stage, Stage::Asking { opening, .. } if opening.early.is_empty() && !opening.fin);
+        let again =
+            matches!(&conn.stage, Stage::Asking { opening, .. } if opening.early.is_empty());
         if again {
             self.ask_again(owner);
         } else {

@@ -14,6 +14,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use super::conn::{Conn, Embedded, Record, Stage};
 use super::socket::Socket;
 use super::transit::{is_hop, waits_to_open};
+use super::waiting::Offer;
 use super::{ConnId, Job, ListenerRef, Worker};
 use crate::contract::Event;
 use crate::handshake::RouterId;
@@ -357,6 +358,7 @@ impl Worker {
                     lane.mux.readable(key);
                 }
                 lane.count_stream(1);
+                lane.note_open_credit();
                 if let Some(claim) = &mut conn.record.claim {
                     claim.opened();
                 }
@@ -367,7 +369,8 @@ impl Worker {
                 if let Stage::Parked(opening) = stage {
                     conn.stage = Stage::Waiting { opening };
                 }
-                lane.waiting.push_back(id);
+                let _ = lane.waiting.push(None, id);
+                lane.note_open_credit();
                 self.look_again(id);
             }
             Err(blocked) => {
@@ -384,7 +387,7 @@ impl Worker {
         }
     }
 
-    /// Open credit has come: those that wait for it and fit, in their order. Those that are gone leave the queue.
+    /// Open credit has come: those that wait for it and fit, each origin in turn. Those that are gone leave the queue.
     pub(super) fn serve_waiting(&mut self, key: usize) {
         let Some(Some(lane)) = self.lanes.get_mut(key) else {
             return;
@@ -394,30 +397,33 @@ impl Worker {
         let mut early = lane.mux.early_credit() as usize;
         let (conns, hops, undecided) = (&self.conns, &self.hops, &mut self.undecided);
         let mut onward = Vec::new();
-        lane.waiting.retain(|id| {
+        lane.waiting.serve(|id| {
             if is_hop(id.0) {
-                if !waits_to_open(hops, *id) {
-                    return false;
+                if !waits_to_open(hops, id) {
+                    return Offer::Gone;
                 }
-                if opens > 0 {
-                    opens -= 1;
-                    onward.push(*id);
-                    return false;
+                if opens == 0 {
+                    return Offer::Over;
                 }
-                return true;
-            }
-            let conn = conns.get(id.0 as usize).filter(|c| c.generation == id.1);
-            let Some(Stage::Waiting { opening }) = conn.map(|c| &c.stage) else {
-                return false;
-            };
-            if opens == 0 || opening.early.len() > early {
-                return true;
+                onward.push(id);
+            } else {
+                let conn = conns.get(id.0 as usize).filter(|c| c.generation == id.1);
+                let Some(Stage::Waiting { opening }) = conn.map(|c| &c.stage) else {
+                    return Offer::Gone;
+                };
+                if opens == 0 {
+                    return Offer::Over;
+                }
+                if opening.early.len() > early {
+                    return Offer::TooSmall;
+                }
+                early -= opening.early.len();
+                undecided.push(id);
             }
             opens -= 1;
-            early -= opening.early.len();
-            undecided.push(*id);
-            false
+            Offer::Taken
         });
+        lane.note_open_credit();
         for id in onward {
             if self.hop_waits(id) {
                 self.open_onward(id.0);

@@ -47,6 +47,8 @@ pub(super) struct Hop {
 /// An OPEN that shall go on.
 #[derive(Debug)]
 pub struct Onward {
+    /// The neighbour that it came from.
+    from: RouterId,
     destination: RouterId,
     source: RouterId,
     uuid: [u8; 16],
@@ -188,6 +190,7 @@ impl Worker {
             crossing.lock(ONWARD).push(open.early, spare);
         }
         let onward = Box::new(Onward {
+            from,
             destination,
             source: open.source,
             uuid: open.uuid,
@@ -215,10 +218,48 @@ impl Worker {
             return;
         };
         let (index, _) = self.add_hop(lane_key, 0, ONWARD, crossing);
-        if let Some(hop) = self.hops.get_mut(index as usize) {
-            hop.opening = Some(onward);
+        let from = onward.from;
+        let Some(hop) = self.hops.get_mut(index as usize) else {
+            return;
+        };
+        hop.opening = Some(onward);
+        let id = (index | HOP, hop.generation);
+        match self.lanes.get_mut(lane_key) {
+            Some(Some(lane)) if !lane.waiting.is_empty() => {
+                // Behind those that wait.
+                if self.wait_to_open(lane_key, from, id) {
+                    self.serve_waiting(lane_key);
+                }
+            }
+            _ => self.open_onward(index),
         }
-        self.open_onward(index);
+    }
+
+    /// Wait for open credit of a lane. `false`: too many of the same origin do, and it is refused.
+    fn wait_to_open(&mut self, lane_key: usize, from: RouterId, id: ConnId) -> bool {
+        let Some(Some(lane)) = self.lanes.get_mut(lane_key) else {
+            return false;
+        };
+        let has_place = lane.waiting.push(Some(from), id);
+        lane.note_open_credit();
+        if !has_place {
+            let reason = "too many OPENs of this neighbour wait for the next router";
+            self.refuse_crossing(id.0, Class::Resource, reason);
+        }
+        has_place
+    }
+
+    /// OPENs of streams that cross went into the batch: what they carried is passed on.
+    pub(super) fn onward_sent(&mut self, lane: &mut Lane) {
+        for (crossing, consumed, fin) in std::mem::take(&mut lane.opened) {
+            let tell = crossing.post(NEAR, |mail| {
+                mail.consumed += consumed;
+                mail.passed |= fin;
+            });
+            if tell {
+                self.tell(&crossing, NEAR);
+            }
+        }
     }
 
     /// Send the OPEN of a hop that waits to, with as much early data as the lane takes.
@@ -278,27 +319,22 @@ impl Worker {
             Ok(key) => {
                 hop.key = key;
                 lane.count_stream(1);
+                lane.note_open_credit();
                 shared.transit_total.fetch_add(1, Ordering::Relaxed);
                 if has_more {
                     lane.mux.readable(key);
                 }
-                self.soil(lane_key);
-                let consumed = early.len() as u32;
-                if (consumed > 0 || fin)
-                    && crossing.post(NEAR, |mail| {
-                        mail.consumed += consumed;
-                        mail.passed |= fin;
-                    })
-                {
-                    self.tell(&crossing, NEAR);
+                if !early.is_empty() || fin {
+                    lane.opened.push((crossing, early.len() as u32, fin));
                 }
+                self.soil(lane_key);
             }
             Err(Blocked::Credit) => {
                 // No early data was taken: there was no open credit.
                 debug_assert!(early.is_empty());
-                let id = (index | HOP, hop.generation);
+                let (id, from) = ((index | HOP, hop.generation), onward.from);
                 hop.opening = Some(onward);
-                lane.waiting.push_back(id);
+                self.wait_to_open(lane_key, from, id);
             }
             Err(blocked) => {
                 let (class, reason) = match blocked {

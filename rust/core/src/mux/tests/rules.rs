@@ -1,7 +1,7 @@
 //! What a lane owes a peer that keeps the rules slowly, and one that bends them.
 
 use super::*;
-use crate::mux::LAST_ID;
+use crate::mux::{LAST_ID, MOST_OPENING};
 
 fn ids(mut wire: &[u8]) -> Vec<(u32, Option<Kind>)> {
     let mut all = Vec::new();
@@ -123,6 +123,7 @@ fn a_lane_full_of_idle_streams_gives_credit_back_without_costing_the_peer_its_pa
         let keys: Vec<Key> = (0..256)
             .map(|_| mux.open(0, &opening(b"", false), &budget, start).unwrap())
             .collect();
+        mux.put_urgent(&mut Vec::new(), &budget);
         for key in keys {
             let id = mux.id_of(key);
             let ok = wire_of(|out| frame::put(out, id, Kind::OpenOk, &65_536u32.to_be_bytes()));
@@ -193,6 +194,78 @@ fn goaways_that_go_to_and_fro_cost_glitches_and_closed_stays_closed() {
 }
 
 #[test]
+fn an_answer_to_an_open_that_is_in_no_batch_yet_closes_the_lane() {
+    let now = Instant::now();
+    let budget = Budget::new(8 << 20);
+    for kind in [Kind::OpenErr, Kind::Reset] {
+        let mut mux = Mux::new(config(true), now);
+        let answer = |mux: &mut Mux, key| {
+            let id = mux.id_of(key);
+            let no = wire_of(|out| crate::payload::put_reason(out, id, kind, 7, "no"));
+            receive(mux, &no, &budget, now).map(drop)
+        };
+        let first = mux.open(0, &opening(b"", false), &budget, now).unwrap();
+        mux.put_urgent(&mut Vec::new(), &budget);
+        let second = mux.open(0, &opening(b"", false), &budget, now).unwrap();
+        answer(&mut mux, first).unwrap();
+        assert!(answer(&mut mux, second).is_err(), "it cannot know of it");
+    }
+}
+
+/// It grants on and on, and takes back what it was asked at once: nothing of that has to be stored without end.
+#[test]
+fn what_a_peer_that_permits_without_reading_makes_a_lane_store_is_bounded() {
+    let now = Instant::now();
+    let budget = Budget::new(1 << 30);
+    let many = MuxConfig {
+        max_streams: 16_384,
+        ..config(true)
+    };
+    let early = [0; 16_000];
+    let most = MOST_OPENING + frame::MAX_FRAME + 1_536;
+    let mut mux = Mux::new(many, now);
+    let mut opened = 0;
+    for round in 0..100 {
+        receive(&mut mux, &lane_credit(0, 256, 1 << 20), &budget, now).unwrap();
+        while let Ok(key) = mux.open(0, &opening(&early, false), &budget, now) {
+            opened += 1;
+            if round % 2 == 1 {
+                mux.abandon(key, Class::Client, "changed its mind", &budget);
+            }
+        }
+        assert!(mux.opening.len() <= most, "{}", mux.opening.len());
+    }
+    assert!((60..=100).contains(&opened), "{opened}");
+    assert_eq!(mux.open_credit(), 0, "nobody is asked to try");
+    mux.put_urgent(&mut Vec::new(), &budget);
+    assert!(mux.open_credit() > 0, "it has room again");
+}
+
+#[test]
+fn no_more_opens_than_256_are_unanswered_however_many_a_peer_permits() {
+    let now = Instant::now();
+    let budget = Budget::new(1 << 30);
+    let many = MuxConfig {
+        max_streams: 16_384,
+        ..config(true)
+    };
+    let mut mux = Mux::new(many, now);
+    let mut keys = Vec::new();
+    for _ in 0..20 {
+        receive(&mut mux, &lane_credit(0, 256, 0), &budget, now).unwrap();
+        while let Ok(key) = mux.open(0, &opening(b"", false), &budget, now) {
+            keys.push(key);
+        }
+        mux.put_urgent(&mut Vec::new(), &budget);
+    }
+    assert_eq!((keys.len(), mux.open_credit()), (256, 0));
+    let id = mux.id_of(keys[0]);
+    let ok = wire_of(|out| frame::put(out, id, Kind::OpenOk, &9u32.to_be_bytes()));
+    receive(&mut mux, &ok, &budget, now).unwrap();
+    assert_eq!(mux.open_credit(), 1);
+}
+
+#[test]
 fn streams_that_are_idle_for_a_moment_again_and_again_leave_turns_for_the_others() {
     let now = Instant::now();
     let budget = Budget::new(8 << 20);
@@ -200,6 +273,7 @@ fn streams_that_are_idle_for_a_moment_again_and_again_leave_turns_for_the_others
     let keys: Vec<Key> = (0..9)
         .map(|owner| {
             let key = mux.open(owner, &opening(b"", false), &budget, now).unwrap();
+            mux.put_urgent(&mut Vec::new(), &budget);
             let id = mux.id_of(key);
             let ok = wire_of(|out| frame::put(out, id, Kind::OpenOk, &(1u32 << 30).to_be_bytes()));
             receive(&mut mux, &ok, &budget, now).unwrap();

@@ -27,6 +27,7 @@ impl Worker {
         let outcome = self.read_rounds(&mut lane, key, &mut scratch_records, &mut scratch_plain);
         self.scratch.plain = scratch_plain;
         self.scratch.records = scratch_records;
+        lane.note_open_credit();
         let has_output = lane.has_output();
         let serves = !lane.waiting.is_empty()
             && (lane.mux.open_credit() > credit.0 || lane.mux.early_credit() > credit.1);
@@ -270,7 +271,7 @@ impl Worker {
                     self.shared.publish_trunk(&lane.trunk);
                     self.trunk_changed(&lane.trunk);
                     let waiting = std::mem::take(&mut lane.waiting);
-                    self.turn_away(waiting);
+                    self.turn_away(&waiting);
                 }
                 GoAway::Protocol | GoAway::Policy | GoAway::Shutdown => {
                     return Err((None, format!("the peer closed it: {reason}")));

@@ -147,6 +147,7 @@ impl Worker {
         self.scratch.urgent.clear();
         lane.mux
             .put_urgent(&mut self.scratch.urgent, &self.shared.budget);
+        self.onward_sent(lane);
         self.put_messages(lane);
         let urgent = self.scratch.urgent.len();
         let mut end = 0;
