@@ -176,6 +176,7 @@ class Access:
     server: str
     source: str
     namespace: str = "default"
+    path: Path | None = None  # the kubeconfig in which the context stands
     ca: bytes | None = field(default=None, repr=False)  # None: the machine's CAs
     insecure: bool = False
     tls_server_name: str = ""

@@ -154,6 +154,7 @@ def _resolve(documents: list[_Document], context: str | None, namespace: str | N
     return Access(
         server=server.rstrip("/"),
         source=f"{chosen.path}, context {name}",
+        path=chosen.path,
         namespace=namespace or chosen.text("namespace") or "default",
         ca=cluster.data("certificate-authority"),
         insecure=bool(cluster.value.get("insecure-skip-tls-verify")),

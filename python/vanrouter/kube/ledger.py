@@ -8,6 +8,7 @@ given out; what was then recorded after all, the same key can ask for again.
 
 from __future__ import annotations
 
+import secrets
 from typing import Final
 
 from vanrouter.errors import StoreError
@@ -22,6 +23,7 @@ from vanrouter.tokens.ledger import AccessGrant, Versioned, decode_grant, encode
 __all__ = ["SecretLedger"]
 
 KEY: Final = "grant.json"
+CHANGE: Final = "vanrouter.io/change"
 
 
 class SecretLedger:
@@ -67,7 +69,10 @@ class SecretLedger:
         return True
 
     def _secret(self, name: str, grant: AccessGrant) -> Object:
-        return secret_of(name, GRANT, {KEY: encode_grant(grant)}, owners=self._owners, name=grant.name)
+        """Never the same twice: the API server keeps the version for an update that changes nothing, and all who ask would win."""
+        value = secret_of(name, GRANT, {KEY: encode_grant(grant)}, owners=self._owners, name=grant.name)
+        value["metadata"]["annotations"][CHANGE] = secrets.token_hex(8)
+        return value
 
 
 def _grant_in(value: Object) -> AccessGrant:

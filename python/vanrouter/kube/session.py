@@ -63,9 +63,7 @@ class Options:
 
 def connection_error(access: Access, call: Call, exc: Exception, seconds: float) -> KubeError | KubeConfigError:
     """What a failure below HTTP means for the person."""
-    cause: BaseException | None = exc
-    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError | OSError):
-        cause = cause.__cause__ or cause.__context__
+    cause = _cause(exc)
     if isinstance(cause, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(exc):
         return ServerUntrusted(
             f"{call}: {access.server} shows a certificate that is not to be trusted: {getattr(cause, 'verify_message', '') or exc}",
@@ -87,6 +85,22 @@ def connection_error(access: Access, call: Call, exc: Exception, seconds: float)
         hint=f"{'nothing listens there: is the cluster running?' if refused else 'is the address right, and is there a way to it?'} "
         f"({access.source})",
     )
+
+
+def _cause(exc: BaseException) -> ssl.SSLError | OSError | None:
+    """The system's word for it, in whatever the library wrapped it. Of several addresses that were tried, the first one's."""
+    seen: BaseException | None = exc
+    found: ssl.SSLError | OSError | None = None
+    while seen is not None:
+        if isinstance(seen, BaseExceptionGroup):
+            seen = seen.exceptions[0]
+            continue
+        if isinstance(seen, OSError):
+            found = seen
+            if seen.errno or isinstance(seen, ssl.SSLError):
+                return seen
+        seen = seen.__cause__ or seen.__context__
+    return found
 
 
 def timed_out(access: Access, call: Call, seconds: float) -> Unreachable:
