@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import yaml
 from free_ports import free_port
 from scripted_server import Script, answer, drip, pieces, scripted, silence
 
@@ -35,7 +36,7 @@ from vanrouter.kube.errors import (
     Throttled,
     Unreachable,
 )
-from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, SECRETS, SERVICES
+from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, ROLE_BINDINGS, ROLES, SECRETS, SERVICES
 
 Ask = Callable[..., Awaitable[Object]]
 
@@ -56,6 +57,13 @@ def ask(request: pytest.FixtureRequest) -> Ask:
         return await trio.to_thread.run_sync(run)
 
     return with_trio if request.param == "trio" else with_threads
+
+
+@pytest.fixture
+def cluster(api_server: Any) -> Access:
+    """These tests stop the server and give rights away: their own one."""
+    access: Access = api_server.access()
+    return access
 
 
 def config_map(name: str, **data: str) -> Object:
@@ -118,36 +126,31 @@ async def test_a_list_in_pages_is_whole(cluster: Access, namespace: str, monkeyp
         assert [("data" in o, o["metadata"]["name"]) for o in bare] == [(False, f"x{n}") for n in range(7)]
 
 
-async def test_a_missing_right_is_named_with_a_role_that_grants_it(ask: Ask, api_server: Any) -> None:
-    nobody = api_server.access("nobody", ())
-    with pytest.raises(Forbidden, match=r"you may not create deployments\.apps in namespace default") as caught:
-        await ask(nobody, create(DEPLOYMENTS, "default", {"metadata": {"name": "x"}}))
+async def test_a_missing_right_is_named_with_a_role_that_grants_it(ask: Ask, api_server: Any, namespace: str) -> None:
+    somebody = api_server.access(f"user-of-{namespace}", ())
+    with pytest.raises(Forbidden, match=rf"you may not create deployments\.apps in namespace {namespace}") as caught:
+        await ask(somebody, create(DEPLOYMENTS, namespace, {"metadata": {"name": "x"}}))
     error = caught.value
-    assert (error.verb, error.resource, error.namespace) == ("create", "deployments.apps", "default")
+    assert (error.verb, error.resource, error.namespace) == ("create", "deployments.apps", namespace)
     assert error.role in error.hint
-
-    import yaml
-
     role = yaml.safe_load(error.role)
     assert role["kind"] == "Role"
     assert role["rules"] == [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["create"]}]
-    await _grant(ask, api_server.access(), role)
-    with pytest.raises(Invalid):  # the right is there now; the object is none
-        await ask(nobody, create(DEPLOYMENTS, "default", {"metadata": {"name": "x"}}))
-
-
-async def _grant(ask: Ask, admin: Access, role: Object) -> None:
-    from vanrouter.kube.kinds import ROLE_BINDINGS, ROLES
-
-    name = role["metadata"]["name"]
-    await ask(admin, create(ROLES, "default", role))
     binding = {
-        "metadata": {"name": name},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "nobody"}],
+        "metadata": {"name": "b"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role["metadata"]["name"]},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": f"user-of-{namespace}"}],
     }
-    await ask(admin, create(ROLE_BINDINGS, "default", binding))
-    await trio.sleep(0.5)  # the server's authorizer follows by a watch of its own
+    await ask(api_server.access(), create(ROLES, namespace, role))
+    await ask(api_server.access(), create(ROLE_BINDINGS, namespace, binding))
+    with trio.fail_after(10):
+        while True:
+            try:
+                await ask(somebody, create(DEPLOYMENTS, namespace, {"metadata": {"name": "x"}}))
+            except Forbidden:  # the server's authorizer follows by a watch of its own
+                await trio.sleep(0.05)
+            except Invalid:  # the right is there now; the object is none
+                return
 
 
 def test_a_right_in_the_whole_cluster_needs_a_cluster_role() -> None:
@@ -256,7 +259,7 @@ async def test_a_busy_server_is_waited_for_within_the_deadline(ask: Ask) -> None
         (answer(200, "[" * 100_000), ServerFailed, None),
         (answer(302, "", "Location: http://127.0.0.1:1/"), ServerFailed, "302"),
         (answer(410, '{"message": "too old"}'), Gone, "too old"),
-        (answer(404, "404 page not found"), NotFound, None),
+        (answer(404, "404 page not found"), NoSuchKind, None),
         (answer(409, '{"reason": 5, "message": [], "details": 7}'), Conflict, None),
         (answer(403, '{"message": null, "details": {"causes": [1, null, {}]}}'), Denied, None),
         (answer(422, '{"details": {"causes": [{"field": 5}, "x"]}}'), Invalid, None),

@@ -299,7 +299,7 @@ def _not_found(call: Call, message: str, details: Object) -> KubeError:
         return NotFound(
             f"{where}: there is no namespace {call.namespace}", call=where, hint=f"create it: kubectl create namespace {call.namespace}"
         )
-    if not details.get("name") and "could not find the requested resource" in (message or "could not find the requested resource"):
+    if not details.get("name") and ("could not find the requested resource" in message or "page not found" in message):
         return NoSuchKind(f"{where}: the cluster does not know {call.kind.resource} ({call.kind.api_version})", call=where)
     return NotFound(f"{where}: does not exist", call=where)
 
