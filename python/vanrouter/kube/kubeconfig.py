@@ -166,19 +166,21 @@ def _resolve(documents: list[_Document], context: str | None, namespace: str | N
 
 
 def _find(documents: list[_Document], section: str, what: str, name: str) -> _Entry:
-    for document in documents:
-        entries = document.value.get(section)
-        for entry in entries if isinstance(entries, list) else []:
-            if isinstance(entry, dict) and entry.get("name") == name:
-                value = entry.get(what)
-                return _Entry(document.path, f"{what} {name!r}", value if isinstance(value, dict) else {})
+    for path, entry in _entries(documents, section):
+        if entry.get("name") == name:
+            value = entry.get(what)
+            return _Entry(path, f"{what} {name!r}", value if isinstance(value, dict) else {})
     files = ", ".join(str(d.path) for d in documents)
     raise KubeConfigError(f"{files}: there is no {what} {name!r}", hint=f"there are: {_names(documents, section)}")
 
 
+def _entries(documents: list[_Document], section: str) -> list[tuple[Path, dict[str, Any]]]:
+    listed = [(d.path, d.value.get(section)) for d in documents]
+    return [(path, e) for path, entries in listed if isinstance(entries, list) for e in entries if isinstance(e, dict)]
+
+
 def _names(documents: list[_Document], section: str) -> str:
-    entries = [e for d in documents for e in (d.value.get(section) or []) if isinstance(e, dict)]
-    return ", ".join(str(e.get("name")) for e in entries[:20]) or "none"
+    return ", ".join(str(entry.get("name")) for _, entry in _entries(documents, section)[:20]) or "none"
 
 
 def _credentials(user: _Entry, cluster: _Entry, server: str) -> Credentials:
