@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Home
+from store_homes import Home
 
 from vanrouter.errors import ConfigError
 from vanrouter.resources import read_document, to_yaml
