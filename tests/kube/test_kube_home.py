@@ -109,6 +109,15 @@ def test_nothing_is_written_while_nothing_changes_nor_by_a_reader(keeper: Resour
     assert versions(client, namespace) == after
 
 
+def test_who_is_not_the_keeper_keeps_the_last_good_form_that_it_has_read_itself(client: BlockingClient, namespace: str) -> None:
+    reader = ResourceMaps(client, namespace)
+    reader.put(listener())
+    reader.load()
+    client.call(merge_patch(CONFIG_MAPS, namespace, resource_map("Listener", "web"), {"data": {"resource.yaml": "["}}))
+    assert reader.get("Listener", "web") == listener()
+    assert ResourceMaps(client, namespace).get("Listener", "web") is None
+
+
 def test_a_status_belongs_to_its_source_and_goes_with_it(keeper: ResourceMaps, client: BlockingClient, namespace: str) -> None:
     keeper.put(listener())
     keeper.load()
