@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,3 +25,48 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("figures")
         for line in lines:
             terminalreporter.line(line)
+
+
+# ---- Kubernetes -------------------------------------------------------------------------------------------------------------------------
+
+NO_API_SERVER = "no kube-apiserver and etcd on the PATH or in $VAN_CLUSTER_HOME/bin, and no cluster is named in VAN_TEST_KUBECONFIG"
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real API server that belongs to this test process: it may be stopped, killed, and made to forget (``ApiServer``)."""
+    from api_server import ApiServer, programs
+
+    found = programs()
+    if found is None:
+        pytest.skip(NO_API_SERVER)
+    server = ApiServer(tmp_path_factory.mktemp("api-server"), *found)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> Any:
+    """An administrator's way to a cluster (``Access``): the one that VAN_TEST_KUBECONFIG names, else the test's own API server."""
+    from vanrouter.kube.kubeconfig import load_access
+
+    if path := os.environ.get("VAN_TEST_KUBECONFIG"):
+        return load_access(kubeconfig=path)
+    return request.getfixturevalue("api_server").access()
+
+
+@pytest.fixture
+def namespace(cluster: Any) -> Iterator[str]:
+    """A namespace of the test's own."""
+    from vanrouter.kube.blocking import BlockingClient
+    from vanrouter.kube.calls import create, delete
+    from vanrouter.kube.kinds import NAMESPACES
+
+    name = f"van-test-{secrets.token_hex(4)}"
+    with BlockingClient(cluster) as client:
+        client.call(create(NAMESPACES, "", {"metadata": {"name": name}}))
+        yield name
+        client.call(delete(NAMESPACES, "", name))

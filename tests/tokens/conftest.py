@@ -47,11 +47,18 @@ class MemoryLedger:
         return [held.grant for held in self.rows.values()]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "secrets"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """What is promised holds on every ledger."""
     if request.param == "memory":
         yield MemoryLedger()
+    elif request.param == "secrets":
+        from vanrouter.kube.blocking import BlockingClient
+        from vanrouter.kube.ledger import SecretLedger
+
+        namespace = request.getfixturevalue("namespace")
+        with BlockingClient(request.getfixturevalue("cluster")) as client:
+            yield SecretLedger(client, namespace)
     else:
         with SqliteLedger(tmp_path / "ledger.sqlite") as made:
             yield made

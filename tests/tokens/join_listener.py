@@ -102,8 +102,18 @@ class DyingLedger:
         return done
 
 
+def ledger_of(config: dict[str, str]) -> Ledger:
+    if "kubeconfig" not in config:
+        return SqliteLedger(config["ledger"])
+    from vanrouter.kube.blocking import BlockingClient
+    from vanrouter.kube.kubeconfig import load_access
+    from vanrouter.kube.ledger import SecretLedger
+
+    return SecretLedger(BlockingClient(load_access(kubeconfig=config["kubeconfig"])), config["namespace"])
+
+
 def issuer_of(config: dict[str, str]) -> Issuer:
-    ledger: Ledger = SqliteLedger(config["ledger"])
+    ledger = ledger_of(config)
     if "die" in config:
         when, _, swap = config["die"].partition(" ")
         ledger = DyingLedger(ledger, swap=int(swap), after=when == "after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -13,14 +14,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from conftest import NORTH, ask_for, make_issuer
 
 from vanrouter.errors import TokenError
+from vanrouter.kube.blocking import BlockingClient
+from vanrouter.kube.ledger import SecretLedger
 from vanrouter.pki import CertificateAuthority
-from vanrouter.tokens import AccessToken, Endpoint, Pending
+from vanrouter.tokens import AccessToken, Endpoint, Ledger, Pending
 from vanrouter.tokens.redeem import redeem
 from vanrouter.tokens.sqlite_ledger import SqliteLedger
 
@@ -54,9 +58,10 @@ def processes() -> Iterator[Processes]:
     made.stop()
 
 
-def token_on(ledger: Path, authority_pem: Path, uses: int, *endpoints: Endpoint) -> AccessToken:
+def token_on(ledger: Path | Ledger, authority_pem: Path, uses: int, *endpoints: Endpoint) -> AccessToken:
     """As the site does it: the grant is written by another process than those that redeem it."""
-    with SqliteLedger(ledger) as store:
+    with contextlib.ExitStack() as opened:
+        store = opened.enter_context(SqliteLedger(ledger)) if isinstance(ledger, Path) else ledger
         authority = CertificateAuthority.load(authority_pem.read_bytes(), authority_pem.with_suffix(".key").read_bytes())
         return make_issuer(store, authority=authority).grant("storm", now=time.time(), uses=uses, endpoints=endpoints)[1]
 
@@ -97,6 +102,25 @@ async def test_n_uses_give_n_certificates_however_many_ask_at_once(
         (grant,) = store.grants()
     assert len(grant.redemptions) == uses
     assert len({r.key_hash for r in grant.redemptions}) == uses
+
+
+@pytest.mark.parametrize("issuers", [1, 2])
+async def test_a_hundred_who_ask_at_once_get_one_certificate_from_a_grant_in_a_secret_too(
+    tmp_path: Path, site_files: Callable[..., Path], processes: Processes, cluster: Any, namespace: str, issuers: int
+) -> None:
+    """Two controllers, as while one is replaced: the API server's versions alone decide."""
+    config = site_files(kubeconfig=str(cluster.path), namespace=namespace)
+    endpoints = [processes.start(config)[1] for _ in range(issuers)]
+    with BlockingClient(cluster) as client:
+        ledger = SecretLedger(client, namespace)
+        token = token_on(ledger, tmp_path / "ca.crt", 1, *endpoints)
+        turned = dataclasses.replace(token, endpoints=token.endpoints[::-1])
+        pendings = [ask_for(token if n % 2 else turned) for n in range(100)]
+        with trio.fail_after(90):
+            outcomes = await all_at_once(pendings)
+        assert outcomes == {"certificate": 1, "refused": 99}
+        (grant,) = ledger.grants()
+    assert len(grant.redemptions) == 1
 
 
 @pytest.mark.parametrize("die", ["before 1", "after 1", "before 2", "after 2"])

@@ -1,0 +1,47 @@
+"""
+The kinds of objects that we read or write. A kind that is not here is never touched.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vanrouter.kube.calls import Kind
+
+__all__ = [
+    "ACCESS_REVIEWS",
+    "CONFIG_MAPS",
+    "DAEMON_SETS",
+    "DEPLOYMENTS",
+    "EVENTS",
+    "LEASES",
+    "NAMESPACES",
+    "PODS",
+    "POD_DISRUPTION_BUDGETS",
+    "ROLES",
+    "ROLE_BINDINGS",
+    "RULES_REVIEWS",
+    "SECRETS",
+    "SERVICES",
+    "SERVICE_ACCOUNTS",
+    "STATEFUL_SETS",
+]
+
+CONFIG_MAPS: Final = Kind("", "v1", "configmaps", "ConfigMap")
+EVENTS: Final = Kind("", "v1", "events", "Event")
+NAMESPACES: Final = Kind("", "v1", "namespaces", "Namespace", namespaced=False)
+PODS: Final = Kind("", "v1", "pods", "Pod")
+SECRETS: Final = Kind("", "v1", "secrets", "Secret")
+SERVICES: Final = Kind("", "v1", "services", "Service")
+SERVICE_ACCOUNTS: Final = Kind("", "v1", "serviceaccounts", "ServiceAccount")
+
+DAEMON_SETS: Final = Kind("apps", "v1", "daemonsets", "DaemonSet")
+DEPLOYMENTS: Final = Kind("apps", "v1", "deployments", "Deployment")
+STATEFUL_SETS: Final = Kind("apps", "v1", "statefulsets", "StatefulSet")
+POD_DISRUPTION_BUDGETS: Final = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
+
+ROLES: Final = Kind("rbac.authorization.k8s.io", "v1", "roles", "Role")
+ROLE_BINDINGS: Final = Kind("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
+LEASES: Final = Kind("coordination.k8s.io", "v1", "leases", "Lease")
+ACCESS_REVIEWS: Final = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False)
+RULES_REVIEWS: Final = Kind("authorization.k8s.io", "v1", "selfsubjectrulesreviews", "SelfSubjectRulesReview", namespaced=False)

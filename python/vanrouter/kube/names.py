@@ -1,0 +1,97 @@
+"""
+Names and labels of the objects that a site keeps in its namespace. ``docs/kubernetes-design.md`` says what each is for.
+
+Every object of ours has the label ``app.kubernetes.io/part-of: vanrouter``, and those that are selected by what they are also
+``vanrouter.io/type``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Final
+
+from vanrouter.kube.calls import Object
+
+__all__ = [
+    "ADMISSION",
+    "CA_SECRET",
+    "CREDENTIAL",
+    "GRANT",
+    "IDENTITY_SECRET",
+    "RESOURCE",
+    "STATE",
+    "STATE_SECRET",
+    "STATUS",
+    "STATUS_OF",
+    "TYPE",
+    "admission_secret",
+    "credential_secret",
+    "grant_secret",
+    "labelled",
+    "resource_map",
+    "selector",
+    "status_map",
+]
+
+PART_OF: Final = "app.kubernetes.io/part-of"
+TYPE: Final = "vanrouter.io/type"
+STATUS_OF: Final = "vanrouter.io/status-of"  # annotation of a status ConfigMap: the name of its source
+
+RESOURCE: Final = "resource"
+STATUS: Final = "status"
+STATE: Final = "state"
+CREDENTIAL: Final = "credential"
+ADMISSION: Final = "admission"
+GRANT: Final = "grant"
+
+IDENTITY_SECRET: Final = "van-identity"  # noqa: S105 - a name
+CA_SECRET: Final = "van-ca"  # noqa: S105 - a name
+STATE_SECRET: Final = "van-state"  # noqa: S105 - a name
+
+LONGEST: Final = 253
+_SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+def resource_map(kind: str, name: str) -> str:
+    """The ConfigMap in which we write a resource: ``van.listener.hello``."""
+    return _legal(f"van.{kind.lower()}.{name}")
+
+
+def status_map(source: str) -> str:
+    """The ConfigMap with the status of what the ConfigMap ``source`` says: ``van-status.listener.hello``."""
+    return _legal(f"van-status.{source.removeprefix('van.')}")
+
+
+def credential_secret(name: str) -> str:
+    return _legal(f"van-credential.{name}")
+
+
+def admission_secret(name: str) -> str:
+    return _legal(f"van-admission.{name}")
+
+
+def grant_secret(grant_id: str) -> str:
+    return _legal(f"van-grant.{grant_id}")
+
+
+def selector(*types: str) -> str:
+    return f"{TYPE} in ({','.join(types)})" if len(types) > 1 else f"{TYPE}={types[0]}"
+
+
+def labelled(name: str, type_: str, *, owners: tuple[Object, ...] = (), **annotations: str) -> Object:
+    """``metadata`` of an object of ours."""
+    metadata: dict[str, Any] = {"name": name, "labels": {PART_OF: "vanrouter", TYPE: type_}}
+    if annotations:
+        metadata["annotations"] = annotations
+    if owners:
+        metadata["ownerReferences"] = list(owners)
+    return metadata
+
+
+def _legal(name: str) -> str:
+    """As it is where Kubernetes takes it; else (``a..b``, or too long) told apart by a hash."""
+    if len(name) <= LONGEST and _SUBDOMAIN.fullmatch(name):
+        return name
+    kept = re.sub(r"[-.]*\.[-.]*", ".", name)[:200].rstrip("-.")
+    return f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
