@@ -283,7 +283,7 @@ async def test_a_link_that_is_byte_by_byte_slow_still_works(kinds: str, nursery:
         await pair.link(relay.port)
         port = await pair.expose(target.port)
         with trio.fail_after(20):
-            await echo_through(port, 10_000)
+            await echo_through(port, 3_000)
 
 
 async def test_each_byte_of_a_record_that_is_long_under_way_is_a_sign_of_life(kinds: str, nursery: trio.Nursery) -> None:
