@@ -19,6 +19,7 @@ class Relay:
         self._flows.set()
         self._streams: list[trio.SocketStream] = []
         self.piece = 65_536
+        self.pause = 0.0  # after each piece
 
     def go_silent(self) -> None:
         """Nothing passes, and nobody is told: a black hole."""
@@ -46,6 +47,8 @@ class Relay:
             while data := await source.receive_some(self.piece):
                 await self._flows.wait()
                 await sink.send_all(data)
+                if self.pause:
+                    await trio.sleep(self.pause)
             await sink.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             for stream in (source, sink):
@@ -60,6 +63,8 @@ async def relayed(target_port: int) -> AsyncIterator[Relay]:
     relay.port = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, relay.handle, listeners)
-        yield relay
-        nursery.cancel_scope.cancel()
-        relay.cut()
+        try:
+            yield relay
+        finally:  # also when the test fails: a socket that nobody closes would be the next test's failure
+            nursery.cancel_scope.cancel()
+            relay.cut()

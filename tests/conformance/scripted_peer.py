@@ -207,6 +207,16 @@ class ScriptedPeer:
                 if got[1] == OPEN:
                     return taken_apart(got[0], got[2])
 
+    async def until_opens_are_back(self, credit: int, most: int, within: float = 5.0) -> None:
+        """
+        Until of the OPENs that it permitted at once (``most``) it permits half again, when none is unanswered.
+
+        The victim may keep the other half for a CREDIT frame that is worth it: what it owes is never more.
+        """
+        with trio.fail_after(within):
+            while 2 * credit < most:
+                credit += struct.unpack(">III", await self.until(CREDIT, 0, within))[1]
+
     async def the_end(self, within: float = 3.0) -> tuple[int | None, list[tuple[int, int, bytes]]]:
         """Wait until the lane is closed. The code of the GOAWAY that said why, and every frame before the end."""
         code, frames = None, []

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 import trio
-from applications import connect, echo, echo_through, is_reset, served
+from applications import body, connect, echo, echo_through, is_reset, read_to_end, served
 from plane_harness import Pair, Router, free_port, path
 from relay import relayed
 from scripted_peer import POLICY, PROTOCOL, dialled_in, waiting_for_a_dial
@@ -283,7 +283,42 @@ async def test_a_link_that_is_byte_by_byte_slow_still_works(kinds: str, nursery:
         await pair.link(relay.port)
         port = await pair.expose(target.port)
         with trio.fail_after(20):
-            await echo_through(port, 20_000)
+            await echo_through(port, 3_000)
+
+
+async def test_each_byte_of_a_record_that_is_long_under_way_is_a_sign_of_life(kinds: str, nursery: trio.Nursery) -> None:
+    """One of 16 KiB takes twice as long as silence may last, and cannot be decrypted before it is whole."""
+    pair = Pair(kinds, suspect_after=0.6, dead_after=1.2)
+    await pair.start(nursery, lanes=0)
+    arrived: list[int] = []
+
+    async def beat(stream: trio.SocketStream) -> None:
+        """The other direction is never silent."""
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while not arrived:
+                await stream.send_all(b".")
+                await trio.sleep(0.1)
+
+    async def count(stream: trio.SocketStream) -> None:
+        async with trio.open_nursery() as beating:
+            beating.start_soon(beat, stream)
+            arrived.append(len(await read_to_end(stream)))
+        await stream.send_eof()
+
+    async with relayed(pair.access_port) as relay, served(count) as target:
+        relay.piece = 350
+        await pair.link(relay.port)
+        port = await pair.expose(target.port)
+        async with await connect(port) as client:
+            assert await client.receive_some() == b"."
+            relay.pause = 0.05
+            with trio.fail_after(20):
+                await client.send_all(body(16_000))
+                await client.send_eof()
+                await read_to_end(client)
+        assert arrived == [16_000]
+        for router in (pair.ingress, pair.egress):
+            assert not any(link.error for link in router.links.values()), router.links
 
 
 async def test_silence_makes_a_link_suspect_and_a_word_makes_it_sound_again(kinds: str, nursery: trio.Nursery) -> None:

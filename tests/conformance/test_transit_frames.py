@@ -431,14 +431,17 @@ async def test_a_storm_of_opens_and_resets_that_cross_leaves_nothing(cross: Cros
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer_nothing)
-        credit, stream = 16, 1
+        credit = most = 16
+        stream = 1
         with trio.fail_after(30):
             while stream < 1_000:
                 while credit and stream < 1_000:
                     await cross.opener.send(cross.open(stream), frame(stream, wire.RESET, b"\x01"))
                     credit, stream = credit - 1, stream + 2
-                if stream < 1_000:  # what is left at the end need not come back at once
+                if stream < 1_000:
                     credit += struct.unpack(">III", await cross.opener.until(wire.CREDIT, 0))[1]
+                    most = max(most, credit)
+        await cross.opener.until_opens_are_back(credit, most)
         await cross.opener.is_alive()
         await cross.is_unharmed()
         reading.cancel()

@@ -188,8 +188,13 @@ class TlsTransport:
                 return
 
     async def receive(self) -> list[bytes]:
-        """Whatever came, decrypted, record by record; empty: the connection ended, cleanly or not."""
+        """
+        Whatever came, decrypted, record by record; empty: the connection ended, cleanly or not.
+
+        Nothing can be decrypted before a record is whole, but each part of it is a sign of life: one empty chunk says so.
+        """
         chunks: list[bytes] = []
+        has_come = False
         read = self._ssl.read
         while True:
             try:
@@ -199,11 +204,12 @@ class TlsTransport:
                         return chunks
                     chunks.append(chunk)
             except ssl.SSLWantReadError:
-                if chunks:
-                    return chunks
+                if chunks or has_come:
+                    return chunks or [b""]
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return chunks
-            if not await self._fill():
+            has_come = await self._fill()
+            if not has_come:
                 return chunks
 
     async def send(self, chunks: Sequence[bytes | memoryview]) -> None:
@@ -284,15 +290,14 @@ class TlsStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         self._check_open()
-        if not self._received and not self._ended:
+        await trio.lowlevel.checkpoint()
+        while not self._received and not self._ended:
             try:
                 chunks = await self._transport.receive()
             except (OSError, ssl.SSLError) as error:
                 raise trio.BrokenResourceError(str(error)) from error
             self._ended = not chunks
             self._received += b"".join(chunks)
-        else:
-            await trio.lowlevel.checkpoint()
         size = len(self._received) if max_bytes is None else max_bytes
         data = bytes(self._received[:size])
         del self._received[:size]
