@@ -19,6 +19,7 @@ from outages import Outage, figures, median, outage
 from sizes import size
 from unharmed import Maker, unharmed
 from vans import RING, Network
+from waits import Waits
 
 KIB = 1 << 10
 
@@ -44,13 +45,14 @@ def test_whoever_is_killed_between_two_sites_is_gone_round(ring: Network, seed: 
         victim = chance.choice("bcdfgh")
         ring.begin(seed=seed + number, count=8, body=256 * KIB, answer=256 * KIB, piece=4 * KIB, pace=0.05)
         ring.probe(seed=seed + number)
-        time.sleep(0.3)
-        at = ring[victim].kill()
-        time.sleep(1.0)
+        with Waits(ring.pids) as waits:
+            time.sleep(0.3)
+            at = ring[victim].kill()
+            time.sleep(1.0)
         ring.client.go()
         flows, probes, seen = ring.client.ends(), ring.prober.quiet(), ring.report()
         assert set(flows.judged(seen).kinds) <= {"whole", "reset"}
-        rounds.append(outage((flows + probes).judged(seen).of(probes), at))
+        rounds.append(outage((flows + probes).judged(seen).of(probes), at, waits))
         ring[victim].start()
         ring.until_well()
     figure(figures("one of 8 routers killed", rounds, 0.2))

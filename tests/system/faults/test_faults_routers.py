@@ -21,6 +21,7 @@ from sizes import LONG, only_long, size
 from unharmed import Maker, unharmed
 from vans import DIAMOND, PORT, Network
 from verdicts import Ends
+from waits import Waits
 
 KIB, MIB = 1 << 10, 1 << 20
 HERE = "127.0.0.1"
@@ -62,11 +63,12 @@ def disturbed(network: Network, seed: int, fault: Callable[[], float], *, after:
     """Streams flow, others come all the time, the fault happens, and ``after`` seconds later all of them may end."""
     flowing(network, seed)
     network.probe(seed=seed)
-    time.sleep(0.3)
-    at = fault()
-    time.sleep(after)
-    flows, probes = both(network, heals=heals)
-    return flows, outage(probes, at)
+    with Waits(network.pids) as waits:
+        time.sleep(0.3)
+        at = fault()
+        time.sleep(after)
+        flows, probes = both(network, heals=heals)
+    return flows, outage(probes, at, waits)
 
 
 # ---- How soon a loss is noticed: each with its mark --------------------------------------------------------------------------------------

@@ -155,6 +155,10 @@ class Network:
             self.close()
             raise
 
+    def pids(self) -> list[int]:
+        """Of the routers and of the client that looks for outages."""
+        return [*(site.pid for site in self.sites.values()), self.prober.pid]
+
     def __getitem__(self, name: str) -> Site:
         return self.sites[name]
 
