@@ -40,6 +40,7 @@ _NEXT: Final = {
     "NotJoined": "nothing if the network is still converging; else link that site to one of this network",
     "TooManySites": "look at who admits so many sites, and delete the links to it if they are not wanted",
     "NoRoom": "the network is larger than this router may keep (docs/routing.md, bounds)",
+    "RevokedSite": "refuse it at the sites that it is linked with too (spec.refusedSites of their Site), or take it from the list here",
     "EdgeRelays": "look at that edge site: it runs something else than this software",
 }
 
@@ -250,6 +251,11 @@ class Services:
         """A token was redeemed, or a certificate renewed: what we advertise carries the new admission."""
         held = held_admissions(self._context.home.state)
         self.engine.set_admissions(held, [issuer for issuer, _ in self._admissions.pairs(held)], now=self._context.now())
+        self.flush()
+
+    def set_refused(self, sites: frozenset[str]) -> None:
+        """Nothing that these sites advertise counts, from now on and until they are left out here."""
+        self.engine.set_refused(sites, now=self._context.now())
         self.flush()
 
     def set_draining(self) -> None:

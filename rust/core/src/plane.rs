@@ -318,6 +318,19 @@ impl Plane {
         self.control.set_siblings(boots);
     }
 
+    /// Sites that there are no new lanes with, as text. Lanes that are up stay.
+    ///
+    /// # Errors
+    /// One of them is malformed.
+    pub fn set_refused(&self, sites: &[String]) -> Result<(), PlaneError> {
+        let sites: Result<Vec<_>, _> = sites
+            .iter()
+            .map(|site| router_id(&format!("{site}/0")).map(|router| router.site))
+            .collect();
+        self.control.set_refused(sites?);
+        Ok(())
+    }
+
     /// Routers that OPENs of ours may cross from now on.
     ///
     /// # Errors
