@@ -27,7 +27,7 @@ use crate::control::{
 use crate::credit::Budget;
 use crate::events::{Events, Slot};
 use crate::greeting::{Reason, Refusal};
-use crate::handshake::{RouterId, site_id};
+use crate::handshake::{RouterId, site_from_text, site_id};
 use crate::payload::GoAway;
 use crate::table::Table;
 use crate::trunk::{LaneRef, Trunk};
@@ -325,7 +325,10 @@ impl Plane {
     pub fn set_refused(&self, sites: &[String]) -> Result<(), PlaneError> {
         let sites: Result<Vec<_>, _> = sites
             .iter()
-            .map(|site| router_id(&format!("{site}/0")).map(|router| router.site))
+            .map(|site| {
+                site_from_text(site)
+                    .ok_or_else(|| PlaneError::Config(format!("{site:?} is not a site id")))
+            })
             .collect();
         self.control.set_refused(sites?);
         Ok(())
