@@ -318,6 +318,9 @@ class NativePlane:
     def set_siblings(self, boots: list[int]) -> None:
         self._running().set_siblings(boots)
 
+    def set_refused(self, sites: list[str]) -> None:
+        self._running().set_refused(sites)
+
     def set_hop_limit(self, limit: int) -> None:
         self._running().set_hop_limit(limit)
 

@@ -418,6 +418,9 @@ class DataPlane(Protocol):
     def set_siblings(self, boots: list[int]) -> None:
         """The site's live routers, for the HELLO of new lanes."""
 
+    def set_refused(self, sites: list[str]) -> None:
+        """Site ids that there are no new lanes with, whoever dials: GOAWAY policy answers their HELLO. Lanes that are up stay."""
+
     def set_hop_limit(self, limit: int) -> None:
         """Of OPENs that start here from now on: 1 to 255, 32 at first.
 

@@ -129,6 +129,8 @@ def test_what_became_of_a_token_is_told_to_who_issued_it(van: Van, site: FakeSit
     )
     assert json.loads(van("token status north-1 -o json").stdout)["uses"] == 2
     assert van("token status other").exit_code == 1
+    site.document["grants"][0]["state"] = "elsewhere"
+    assert "another router of this site made it" in van("token status").stdout
     site.on["grant.delete"] = lambda params: {"deleted": params["name"]}
     assert van("token delete north-1").stdout == "Token north-1 can no longer be redeemed.\n"
     assert site.called("grant.delete") == [{"name": "north-1"}]

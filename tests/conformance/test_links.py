@@ -557,6 +557,26 @@ async def test_siblings_are_told_in_the_hello_of_new_lanes(kinds: str, nursery: 
     assert sorted(pair.ingress.links[pair.egress.id].siblings) == [3, 2**64 - 1]
 
 
+@pytest.mark.parametrize("who", ["acceptor", "dialler"])
+async def test_a_refused_site_gets_no_lane_whoever_dials_and_may_come_when_it_is_not_refused_any_more(
+    kinds: str, who: str, nursery: trio.Nursery
+) -> None:
+    pair = Pair(kinds)
+    await pair.start(nursery, lanes=0)
+    refuser, refused = (pair.egress, pair.ingress) if who == "acceptor" else (pair.ingress, pair.egress)
+    refuser.plane.set_refused([Site("other").id, refused.site.id])
+    result = await pair.ingress.dial(pair.access_port, expected_site=pair.egress.site.id)
+    if who == "dialler":
+        assert (result.router, result.reason, result.retryable) == ("", "policy", False)
+        assert refused.site.id in result.error
+    await trio.sleep(0.3)  # the dialler may have heard HELLO before it heard that it is refused
+    assert not refuser.links
+    await refused.until(lambda: not any(link.lanes for link in refused.links.values()))
+    refuser.plane.set_refused([])
+    await pair.link()
+    assert refuser.links[refused.id].lanes == 1
+
+
 async def test_a_listener_follows_the_link(kinds: str, nursery: trio.Nursery) -> None:
     pair = Pair(kinds, listener_linger=0.3, refuse_after=0.3)
     await pair.start(nursery, lanes=0)

@@ -97,6 +97,7 @@ class BaselinePlane:
         self.targets = Targets(self._table, self._trunks, report=self.mailbox.put, rng=rng or random.Random())  # noqa: S311
         self.hop_limit = DEFAULT_HOP_LIMIT
         self._siblings: list[int] = []
+        self._refused_sites: frozenset[str] = frozenset()
         self._is_ready = False
         self._targets_changed = trio.Event()
 
@@ -211,6 +212,9 @@ class BaselinePlane:
     def set_siblings(self, boots: list[int]) -> None:
         self._siblings = list(boots)
 
+    def set_refused(self, sites: list[str]) -> None:
+        self._refused_sites = frozenset(sites)
+
     def set_hop_limit(self, limit: int) -> None:
         if not 1 <= limit <= 255:
             raise ConfigError(f"a hop limit of {limit} is not in 1..255")
@@ -304,6 +308,8 @@ class BaselinePlane:
         router = lane.router
         if router == self.router:
             raise OwnRouter("this endpoint leads to this very router")
+        if router.site in self._refused_sites:
+            raise PeerRejected(f"this site is refused here: {lane.hello.site_name if lane.hello else ''} ({router.site})")
         if lane.expected_site and lane.expected_site != router.site:
             raise PeerRejected(f"site {router.site} is there, but {lane.expected_site} was expected")
         trunk = self._trunks.get(str(router))

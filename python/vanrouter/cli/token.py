@@ -107,6 +107,8 @@ def status(invocation: Invocation, name: str | None, timeout: float) -> None:
         wide = invocation.output == "wide"
         rows = [_row(grant, wide=wide) for grant in grants]
         table(["name", "state", "used", "expires", "redeemed by"] + (["cost", "created"] if wide else []), rows)
+        if any(grant["state"] == "elsewhere" for grant in grants):
+            say("elsewhere: another router of this site made it, and redeems it; this one only has a copy of the directory.")
 
 
 def _row(grant: dict[str, Any], *, wide: bool) -> list[object]:

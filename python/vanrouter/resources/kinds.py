@@ -16,7 +16,7 @@ import msgspec
 
 from vanrouter.checks import LONGEST_INTERVAL, SHORTEST_INTERVAL, Check, longest_timeout
 from vanrouter.errors import ConfigError
-from vanrouter.model import parse_name, parse_routing_key
+from vanrouter.model import parse_name, parse_routing_key, parse_site_id
 from vanrouter.resources.shapes import Cost, Port, parse_duration, parse_host, parse_host_port, parse_statuses
 
 __all__ = [
@@ -112,6 +112,7 @@ class SiteSpec(Shape, frozen=True, kw_only=True):
     service_account: str = ""
     service_address: str = "127.0.0.1"  # ours: where listeners made by service sync listen
     service_sync: bool = True  # ours
+    refused_sites: list[str] = []  # ours: ids of sites that are kept out
     settings: Settings = {}
 
 
@@ -125,6 +126,8 @@ class Site(Resource, frozen=True, kw_only=True):
         yield from _host("spec.serviceAddress", self.spec.service_address)
         if ":" in self.spec.link_access:
             yield from _fault("spec.linkAccess", lambda: parse_host_port(self.spec.link_access))
+        for index, site in enumerate(self.spec.refused_sites):
+            yield from _fault(f"spec.refusedSites[{index}]", lambda site=site: parse_site_id(site))
 
 
 # ---- Links and access to them ---------------------------------------------------------------------------------------------------------

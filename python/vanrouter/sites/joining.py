@@ -69,6 +69,7 @@ class Joining:
         self._dues: dict[str, _Due] = {}
         self._renewals = Waker()
         self._grants: list[GrantStatus] = []
+        self.refused_sites: frozenset[str] = frozenset()  # they get no certificate, and renew none
         self.problems: dict[str, Problem] = {}  # of tokens among the resources
         self.redeemed: dict[str, str] = {}  # token id -> credential
 
@@ -100,6 +101,7 @@ class Joining:
                 site_name=self._context.site_name,
                 authority=keys.authority,
                 endpoints=(),
+                revoked=lambda site: site in self.refused_sites,
                 leaf_lifetime=timing.leaf_lifetime,
             )
         self._issuer.endpoints = self._accesses.endpoints()

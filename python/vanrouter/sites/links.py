@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -104,6 +104,12 @@ class Links:
         for link in self.dialled.values():
             if link.wanted.credential == credential:
                 self._configure(link)
+
+    def dial_again(self, sites: Collection[str]) -> None:
+        """These sites are not refused any more: what could not be helped by redialling may work now."""
+        for link in self.dialled.values():
+            if link.supervisor is not None and link.expected_site in sites:
+                self._carry_out(link.supervisor.credentials_changed(now=self._context.now()))
 
     def _configure(self, link: DialledLink, *, dial_again: bool = False) -> None:
         """``dial_again``: a person changed the link; what could not be helped by redialling may work now."""

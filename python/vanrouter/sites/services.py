@@ -43,6 +43,7 @@ _NEXT: Final = {
     "NoRoom": "the network is larger than this router may keep (docs/routing.md, bounds)",
     "BrokeRules": "look at that site, and compare the versions (van version); if it goes on, delete the links with it at both ends",
     "TooFrequent": "look at that site: something there changes all the time, or it runs something else than this software",
+    "RevokedSite": "refuse it at the sites that it is linked with too (spec.refusedSites of their Site), or take it from the list here",
     "EdgeRelays": "look at that edge site: it runs something else than this software",
 }
 
@@ -263,6 +264,11 @@ class Services:
         """A token was redeemed, or a certificate renewed: what we advertise carries the new admission."""
         held = held_admissions(self._context.home.state)
         self.engine.set_admissions(held, [issuer for issuer, _ in self._admissions.pairs(held)], now=self._context.now())
+        self.flush()
+
+    def set_refused(self, sites: frozenset[str]) -> None:
+        """Nothing that these sites advertise counts, from now on and until they are left out here."""
+        self.engine.set_refused(sites, now=self._context.now())
         self.flush()
 
     def set_draining(self) -> None:

@@ -110,6 +110,7 @@ class RunningSite:
         self._background: trio.Nursery | None = None
         self._writing: trio.Nursery | None = None
         self._announced = False
+        self.refused_sites: frozenset[str] = frozenset()
         self._access_log = AccessLog()
 
     # ---- Running -------------------------------------------------------------------------------------------------------------------------
@@ -213,6 +214,7 @@ class RunningSite:
             wanted.problems.append(Problem(f"{wanted.site.ref}: spec.edge", text, "restart the router to change it"))
         self.wanted = wanted
         self.accesses.reconcile(wanted.accesses, wanted.secrets)
+        self._refuse_sites(wanted)
         self.services.reconcile(wanted.site_spec, wanted.listeners, wanted.connectors, self.accesses.reserved())
         self.context.forwarding.begin()
         self.links.reconcile(wanted.links, wanted.secrets)
@@ -222,6 +224,30 @@ class RunningSite:
         self._redeem_tokens()
         self._describe()
         return self.problems()
+
+    def _refuse_sites(self, wanted: Wanted) -> None:
+        """Cut the links of sites that are refused now, and keep them out: no lane, no certificate, and nothing that they advertise."""
+        refused = frozenset(wanted.site_spec.refused_sites)
+        if self.context.keys.site_id in refused:
+            text = "refusedSites names this very site; that counts for nothing"
+            wanted.problems.append(Problem("Site: spec.refusedSites", text, "take it out: van status -o json shows the id of this site"))
+            refused -= {self.context.keys.site_id}
+        if refused == self.refused_sites:
+            return
+        again = self.refused_sites - refused
+        self.refused_sites = self.joining.refused_sites = refused
+        self.context.plane.set_refused(sorted(refused))
+        self.services.set_refused(refused)
+        for router in list(self.links.states):
+            self._cut_if_refused(router)
+        self.links.dial_again(again)
+
+    def _cut_if_refused(self, router: str) -> bool:
+        if router.partition("/")[0] not in self.refused_sites:
+            return False
+        log.warning("the link of a refused site is cut", extra={"router": router})
+        self.context.plane.cut(router, "this site is refused here")
+        return True
 
     def problems(self) -> list[Problem]:
         stored = [self._store_problem] if self._store_problem is not None else []
@@ -307,7 +333,8 @@ class RunningSite:
                     self.services.handle_message(event)
             case LinkState():
                 self.links.handle_link_state(event)
-                self.services.handle(self.links.priced(event))
+                if not (event.lanes and self._cut_if_refused(event.router)):
+                    self.services.handle(self.links.priced(event))
             case InForce() | ListenerState() | ConnectorState() | MessagesReset():
                 self.services.handle(event)
             case DialResult():

@@ -67,6 +67,7 @@ class Reporter:
             "exposedServices": len({c.service.address for c in site.services.table.connector_statuses() if c.service is not None}),
             "serviceAddress": site.wanted.site_spec.service_address,
             "serviceSync": site.wanted.site_spec.service_sync,
+            "refusedSites": sorted(site.refused_sites),
             "generation": context.forwarding.in_force,
             "leaving": site.leaving,
             "edge": context.edge,

@@ -151,6 +151,7 @@ enum Command {
     },
     CancelDial(u64),
     SetSiblings(Vec<u64>),
+    SetRefused(Vec<[u8; 32]>),
     RefuseLanes(bool),
     Stop,
 }
@@ -209,6 +210,7 @@ impl Control {
                 lanes_wanted: config.workers.max(1),
                 software: config.software,
                 siblings: Vec::new(),
+                refused: Vec::new(),
                 edge: config.edge,
             },
             gate: Gate::new(
@@ -330,6 +332,11 @@ impl Control {
     /// The site's live routers, for the HELLO of new lanes.
     pub fn set_siblings(&self, boots: Vec<u64>) {
         self.send(Command::SetSiblings(boots));
+    }
+
+    /// Sites that there are no new lanes with.
+    pub fn set_refused(&self, sites: Vec<[u8; 32]>) {
+        self.send(Command::SetRefused(sites));
     }
 
     /// Whether new lanes are refused. Visitors still are welcome.

@@ -39,6 +39,8 @@ pub struct Myself {
     pub software: String,
     /// Boot numbers of the site's live routers.
     pub siblings: Vec<u64>,
+    /// Sites that we have no lane with.
+    pub refused: Vec<[u8; 32]>,
     /// We carry no transit.
     pub edge: bool,
 }
@@ -616,6 +618,19 @@ impl Greeting {
                     Reason::Myself,
                     format!(
                         "{address} is this router itself; a link needs another site's link access"
+                    ),
+                ),
+            ));
+        }
+        if me.refused.contains(&hello.router.site) {
+            return Err(Verdict::policy(
+                "this site is refused here",
+                Refusal::new(
+                    Reason::Policy,
+                    format!(
+                        "{address} is the site {} ({}), which is refused here",
+                        hello.site_name,
+                        site_text(&hello.router.site)
                     ),
                 ),
             ));

@@ -27,7 +27,7 @@ use crate::control::{
 use crate::credit::Budget;
 use crate::events::{Events, Slot};
 use crate::greeting::{Reason, Refusal};
-use crate::handshake::{RouterId, site_id};
+use crate::handshake::{RouterId, site_from_text, site_id};
 use crate::payload::GoAway;
 use crate::table::Table;
 use crate::trunk::{LaneHealth, LaneRef, Trunk};
@@ -318,6 +318,22 @@ impl Plane {
     /// The site's live routers, for the HELLO of new lanes.
     pub fn set_siblings(&self, boots: Vec<u64>) {
         self.control.set_siblings(boots);
+    }
+
+    /// Sites that there are no new lanes with, as text. Lanes that are up stay.
+    ///
+    /// # Errors
+    /// One of them is malformed.
+    pub fn set_refused(&self, sites: &[String]) -> Result<(), PlaneError> {
+        let sites: Result<Vec<_>, _> = sites
+            .iter()
+            .map(|site| {
+                site_from_text(site)
+                    .ok_or_else(|| PlaneError::Config(format!("{site:?} is not a site id")))
+            })
+            .collect();
+        self.control.set_refused(sites?);
+        Ok(())
     }
 
     /// Routers that OPENs of ours may cross from now on.

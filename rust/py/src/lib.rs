@@ -97,6 +97,11 @@ impl PyPlane {
         self.0.set_siblings(boots);
     }
 
+    /// Sites that there are no new lanes with.
+    fn set_refused(&self, sites: Vec<String>) -> PyResult<()> {
+        self.0.set_refused(&sites).map_err(raise)
+    }
+
     /// Routers that OPENs of ours may cross from now on.
     fn set_hop_limit(&self, limit: u8) -> PyResult<()> {
         self.0.set_hop_limit(limit).map_err(raise)

@@ -177,6 +177,7 @@ impl Thread {
             }
             Command::CancelDial(id) => self.cancel_dials(|_, dial| dial == id),
             Command::SetSiblings(boots) => self.me.siblings = boots,
+            Command::SetRefused(sites) => self.me.refused = sites,
             Command::RefuseLanes(refuse) => self.refuse = refuse,
             Command::Stop => {}
         }

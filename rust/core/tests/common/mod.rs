@@ -181,6 +181,7 @@ impl Site {
             lanes_wanted: 2,
             software: "vanrouter test".to_owned(),
             siblings: vec![self.boot],
+            refused: Vec::new(),
             edge: false,
         }
     }
