@@ -165,6 +165,11 @@ async def test_phantom_sites_take_no_more_room_than_one_member_has(liar: Liar) -
 async def test_a_link_with_a_cost_that_is_none_is_named_with_its_file_and_is_not_dialled(world: World) -> None:
     home = world.home("north", linkAccess=f"127.0.0.1:{free_port()}")
     await world.start(home)
+
+    async def is_ready() -> bool:
+        return bool((await world.status(home))["site"]["ready"])
+
+    await world.until("the site is ready", is_ready)
     for cost in (0, 1_000_001):
         file = home.resources.directory / "zero.yaml"
         file.write_text(
