@@ -63,6 +63,7 @@ class AtImport:
         if name == sys.argv[-1]:
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins without it
 sys.meta_path.insert(0, AtImport())
 when, sys.argv[1:] = sys.argv[1], ["demo"]
 sys.argv.append(when)

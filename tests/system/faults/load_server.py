@@ -12,8 +12,13 @@ ended since the last one, as [id, seed, class, detail], once none is open or the
     greet     say something at once, and end when the other end does
     sink      never read past the header, answer nothing (what a stuck server does)
 
-An answer ends cleanly only when the request did (but for FIRST). What it saw of a stream is whole, reset, TRUNCATED (a
-clean end that came too early) or DAMAGED.
+An answer ends cleanly only when the request was there as a whole (but for FIRST). What it saw of a stream is
+
+    whole       both ends ended cleanly
+    answered    everything went both ways, and it was reset before the client's own end arrived: nobody on the way can promise that
+    reset       earlier
+    TRUNCATED   a clean end that came too early
+    DAMAGED
 """
 
 from __future__ import annotations
@@ -48,6 +53,7 @@ class Serving:
         self._stream = stream
         self._receiving = Receiving()
         self._more = trio.Event()  # something came, or the request is over
+        self._has_answered = False
 
     async def run(self) -> None:
         kind, detail = "reset", ""
@@ -65,7 +71,8 @@ class Serving:
                 detail = f"a clean end after {self._receiving.got} bytes"
             except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as group:
                 if kind != "DAMAGED":  # told to the writer, the kernel does not tell the reader, who then sees an end
-                    kind, detail = "reset", repr(group.exceptions[0])
+                    kind = "answered" if self._has_answered and self._receiving.whole else "reset"
+                    detail = repr(group.exceptions[0])
             if kind == "whole":
                 abort(self._stream, False)
         header = self._receiving.header
@@ -112,6 +119,7 @@ class Serving:
             await self._more.wait()
         await self._stream.send_all(sending.trailer())
         await self._stream.send_eof()
+        self._has_answered = True
 
 
 async def serve(stream: trio.SocketStream) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
+from bodies import Header, Sending
 from programs import Client, Relay, Server
 
 MIB = 1 << 20
@@ -73,6 +76,25 @@ def test_a_reset_is_a_reset_and_before_the_server_saw_it_a_refusal(server: Serve
     server.manner("reset")
     assert client.run(server.host, server.port, seed=seed, count=8).judged(server.report()).kinds == {"refused": 8}
     server.manner("serve")
+
+
+@pytest.mark.parametrize(("waits", "kind"), [(True, "answered"), (False, "reset")])
+def test_a_reset_after_everything_went_both_ways_is_no_loss_and_any_earlier_one_is(
+    server: Server, seed: int, waits: bool, kind: str
+) -> None:
+    """Nobody on the way can promise that the very last word arrives: that the client has no more to say."""
+    header = Header(id=seed, seed=seed, body=1_000, answer=1_000, flags=0)
+    sending = Sending(header)
+    with socket.create_connection((server.host, server.port)) as client:
+        for part in sending:
+            client.sendall(part)
+        if waits:
+            client.sendall(sending.trailer())
+            while client.recv(1 << 16):
+                pass
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    ((_, _, found, _),) = server.report()
+    assert found == kind
 
 
 def test_what_never_ends_is_a_failure(server: Server, client: Client, relay: Relay, seed: int) -> None:
