@@ -158,6 +158,16 @@ def test_a_link_that_comes_up_and_dies_again_and_again_is_dialled_at_a_bounded_r
     assert min(b - a for a, b in itertools.pairwise(times[2:])) >= 0.05
 
 
+def test_a_link_that_comes_up_and_is_closed_at_once_is_not_said_to_come_back_by_itself() -> None:
+    for up_for, expected in ((USABLE / 2, "ClosedAtOnce"), (STABLE / 2, "Connecting")):
+        link = linked(A)
+        link.handle_link_state(state(lanes=0, error="the peer closed it: this site is refused here"), now=up_for)
+        condition = link.status().condition
+        assert condition.reason == expected
+        assert "refused here" in condition.message
+        assert ("may refuse this one" in condition.next) is (expected == "ClosedAtOnce")
+
+
 @pytest.mark.parametrize("up_for", [USABLE + 0.01, STABLE - 0.1])
 def test_a_link_that_works_for_a_moment_each_time_is_dialled_again_within_a_second(up_for: float) -> None:
     times = flapping(up_for)

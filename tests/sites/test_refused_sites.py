@@ -27,7 +27,8 @@ class Guests:
         self.access = f"127.0.0.1:{free_port()}"
         self.north = world.home("north", serviceAddress="127.0.0.1", linkAccess=self.access)
         self.guest = world.home("guest", serviceAddress="127.0.0.2")
-        self.west = world.home("west", serviceAddress="127.0.0.3", linkAccess=f"127.0.0.1:{free_port()}")
+        self.west_access = f"127.0.0.1:{free_port()}"
+        self.west = world.home("west", serviceAddress="127.0.0.3", linkAccess=self.west_access)
         self.running = {home.directory.name: await world.start(home) for home in (self.north, self.guest, self.west)}
         await world.link(self.north, self.guest)
         await world.link(self.north, self.west)
@@ -104,14 +105,37 @@ async def test_what_a_refused_site_advertises_by_way_of_another_one_is_not_taken
     await world.until("west has it", lambda: has(guests.west))
 
     async def named() -> Any:
-        return [p for p in (await world.status(guests.north))["problems"] if "RevokedSite" in p["path"]]
+        return [p for p in (await world.status(guests.north))["problems"] if "RefusedSite" in p["path"]]
 
     (problem,) = await world.until("north names it", named)
     assert guests.id in problem["message"]
     assert "refusedSites" in problem["hint"]
     assert not await has(guests.north)
     await guests.refuse(world)
+    assert await named() == []
     await world.until("north takes it when it is not refused any more", lambda: has(guests.north), seconds=20)
+
+
+async def test_both_ends_of_a_link_with_a_refused_site_say_why_it_does_not_come_up(world: World, guests: Guests) -> None:
+    async def operational(home: SiteHome) -> Any:
+        (link,) = (await world.status(home))["links"]
+        return next(c for c in link["conditions"] if c["type"] == "Operational")
+
+    await guests.refuse(world, guests.id)
+
+    async def named() -> Any:
+        said = await operational(guests.guest)
+        return said["reason"] == "ClosedAtOnce" and said
+
+    said = await world.until("guest does not promise that it comes back", named, seconds=20)
+    assert "refused" in said["message"]
+    assert "may refuse this one" in said["next"]
+
+    north = str(guests.running["north"].context.keys.site_id)
+    guests.west.resources.put(resource("Site", "west", serviceAddress="127.0.0.3", linkAccess=guests.west_access, refusedSites=[north]))
+    await world.call(guests.west, "reconcile")
+    said = await operational(guests.west)
+    assert (said["reason"], north in said["message"], "refusedSites" in said["next"]) == ("SiteRefused", True, True)
 
 
 async def test_a_list_with_ones_own_id_or_with_nonsense_is_named(world: World, guests: Guests) -> None:

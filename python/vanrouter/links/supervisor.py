@@ -331,6 +331,9 @@ class LinkSupervisor:
             self._backoff.reset()
         elif now - self._up_since >= USABLE:
             self._backoff.restart_minute(now)
+        elif self._good in self._endpoints:
+            # As one does that refuses us: it is not something that was well and comes back by itself.
+            self._failures[self._good] = _Failure("lost", self._loss, now, retryable=True)
         self._complete_since = math.inf
         self._due = now + self._backoff.next_delay(now)
         if not self._endpoints:
@@ -440,6 +443,7 @@ class LinkSupervisor:
         if len(failures) < len(self._endpoints) + len(self._unresolved):
             return "False", "Connecting", f"link {self.name} is being dialled; so far {why}", words.next
         reasons = {"self": "SelfLink", "wrong_site": "WrongSite", "policy": "Rejected", "tls": "Rejected", "protocol": "Rejected"}
+        reasons["lost"] = words_for_failure("lost").reason
         return "False", reasons.get(worst.reason, "Unreachable"), f"link {self.name} cannot be brought up: {why}", words.next
 
     def _words_up(self) -> tuple[Status, str, str, str]:

@@ -31,6 +31,10 @@ class Complaints:
         self._kept[slot] = (now, problem)
         return True
 
+    def forget(self, reason: str, subject: str) -> None:
+        """It is no complaint any more."""
+        self._kept.pop((reason, subject), None)
+
     def recent(self, now: float) -> list[Problem]:
         """Those of the last quarter of an hour."""
         return [problem for at, problem in self._kept.values() if now - at < MAX_AGE]

@@ -177,13 +177,15 @@ class Engine:
         self.handle_timeout(now)
 
     def set_refused(self, sites: Iterable[str], *, now: float) -> None:
-        """Revoked sites: nothing that they signed counts, from now on and until they are left out here."""
-        self._refused = set(sites)
+        """Refused sites: nothing that they signed counts, from now on and until they are left out here."""
+        before, self._refused = self._refused, set(sites)
+        for site in before - self._refused:
+            self._complaints.forget("RefusedSite", site)
         for router, origin in list(self.database.origins.items()):
             if origin.site in self._refused:
                 self._remove(router)
         for peer in self._peers.values():
-            peer.missed(now)  # a site that is no longer revoked comes back
+            peer.missed(now)  # a site that is no longer refused comes back
 
     def leave(self, *, now: float) -> None:
         """This router is about to end: the last thing that it says."""
@@ -333,7 +335,7 @@ class Engine:
         if head.origin == self.own:
             self._problem("DuplicateRouter", self.own, peer.router, "another router signs as this start of this router", now)
         elif site in self._refused:
-            self._problem("RevokedSite", site, peer.router, f"site {site} is revoked, and still advertises", now)
+            self._problem("RefusedSite", site, peer.router, "it is refused here, and what it advertises still arrives", now)
         elif isinstance(content, Fragment) and content.sequence - (before.sequence if before is not None else 0) > MAX_JUMP:
             text = f"fragment {content.number} of {head.origin} jumps to sequence {content.sequence}"
             self._problem("SequenceJump", head.origin, peer.router, text, now)

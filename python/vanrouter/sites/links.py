@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -52,6 +52,7 @@ class DialledLink:
         self.is_to_siblings = False
         self.own: set[tuple[str, int]] = set()  # of a link to siblings: the endpoints that turned out to be ours
         self.alone: Condition | None = None  # of a link to siblings: all of them are ours
+        self.refused: Condition | None = None  # we refuse the site that it leads to
         self.renew_at = math.inf  # wall clock: of a credential that is made here
         self.stands_by = False
         self.standby = Conditions()  # what is said instead of the supervisor's condition
@@ -74,6 +75,7 @@ class Links:
         self.states: dict[str, LinkState] = {}  # by router: every link that is up
         self._conditions: dict[str, Conditions] = {}  # by router: how that link is, and since when
         self.doubles = Doubles(str(context.keys.site_id))
+        self._refused: frozenset[str] = frozenset()
         self._uplinks = Uplinks(now=context.now()) if context.edge else None
         self._stopped = False
         self._look_at = math.inf  # when to look whether an uplink that is not needed any more has streams
@@ -105,11 +107,21 @@ class Links:
             if link.wanted.credential == credential:
                 self._configure(link)
 
-    def dial_again(self, sites: Collection[str]) -> None:
-        """These sites are not refused any more: what could not be helped by redialling may work now."""
+    def set_refused(self, sites: frozenset[str]) -> None:
+        """The sites that are refused here from now on. What leads to one that is not any more is dialled at once."""
+        again, self._refused = self._refused - sites, sites
         for link in self.dialled.values():
-            if link.supervisor is not None and link.expected_site in sites:
+            self._say_refused(link)
+            if link.supervisor is not None and link.expected_site in again:
                 self._carry_out(link.supervisor.credentials_changed(now=self._context.now()))
+
+    def _say_refused(self, link: DialledLink) -> None:
+        before, link.refused = link.refused, None
+        if link.expected_site in self._refused:
+            name, since = link.wanted.name, before.since if before is not None else self._context.now()
+            text = f"link {name} leads to site {link.expected_site}, which this site refuses (spec.refusedSites)"
+            todo = f"take it out of spec.refusedSites of this site, or delete the link: van link delete {name}"
+            link.refused = Condition(type="Operational", status="False", reason="SiteRefused", message=text, since=since, next=todo)
 
     def _configure(self, link: DialledLink, *, dial_again: bool = False) -> None:
         """``dial_again``: a person changed the link; what could not be helped by redialling may work now."""
@@ -139,6 +151,7 @@ class Links:
                 self._carry_out(link.supervisor.handle_link_state(state, now=now))
         elif dial_again or before[1] != link.credential:
             self._carry_out(link.supervisor.credentials_changed(now=now))
+        self._say_refused(link)
         self._set_endpoints(link)
 
     def _put_entry(self, link: DialledLink) -> None:
@@ -342,8 +355,8 @@ class Links:
         status = link.supervisor.status() if link.supervisor is not None else None
         if link.stands_by and (status is None or not status.active):
             return status, [*link.conditions.list(), *link.standby.list()]
-        if link.alone is not None:
-            return status, [*link.conditions.list(), link.alone]
+        if (instead := link.refused or link.alone) is not None:
+            return status, [*link.conditions.list(), instead]
         return status, [*link.conditions.list(), *([status.condition] if status is not None else [])]
 
     def priced(self, state: LinkState) -> LinkState:

@@ -43,7 +43,7 @@ _NEXT: Final = {
     "NoRoom": "the network is larger than this router may keep (docs/routing.md, bounds)",
     "BrokeRules": "look at that site, and compare the versions (van version); if it goes on, delete the links with it at both ends",
     "TooFrequent": "look at that site: something there changes all the time, or it runs something else than this software",
-    "RevokedSite": "refuse it at the sites that it is linked with too (spec.refusedSites of their Site), or take it from the list here",
+    "RefusedSite": "refuse it at the sites that it is linked with too (spec.refusedSites of their Site), or take it from the list here",
     "EdgeRelays": "look at that edge site: it runs something else than this software",
 }
 

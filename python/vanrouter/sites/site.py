@@ -234,13 +234,12 @@ class RunningSite:
             refused -= {self.context.keys.site_id}
         if refused == self.refused_sites:
             return
-        again = self.refused_sites - refused
         self.refused_sites = self.joining.refused_sites = refused
         self.context.plane.set_refused(sorted(refused))
         self.services.set_refused(refused)
         for router in list(self.links.states):
             self._cut_if_refused(router)
-        self.links.dial_again(again)
+        self.links.set_refused(refused)
 
     def _cut_if_refused(self, router: str) -> bool:
         if router.partition("/")[0] not in self.refused_sites:
