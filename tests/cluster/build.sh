@@ -4,6 +4,7 @@
 #
 # Needs root, Go >= 1.24 and gcc. About 10 minutes on 2 cores with nothing cached, no time when nothing changed; a second one waits for the first.
 #   build.sh            build
+#   build.sh --packages only install the packages of Debian
 #   build.sh --can      exit code 0: it can be built, or is built, here; else says what is missing
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -23,10 +24,12 @@ built() {
 
 installed() { dpkg -s "${PACKAGES[@]}" >/dev/null 2>&1; }
 
+new_enough() { command -v go >/dev/null && printf '%s\n' go1.24 "$(cd / && go env GOVERSION)" | sort -CV; }
+
 can() {
     [ "$(id -u)" = 0 ] || { echo "clusters need root"; return 1; }
     installed || command -v apt-get >/dev/null || { echo "clusters need packages of Debian: ${PACKAGES[*]}"; return 1; }
-    built || { command -v go >/dev/null && command -v gcc >/dev/null; } || { echo "clusters need Go and gcc to build them"; return 1; }
+    built || { new_enough && command -v gcc >/dev/null; } || { echo "clusters need Go >= 1.24 and gcc to build them"; return 1; }
 }
 
 can || exit 1
@@ -37,7 +40,7 @@ exec 9>"$HOME_DIR/build.lock"
 flock -n 9 || { echo "clusters: another build is under way; waiting for it"; flock 9; }
 # RUNLEVEL=1: a server that a package brings is not started.
 installed || { apt-get -qq update; DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq install -y --no-install-recommends "${PACKAGES[@]}" >/dev/null; }
-if built; then exit 0; fi
+if [ "${1:-}" = --packages ] || built; then exit 0; fi
 
 began=$SECONDS
 echo "clusters: building Kubernetes, once (about 10 minutes with nothing cached)"
