@@ -9,7 +9,7 @@ import pytest
 import scripted_peer as wire
 import trio
 from applications import connect, echo, read_to_end, served
-from crossroads import LINK, POLICY, Crossroads, crossroads
+from crossroads import LINK, POLICY, RESOURCE, Crossroads, crossroads
 from network import Network
 from plane_harness import path
 from scripted_peer import ScriptedPeer, attributes, dialled_in, frame, u32, u64, waiting_for_a_dial
@@ -185,6 +185,34 @@ async def test_a_newcomer_does_not_overtake_its_neighbours_opens_that_wait(kind:
         await cross.next_hop.send(frame(0, wire.CREDIT, u32(0, 10, 0)))
         keys = [(await cross.next_hop.until_open()).key for _ in range(8)]
         assert keys == [b"key-%d" % stream for stream in range(1, 17, 2)]
+
+
+async def test_a_client_here_keeps_its_turn_when_a_neighbour_opens_in_the_same_moment(kind: str, nursery: trio.Nursery) -> None:
+    async with crossroads(kind, nursery, next_hop={6: u32(65_540, 0, 65_536)}) as cross:
+        opener, next_hop = cross.opener, cross.next_hop
+        cross.router.put(Route(name="here", targets=[RouteTarget(next_hop.id)]))
+        await cross.settled()
+        port = await cross.router.add_listener("here")
+        for first in range(1, 241, 8):
+            await opener.send(*(cross.open(first + n) for n in (0, 2)))
+            await opener.is_alive()
+            async with await connect(port):
+                await trio.sleep(0.1)  # all three wait
+                opened = []
+                for stream in (first + 4, first + 6):
+                    async with trio.open_nursery() as at_once:
+                        at_once.start_soon(next_hop.send, frame(0, wire.CREDIT, u32(0, 1, 0)))
+                        at_once.start_soon(opener.send, cross.open(stream))
+                    opened.append(await next_hop.until_open())
+                assert sorted(one.key for one in opened) == [b"here", b"k"], "one each"
+                await next_hop.send(frame(0, wire.CREDIT, u32(0, 3, 0)))
+                opened += [await next_hop.until_open() for _ in range(3)]
+                for one in opened:  # each is over, and none is opened again
+                    refusal = frame(one.stream, wire.OPEN_ERR, bytes((RESOURCE,)))
+                    broken = frame(one.stream, wire.OPEN_OK, u32(1_000)) + frame(one.stream, wire.RESET, bytes((LINK,)))
+                    await next_hop.send(broken if one.key == b"here" else refusal)
+                for _ in range(4):
+                    await opener.until(wire.OPEN_ERR)
 
 
 # ---- Lanes that join -------------------------------------------------------------------------------------------------------------

@@ -399,7 +399,13 @@ impl Worker {
                 for id in std::mem::take(&mut self.undecided) {
                     self.decide(id);
                 }
-                for (key, waited) in std::mem::take(&mut self.offered) {
+                let offered = std::mem::take(&mut self.offered);
+                for (key, _) in &offered {
+                    if let Some(Some(lane)) = self.lanes.get_mut(*key) {
+                        lane.promised = 0;
+                    }
+                }
+                for (key, waited) in offered {
                     self.offer_again(key, waited);
                 }
             }

@@ -106,6 +106,8 @@ pub(super) struct Lane {
     carried_messages: bool,
     /// Connections and streams that cross, which wait for open credit.
     pub waiting: Waiting,
+    /// OPENs that connections were offered and have not decided about yet: nobody else may send them.
+    pub promised: u32,
     /// Streams that cross, whose OPEN waits for its batch: with so much early data, and perhaps with their end.
     pub opened: Vec<(Arc<Crossing>, u32, bool)>,
 }
@@ -176,6 +178,7 @@ impl Worker {
             message_at: 0,
             carried_messages: false,
             waiting: Waiting::default(),
+            promised: 0,
             opened: Vec::new(),
         });
         let entry = self.lanes.vacant_entry();

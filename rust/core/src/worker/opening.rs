@@ -393,8 +393,9 @@ impl Worker {
             return;
         };
         self.offered.push((key, lane.waiting.len()));
-        let mut opens = lane.mux.open_credit();
+        let mut opens = lane.mux.open_credit().saturating_sub(lane.promised);
         let mut early = lane.mux.early_credit() as usize;
+        let mut promised = 0;
         let (conns, hops, undecided) = (&self.conns, &self.hops, &mut self.undecided);
         let mut onward = Vec::new();
         lane.waiting.serve(|id| {
@@ -418,11 +419,13 @@ impl Worker {
                     return Offer::TooSmall;
                 }
                 early -= opening.early.len();
+                promised += 1;
                 undecided.push(id);
             }
             opens -= 1;
             Offer::Taken
         });
+        lane.promised += promised;
         lane.note_open_credit();
         for id in onward {
             if self.hop_waits(id) {

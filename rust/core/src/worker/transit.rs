@@ -225,8 +225,8 @@ impl Worker {
         hop.opening = Some(onward);
         let id = (index | HOP, hop.generation);
         match self.lanes.get_mut(lane_key) {
-            Some(Some(lane)) if !lane.waiting.is_empty() => {
-                // Behind those that wait.
+            Some(Some(lane)) if !lane.waiting.is_empty() || lane.promised > 0 => {
+                // Behind those that wait, and those whose turn it is.
                 if self.wait_to_open(lane_key, from, id) {
                     self.serve_waiting(lane_key);
                 }
