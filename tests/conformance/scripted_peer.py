@@ -123,6 +123,7 @@ class ScriptedPeer:
         self.boot = boot_number(int(time.time() * 1000))
         self._stream = stream
         self._buffer = bytearray()
+        self._sending = trio.Lock()  # a test may speak while a task of it answers
 
     @property
     def id(self) -> str:
@@ -164,8 +165,9 @@ class ScriptedPeer:
         return frame(stream, OPEN, payload)
 
     async def send(self, *frames: bytes) -> None:
-        with contextlib.suppress(trio.BrokenResourceError):  # the victim closed: ``the_end`` says how
-            await self._stream.send_all(b"".join(frames))
+        async with self._sending:
+            with contextlib.suppress(trio.BrokenResourceError):  # the victim closed: ``the_end`` says how
+                await self._stream.send_all(b"".join(frames))
 
     async def frame(self) -> tuple[int, int, bytes] | None:
         """The next frame; None when the connection ended, cleanly or not."""
