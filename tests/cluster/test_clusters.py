@@ -15,7 +15,8 @@ import pytest
 from clusters import RUN, SCRIPT, Cluster, Namespace, run, until
 
 HOLDER = """\
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins without it
 sys.path.insert(0, sys.argv[1])
 from clusters import hold
 with hold("gone", 9) as cluster:

@@ -407,7 +407,8 @@ impl Worker {
         let _ = self.poll.registry().deregister(&mut lane.socket);
         self.own_lanes.fetch_sub(1, Ordering::Relaxed);
         self.shared.publish_trunk(&lane.trunk);
-        if lane.trunk.is_up() && (was_first || lane.carried_messages) {
+        // Also of the last lane: another one may be on its way, which does not find the trunk gone.
+        if was_first || lane.carried_messages {
             self.shared.events.messages_reset(lane.trunk.router);
         }
         self.trunk_changed(&lane.trunk);
