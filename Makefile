@@ -42,9 +42,9 @@ test-rust: $(INSTALLED)
 
 test-python: $(CORE)
 	@.ci/need ip=iproute2 nft=nftables || echo "make test: tests that need these are skipped"
-	$(BIN)/pytest -n 2 --dist worksteal $(if $(findstring tests/cluster,$(TEST_ARGS)),,--ignore tests/cluster) $(TEST_ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal $(if $(strip $(TEST_ARGS)),,-m "not api_server") $(TEST_ARGS)
 
-# On two real Kubernetes clusters, after the others: those want the machine for themselves. Where clusters cannot be, or TEST_ARGS wants something
+# On real API servers and on two real Kubernetes clusters, after the others: those want the machine for themselves. Where clusters cannot be, or TEST_ARGS wants something
 # else, the last line of `make test` says so; with VAN_CLUSTER_REQUIRED=1 (CI) it is an error that they cannot be.
 NO_CLUSTERS := build/no-clusters
 test-cluster: ## tests on two real Kubernetes clusters, which it builds (10 minutes, once); CLUSTER_ARGS for pytest
@@ -56,7 +56,7 @@ else
 		: >$(NO_CLUSTERS); \
 		$(MAKE) image; \
 		tests/cluster/build.sh; \
-		VAN_CLUSTER_REQUIRED=1 $(BIN)/pytest tests/cluster $(CLUSTER_ARGS); \
+		VAN_CLUSTER_REQUIRED=1 $(BIN)/pytest -m api_server $(CLUSTER_ARGS); \
 	else \
 		printf 'tests on Kubernetes clusters (%s), ' "$$why" >$(NO_CLUSTERS); \
 		[ -z "$${VAN_CLUSTER_REQUIRED:-}" ] || { echo "make test-cluster: $$why"; exit 1; }; \

@@ -32,6 +32,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 NO_API_SERVER = "no kube-apiserver and etcd on the PATH or in $VAN_CLUSTER_HOME/bin, and no cluster is named in VAN_TEST_KUBECONFIG"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that want an API server, here or of a cluster: `make test-cluster` runs them, when there is one for sure."""
+    for item in items:
+        if "cluster" in item.path.parts or {"api_server", "cluster"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("api_server")
+
+
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A real API server that belongs to this test process: it may be stopped, killed, and made to forget (``ApiServer``)."""
@@ -39,6 +46,8 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     found = programs()
     if found is None:
+        if os.environ.get("VAN_CLUSTER_REQUIRED"):
+            pytest.fail(NO_API_SERVER)
         pytest.skip(NO_API_SERVER)
     server = ApiServer(tmp_path_factory.mktemp("api-server"), *found)
     try:

@@ -9,7 +9,7 @@ import pytest
 from store_homes import ConfigMapHome, FileHome, Home
 
 
-@pytest.fixture(params=["files", "ConfigMaps"])
+@pytest.fixture(params=["files", pytest.param("ConfigMaps", marks=pytest.mark.api_server)])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
     """What is promised holds on every home."""
     if request.param == "files":

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import trio
-from conftest import NORTH, NOW, SOUTH, MemoryLedger, ask_for, make_issuer
 from join_listener import context_of, listen
+from token_parts import NORTH, NOW, SOUTH, MemoryLedger, ask_for, make_issuer
 
 from vanrouter.pki import CertificateAuthority, Secret
 from vanrouter.plane import Visitor

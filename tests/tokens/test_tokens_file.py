@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import NOW, make_issuer
 from hypothesis import given
 from hypothesis import strategies as st
+from token_parts import NOW, make_issuer
 
 from vanrouter.errors import ConfigError, TokenError
 from vanrouter.tokens import AccessToken, Endpoint, format_token, parse_token

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import AUTHORITY, NORTH, NOW, SOUTH, MemoryLedger, ask_for, make_issuer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
+from token_parts import AUTHORITY, NORTH, NOW, SOUTH, MemoryLedger, ask_for, make_issuer
 
 from vanrouter.errors import StoreError, TokenError
 from vanrouter.pki import CertificateAuthority, IdentityKey, PrivateKey, Purpose, Secret, make_csr, make_proof, verify_admission_untrusted

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import NORTH, NOW, SOUTH, ask_for, make_issuer
+from token_parts import NORTH, NOW, SOUTH, ask_for, make_issuer
 
 from vanrouter.errors import StoreError
 from vanrouter.model import SiteId
@@ -318,7 +318,7 @@ FILE_LIMIT = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 sys.path.insert(0, sys.argv[2])
-from conftest import NOW, ask_for, make_issuer
+from token_parts import NOW, ask_for, make_issuer
 from vanrouter.tokens.sqlite_ledger import SqliteLedger
 ledger = SqliteLedger(sys.argv[1])
 issuer = make_issuer(ledger)

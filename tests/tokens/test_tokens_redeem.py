@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from conftest import NORTH, SOUTH, MemoryLedger, ask_for, make_issuer
 from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 from join_listener import context_of, listen, server_context
+from token_parts import NORTH, SOUTH, MemoryLedger, ask_for, make_issuer
 
 from vanrouter.errors import TokenError
 from vanrouter.pki import CertificateAuthority, IdentityKey, PrivateKey, certificates_to_pem

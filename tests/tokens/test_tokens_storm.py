@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import trio
-from conftest import NORTH, ask_for, make_issuer
+from token_parts import NORTH, ask_for, make_issuer
 
 from vanrouter.errors import TokenError
 from vanrouter.kube.blocking import BlockingClient
