@@ -23,6 +23,7 @@ __all__ = [
     "IDENTITY_SECRET",
     "KEYS",
     "KEYS_SECRET",
+    "NAME_LABEL",
     "PENDING",
     "REQUEST",
     "RESOURCE",
