@@ -24,7 +24,7 @@ from vanrouter.kube.errors import Forbidden, NotFound
 from vanrouter.kube.home import ResourceMaps
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SECRETS
 from vanrouter.kube.kubeconfig import load_access
-from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, resource_map, selector, status_map
+from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, selector, status_map
 from vanrouter.kube.rollout import pod_troubles, rollout_troubles
 from vanrouter.kube.state import files_in, secret_of
 
@@ -34,7 +34,7 @@ SITE_KEY: Final = "site.json"  # of the root's status ConfigMap: the status docu
 OURS: Final = f"{PART_OF}=vanrouter"
 _REQUEST: Final = "van-request."
 _METHODS: Final = {"grant.delete": "token.delete"}  # of a host, and here
-_ROOT: Final = resource_map("Site", "")
+_ROOT: Final = "van.site."
 
 
 class _Client(BlockingClient):
