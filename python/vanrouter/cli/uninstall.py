@@ -16,7 +16,8 @@ from vanrouter.cli.namespace import OURS, NamespaceSite
 from vanrouter.cli.output import say, warn
 from vanrouter.cli.values import spell_duration
 from vanrouter.errors import DeadlineExceeded
-from vanrouter.kube.calls import Call, Kind, Object, delete, merge_patch
+from vanrouter.controller.services import give_back, is_taken
+from vanrouter.kube.calls import Call, Kind, Object, delete
 from vanrouter.kube.errors import Conflict, NoSuchKind, NotFound
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
@@ -32,8 +33,7 @@ from vanrouter.kube.kinds import (
     SERVICES,
 )
 from vanrouter.kube.manifests import CONTROLLER
-from vanrouter.kube.names import NAME_LABEL, SERVICE, TYPE
-from vanrouter.kube.taken import giving_back, is_taken_over, is_unchanged
+from vanrouter.kube.names import CONTROLLER_LABELS, SERVICE, TYPE
 
 __all__ = ["uninstall"]
 
@@ -60,7 +60,7 @@ QUICK: Final = 1  # seconds for a pod that nobody waits for
 def uninstall(invocation: Invocation, *, drain: bool, timeout: float) -> None:
     site = NamespaceSite(invocation, timeout)
     root = site.root()
-    taken = [s for s in site.objects(SERVICES) if is_taken_over(s)]
+    taken = [s for s in site.objects(SERVICES) if is_taken(s)]
     if root is None and not taken and not any(site.objects(kind, labels=OURS, metadata_only=True) for kind in _KINDS):
         site.require()
     _stop_controller(site)
@@ -83,7 +83,7 @@ def _stop_controller(site: NamespaceSite) -> None:
         _delete(site, DEPLOYMENTS, found)
     until = time.monotonic() + min(15.0, site.left / 2)
     while time.monotonic() < until:
-        pods = site.objects(PODS, labels=f"{OURS},{NAME_LABEL}={CONTROLLER}")
+        pods = site.objects(PODS, labels=",".join(f"{k}={v}" for k, v in CONTROLLER_LABELS.items()))
         if not pods:
             return
         _end_pods(site, pods)
@@ -94,21 +94,20 @@ def _give_back(site: NamespaceSite, service: Object) -> None:
     """Selector and ports as they were, unless somebody changed them since."""
     name = service["metadata"]["name"]
     for _ in range(TRIES):
-        if not is_unchanged(service):
-            warn(
-                f"Service {name}: its selector or ports were changed by somebody else; they stay", f"look: kubectl describe service {name}"
-            )
+        call, note = give_back(site.namespace, service)
         try:
-            version = str(service["metadata"]["resourceVersion"])
-            site.client.call(merge_patch(SERVICES, site.namespace, name, giving_back(service), resource_version=version))
-        except NotFound:
-            return
+            if call is not None:
+                site.client.call(call)
         except Conflict:
             again = site.get(SERVICES, name)
-            if again is None or not is_taken_over(again):
+            if again is None or not is_taken(again):
                 return
             service = again
+        except NotFound:
+            return
         else:
+            if note is not None:
+                warn(note.message, note.next)
             return
     warn(f"Service {name} could not be given back: it is changed by somebody else all the time", "delete again")
 

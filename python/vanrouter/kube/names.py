@@ -66,9 +66,9 @@ SERVICE: Final = "service"
 VIEW: Final = "view"
 ANY_TYPE: Final = TYPE  # as a selector: whatever has the label
 
-NAME_LABEL: Final = "app.kubernetes.io/name"
-ROUTER_LABELS: Final = {NAME_LABEL: "van-router", PART_OF: "vanrouter"}  # of the pods
-CONTROLLER_LABELS: Final = {NAME_LABEL: "van-controller", PART_OF: "vanrouter"}
+COMPONENT: Final = "app.kubernetes.io/component"
+ROUTER_LABELS: Final = {COMPONENT: "router", PART_OF: "vanrouter"}  # of the pods
+CONTROLLER_LABELS: Final = {COMPONENT: "controller", PART_OF: "vanrouter"}
 
 IDENTITY_SECRET: Final = "van-identity"  # noqa: S105 - a name
 CA_SECRET: Final = "van-ca"  # noqa: S105 - a name
