@@ -19,7 +19,9 @@ __all__ = [
     "CREDENTIAL",
     "GRANT",
     "IDENTITY_SECRET",
+    "KEYS_SECRET",
     "RESOURCE",
+    "ROUTER_MAP",
     "STATE",
     "STATE_SECRET",
     "STATUS",
@@ -47,6 +49,8 @@ GRANT: Final = "grant"
 
 IDENTITY_SECRET: Final = "van-identity"  # noqa: S105 - a name
 CA_SECRET: Final = "van-ca"  # noqa: S105 - a name
+KEYS_SECRET: Final = "van-router-keys"  # noqa: S105 - a name
+ROUTER_MAP: Final = "van-router"
 STATE_SECRET: Final = "van-state"  # noqa: S105 - a name
 
 LONGEST: Final = 253
