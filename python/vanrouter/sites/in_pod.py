@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from vanrouter.kube.feeder import ROUTER_FILE, Feeder
+from vanrouter.kube.names import ROUTER_LABELS
 from vanrouter.kube.pods import Pod
 from vanrouter.sites.machine import local_addresses
 from vanrouter.stores import StateFiles
@@ -88,7 +89,7 @@ class InPod:
 
 
 def _is_router(pod: Pod) -> bool:
-    return pod.labels.get("app.kubernetes.io/part-of") == "vanrouter" and pod.labels.get("app.kubernetes.io/component") == "router"
+    return ROUTER_LABELS.items() <= pod.labels.items()
 
 
 def host_name() -> str:
