@@ -30,9 +30,10 @@ ROUTER: Final = "van-router"
 CONTROLLER: Final = "van-controller"
 _LABELS: Final = {ROUTER: ROUTER_LABELS, CONTROLLER: CONTROLLER_LABELS}
 
+_WORDS: Final = {ROUTER: ("run", "--kubernetes", "/var/lib/vanrouter/site"), CONTROLLER: ("controller",)}
+
 LINK_PORT: Final = 55671
 CONTROL_PORT: Final = 55672
-HEALTH_PORT: Final = 55673  # of the controller: its other port takes mutual TLS only
 GRACE: Final = 30
 DRAIN: Final = 60
 HOME: Final = "/var/lib/vanrouter"
@@ -97,8 +98,8 @@ def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = N
     add(SERVICES, CONTROLLER, spec={"type": "ClusterIP", "selector": CONTROLLER_LABELS, "ports": [port], "publishNotReadyAddresses": True})
     if plan.routers > 1:
         add(POD_DISRUPTION_BUDGETS, ROUTER, spec={"maxUnavailable": 1, "selector": {"matchLabels": ROUTER_LABELS}})
-    add(DEPLOYMENTS, CONTROLLER, spec=_controller(site, plan))
-    add(DEPLOYMENTS, ROUTER, spec=_router(site, plan))
+    add(DEPLOYMENTS, CONTROLLER, spec=_controller(plan))
+    add(DEPLOYMENTS, ROUTER, spec=_router(plan))
     return made
 
 
@@ -111,13 +112,13 @@ def _root(site: Site, namespace: str) -> Manifest:
 # ---- Pods -------------------------------------------------------------------------------------------------------------------------------
 
 
-def _router(site: Site, plan: Plan) -> Object:
+def _router(plan: Plan) -> Object:
     ports = [{"name": "links", "containerPort": LINK_PORT, "protocol": "TCP"}]
     probes = {
-        "readinessProbe": _probe("/healthz", LINK_PORT, period=1, timeout=2, failures=2),
-        "livenessProbe": _probe("/livez", LINK_PORT, period=10, timeout=5, failures=3),
+        "readinessProbe": _probe(_https("/readyz"), period=1, timeout=2, failures=2),
+        "livenessProbe": _probe(_https("/livez"), period=10, timeout=5, failures=3),
     }
-    spec = _pod(site, plan, ROUTER, plan.router, ports, probes)
+    spec = _pod(plan, ROUTER, plan.router, ports, probes)
     spec["terminationGracePeriodSeconds"] = GRACE + DRAIN + 5
     if plan.routers > 1:
         for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone"):
@@ -136,13 +137,14 @@ def _router(site: Site, plan: Plan) -> Object:
     }
 
 
-def _controller(site: Site, plan: Plan) -> Object:
+def _controller(plan: Plan) -> Object:
     ports = [{"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"}]
     probes = {
-        "readinessProbe": _probe("/healthz", HEALTH_PORT, period=1, timeout=2, failures=2, scheme="HTTP"),
-        "livenessProbe": _probe("/livez", HEALTH_PORT, period=10, timeout=5, failures=3, scheme="HTTP"),
+        # It takes mutual TLS only, and the kubelet has no certificate of this site.
+        "readinessProbe": _probe({"tcpSocket": {"port": CONTROL_PORT}}, period=1, timeout=2, failures=2),
+        "livenessProbe": _probe({"tcpSocket": {"port": CONTROL_PORT}}, period=10, timeout=5, failures=6),
     }
-    spec = _pod(site, plan, CONTROLLER, plan.controller, ports, probes)
+    spec = _pod(plan, CONTROLLER, plan.controller, ports, probes)
     spec["terminationGracePeriodSeconds"] = 10
     # Never two at once: the second would wait for the first one anyway.
     return {"replicas": 1, "strategy": {"type": "Recreate"}, **_template(plan, CONTROLLER, spec)}
@@ -155,13 +157,13 @@ def _template(plan: Plan, name: str, spec: Object) -> Object:
     return {"selector": {"matchLabels": _LABELS[name]}, "template": {"metadata": metadata, "spec": spec}}
 
 
-def _pod(site: Site, plan: Plan, name: str, sizes: Sizes, ports: list[Object], probes: Object) -> Object:
+def _pod(plan: Plan, name: str, sizes: Sizes, ports: list[Object], probes: Object) -> Object:
     container = {
         "name": name.removeprefix("van-"),
         "image": plan.image,
         "imagePullPolicy": plan.pull_policy,
-        "args": [name.removeprefix("van-")],  # `vanrouter router`, `vanrouter controller`
-        "env": _environment(site, plan),
+        "args": list(_WORDS[name]),  # of `vanrouter`
+        "env": _environment(plan),
         "ports": ports,
         **probes,
         "resources": _resources(sizes),
@@ -188,12 +190,9 @@ def _pod(site: Site, plan: Plan, name: str, sizes: Sizes, ports: list[Object], p
     return spec
 
 
-def _environment(site: Site, plan: Plan) -> list[Object]:
-    given = [{"name": "VAN_SITE", "value": site.name}]
-    if plan.log_level:
-        given.append({"name": "VAN_LOG_LEVEL", "value": plan.log_level})
-    fields = (("VAN_NAMESPACE", "metadata.namespace"), ("VAN_POD", "metadata.name"), ("VAN_POD_IP", "status.podIP"))
-    return given + [{"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}} for name, path in fields]
+def _environment(plan: Plan) -> list[Object]:
+    given: list[Object] = [{"name": "VAN_POD", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}]
+    return [*given, {"name": "VAN_LOG_LEVEL", "value": plan.log_level}] if plan.log_level else given
 
 
 def _resources(sizes: Sizes) -> Object:
@@ -206,6 +205,9 @@ def _resources(sizes: Sizes) -> Object:
     return found
 
 
-def _probe(path: str, port: int, *, period: int, timeout: int, failures: int, scheme: str = "HTTPS") -> Object:
-    get = {"scheme": scheme, "port": port, "path": path}
-    return {"httpGet": get, "periodSeconds": period, "timeoutSeconds": timeout, "failureThreshold": failures}
+def _https(path: str) -> Object:
+    return {"httpGet": {"scheme": "HTTPS", "port": LINK_PORT, "path": path}}
+
+
+def _probe(how: Object, *, period: int, timeout: int, failures: int) -> Object:
+    return {**how, "periodSeconds": period, "timeoutSeconds": timeout, "failureThreshold": failures}

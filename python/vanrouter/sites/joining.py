@@ -91,6 +91,8 @@ class Joining:
     def issuer(self) -> Issuer:
         """Raises StoreError when the ledger cannot be opened; it is tried again the next time."""
         keys, timing = self._context.keys, self._context.timing
+        if keys.authority is None:
+            raise ConfigError("this router makes no tokens: the controller of its namespace does", hint="ask there: van token create FILE")
         if self._issuer is None:
             self._ledger = SqliteLedger(self._context.home.state.ledger)
             self._issuer = Issuer(

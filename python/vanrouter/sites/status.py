@@ -69,8 +69,26 @@ class Reporter:
             "serviceSync": site.wanted.site_spec.service_sync,
             "generation": context.forwarding.in_force,
             "leaving": site.leaving,
+            **self._pod(),
             "edge": context.edge,
         }
+
+    def _pod(self) -> Doc:
+        """In a pod: which it is, and for which (host, port) it has, or wants, a port of its own."""
+        site, in_pod = self._site, self._site.context.in_pod
+        if in_pod is None:
+            return {}
+        wanted = {(w.host, w.port): False for w in site.wanted.listeners.values()}
+        if site.wanted.site_spec.service_sync:
+            wanted |= {
+                (s.address, port): True for s in site.services.table.services() for port in s.ports if (s.address, port) not in wanted
+            }
+        ports = [
+            {"host": host, "port": port, "podPort": in_pod.port(host, port), "automatic": automatic}
+            for (host, port), automatic in sorted(wanted.items())
+        ]
+        controller = in_pod.controller is not None and in_pod.controller.is_connected
+        return {"pod": in_pod.name, "namespace": in_pod.namespace, "ports": ports, "controller": controller}
 
     def _site_name(self, router_or_site: str) -> str:
         site_id = router_or_site.partition("/")[0]
@@ -182,7 +200,35 @@ class Reporter:
         return self._site.services.table.matched_listener(key)
 
     def connectors(self) -> list[Doc]:
-        return [self._address("Connector", s) for s in self._site.services.table.connector_statuses()] + self._faulty("Connector")
+        of = {name: w.of for name, w in self._site.wanted.connectors.items() if w.of}
+        found: list[Doc] = []
+        chosen: dict[str, list[AddressStatus]] = {}
+        for status in self._site.services.table.connector_statuses():
+            if status.name in of:
+                chosen.setdefault(of[status.name], []).append(status)
+            else:
+                found.append(self._address("Connector", status))
+        found += [self._chosen(name, its) for name, its in chosen.items()]
+        return sorted(found, key=lambda doc: str(doc["name"])) + self._faulty("Connector")
+
+    def _chosen(self, name: str, targets: list[AddressStatus]) -> Doc:
+        """One with a selector: as well as the best of its targets, and each of them by the name of its pod."""
+
+        def ready(status: AddressStatus) -> bool:
+            return any(c.type == "Ready" and c.status == "True" for c in status.conditions)
+
+        best = next((t for t in targets if ready(t)), targets[0])
+        doc = self._address("Connector", msgspec.structs.replace(best, name=name))
+        doc["targets"] = [
+            {
+                "pod": t.name.partition("@")[2],
+                "host": t.host,
+                "port": t.port,
+                "problem": next((c.message for c in t.conditions if c.type in ("Configured", "Healthy") and c.status == "False"), ""),
+            }
+            for t in targets
+        ]
+        return doc
 
     def _address(self, kind: str, status: AddressStatus) -> Doc:
         conditions = list(status.conditions)
@@ -199,6 +245,7 @@ class Reporter:
             "host": status.host,
             "port": status.port,
             "automatic": status.automatic,
+            **({"podPort": status.pod_port} if status.pod_port else {}),
         }
 
     def _faulty(self, kind: str) -> list[Doc]:

@@ -86,14 +86,14 @@ async def serve_join(
 
 
 async def serve_health(visitor: Visitor, ready: Callable[[], bool]) -> None:
-    """Answer one ``http/1.1`` visitor: ``GET /healthz`` is 200 ``ok`` or 503 ``not ready``, everything else 404."""
+    """Answer one ``http/1.1`` visitor: ``GET /healthz`` (or ``/readyz``) is 200 ``ok`` or 503 ``not ready``, ``GET /livez`` 200, else 404."""
 
     async def answer(request: _Request) -> Answer:
         if request.method != "GET":
             return Answer(404, b"not found\n")
-        return Answer(200, b"ok\n") if ready() else Answer(503, b"not ready\n")
+        return Answer(200, b"ok\n") if request.target == "/livez" or ready() else Answer(503, b"not ready\n")
 
-    await _serve(visitor, answer, paths=frozenset({"/healthz"}), content_type=b"text/plain")
+    await _serve(visitor, answer, paths=frozenset({"/healthz", "/readyz", "/livez"}), content_type=b"text/plain")
 
 
 class _Gone(Exception):
