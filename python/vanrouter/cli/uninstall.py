@@ -15,8 +15,8 @@ from vanrouter.cli.base import Invocation
 from vanrouter.cli.namespace import OURS, NamespaceSite
 from vanrouter.cli.output import say, warn
 from vanrouter.cli.values import spell_duration
-from vanrouter.errors import DeadlineExceeded
 from vanrouter.controller.services import give_back, is_taken
+from vanrouter.errors import DeadlineExceeded
 from vanrouter.kube.calls import Call, Kind, Object, delete
 from vanrouter.kube.errors import Conflict, NoSuchKind, NotFound
 from vanrouter.kube.kinds import (

@@ -23,7 +23,6 @@ __all__ = [
     "IDENTITY_SECRET",
     "KEYS",
     "KEYS_SECRET",
-    "NAME_LABEL",
     "PENDING",
     "REQUEST",
     "RESOURCE",
