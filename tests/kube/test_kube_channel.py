@@ -115,17 +115,17 @@ async def _echo(channel: Channel, method: str, params: dict[str, Any]) -> Any:
 
 @contextlib.asynccontextmanager
 async def serving(site: Site, *, port: int = 0) -> AsyncIterator[tuple[int, list[Channel]]]:
-    (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
+    listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
     here: list[Channel] = []
 
     async def serve() -> None:
         await serve_channels(
-            listener, lambda: site.server, _echo, changed=lambda channel, is_here: here.append(channel) if is_here else None
+            listeners, lambda: site.server, _echo, changed=lambda channel, is_here: here.append(channel) if is_here else None
         )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
-        yield listener.socket.getsockname()[1], here
+        yield listeners[0].socket.getsockname()[1], here
         nursery.cancel_scope.cancel()
 
 

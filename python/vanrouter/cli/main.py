@@ -45,6 +45,9 @@ OTHER = {
 HIDDEN = {
     "run": ("run", "run", "Run a site in the foreground."),
 }
+CONTROLLER = {
+    "controller": ("controller", "controller", "Run the controller of a site in a Kubernetes namespace."),
+}
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -66,7 +69,7 @@ van = Root(
 
 vanrouter = Root(
     "vanrouter",
-    sections={"Commands": {**HIDDEN, "version": OTHER["version"]}},
+    sections={"Commands": {**HIDDEN, **CONTROLLER, "version": OTHER["version"]}},
     context_settings=_SETTINGS,
     help="The router as a process: what containers and service managers start.",
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 not ready, 4 timed out.",

@@ -15,7 +15,7 @@ import os
 import random
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -197,7 +197,7 @@ class Channel:
 
 
 async def serve_channels(
-    listener: trio.SocketListener,
+    listeners: Sequence[trio.SocketListener],
     leaf: Callable[[], Leaf],
     handler: Handler,
     *,
@@ -207,7 +207,7 @@ async def serve_channels(
     limit = trio.CapacityLimiter(MAX_CHANNELS)
 
     async def serve(sock: trio.SocketStream) -> None:
-        address = _address(sock)
+        address, is_router = _address(sock), False
         try:
             limit.acquire_on_behalf_of_nowait(sock)
         except trio.WouldBlock:
@@ -217,6 +217,7 @@ async def serve_channels(
             shown = leaf()
             stream = trio.SSLStream(sock, shown.context(server_side=True), server_side=True, https_compatible=True)
             async with _shaken(stream, shown.site):
+                is_router = True
                 channel = Channel(stream, handler, address=address)
                 changed(channel, True)
                 try:
@@ -224,12 +225,13 @@ async def serve_channels(
                 finally:
                     changed(channel, False)
         except (LinkError, ConfigError) as exc:
-            log.info("connection of a router ended", extra={"from": address, "reason": str(exc)})
+            level = logging.INFO if is_router else logging.DEBUG  # probes come each second, and only knock
+            log.log(level, "connection of a router ended", extra={"from": address, "reason": str(exc)})
         finally:
             limit.release_on_behalf_of(sock)
 
     async with trio.open_nursery() as nursery:
-        await trio.serve_listeners(serve, [listener], handler_nursery=nursery)
+        await trio.serve_listeners(serve, list(listeners), handler_nursery=nursery)
 
 
 # ---- The router's end -------------------------------------------------------------------------------------------------------------------

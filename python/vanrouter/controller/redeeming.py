@@ -1,0 +1,241 @@
+"""
+Tokens in: a labelled token Secret becomes a credential and a Link; credentials are renewed.
+
+    token Secret ▸ van-pending.ID (key and request) ▸ ask the issuer ▸ van-credential.NAME ▸ Link ▸ the token is marked ▸ pending goes
+
+Each step is repeated harmlessly: a controller that is killed between two of them goes on where it was, with the same key, and the issuer
+gives the same certificate. The mark (annotation ``vanrouter.io/redeemed: LINK``) is what says that a token is done, also after its link was
+deleted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import trio
+
+from vanrouter.controller.copies import Copies
+from vanrouter.controller.keys import SiteKeys
+from vanrouter.errors import ConfigError, StoreError, TokenError, VanrouterError
+from vanrouter.kube.calls import Object, merge_patch
+from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
+from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret
+from vanrouter.kube.records import resource_object
+from vanrouter.kube.state import NAME, files_in, secret_of
+from vanrouter.pki import Renewal, renew_at, renewal_state
+from vanrouter.resources import Endpoint, Link, Metadata
+from vanrouter.resources.kinds import LinkSpec, Secret
+from vanrouter.resources.writing import to_yaml
+from vanrouter.stores.resources import Problem
+from vanrouter.tokens import AccessToken, LinkCredential, Pending, parse_token, prepare
+from vanrouter.tokens.redeem import redeem, renew
+
+__all__ = ["COST", "LINK_NAME", "REDEEMED", "Redeeming", "credentials_in"]
+
+log: Final = logging.getLogger("vanrouter.controller")
+
+REDEEMED: Final = "vanrouter.io/redeemed"
+LINK_NAME: Final = "vanrouter.io/link"  # annotation of a token Secret: how the link is to be called
+COST: Final = "vanrouter.io/cost"  # annotation of a token Secret: what the link is to cost
+AGAIN: Final = 1.0
+AGAIN_CAP: Final = 30.0
+RENEW_AGAIN: Final = 300.0
+UNUSED: Final = 30.0
+
+
+class Redeeming:
+    """One redemption at a time for each token; all are tasks of the nursery that ``run`` is given."""
+
+    def __init__(
+        self, copies: Copies, keys: SiteKeys, site_name: str, *, rng: random.Random, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._copies, self._keys, self._site_name, self._rng, self._clock = copies, keys, site_name, rng, clock
+        self._busy: set[str] = set()
+        self._failed: dict[str, str] = {}  # token Secret -> its version that failed for good
+        self._renew_at: dict[str, tuple[str, float]] = {}  # credential -> (version of the Secret, when)
+        self._unused: dict[str, float] = {}
+        self.problems: dict[str, Problem] = {}
+        self.deadline = math.inf  # wall clock: the next renewal
+
+    def look(self, nursery: trio.Nursery, tokens: Mapping[str, Secret], *, owners: tuple[Object, ...]) -> None:
+        """Start what is to be done about tokens and renewals."""
+        secrets = self._copies.of(SECRETS)
+        for name in [n for n in self.problems if n.removeprefix("Secret/") not in secrets]:
+            del self.problems[name]
+        for name, secret in sorted(tokens.items()):
+            value = secrets.get(name)
+            if value is None or name in self._busy or REDEEMED in (value["metadata"].get("annotations") or {}):
+                continue
+            if self._failed.get(name) != value["metadata"]["resourceVersion"]:
+                self._busy.add(name)
+                nursery.start_soon(self._redeem_task, name, secret, owners)
+        self._look_at_renewals(nursery, secrets, owners)
+
+    async def clean(self, links: Iterable[Link], *, now: float) -> None:
+        """Credentials that we got and no link uses any more: after a while, and only when the copy is current."""
+        used = {link.spec.tls_credentials or link.name for link in links}
+        secrets = self._copies.of(SECRETS)
+        idle = {name for name, (secret, files) in _credentials(secrets).items() if name not in used and "link.json" in files}
+        begun = any(_type(v) == PENDING for v in secrets.values()) or self._busy
+        self._unused = {name: self._unused.get(name, now) for name in idle}
+        for name, since in self._unused.items():
+            if now >= since + UNUSED and not begun and self._copies.current(CONFIG_MAPS):
+                await self._copies.remove(SECRETS, credential_secret(name))
+
+    @property
+    def clean_at(self) -> float:
+        """Monotonic."""
+        return min(self._unused.values(), default=math.inf) + UNUSED
+
+    # ---- Redeeming -----------------------------------------------------------------------------------------------------------------------
+
+    async def _redeem_task(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> None:
+        delay = AGAIN
+        try:
+            while True:
+                try:
+                    await self._redeem(name, secret, owners)
+                except VanrouterError as exc:
+                    self.problems[f"Secret/{name}"] = Problem(f"Secret/{name}", str(exc), exc.hint)
+                    log.warning("token not redeemed", extra={"secret": name, "reason": str(exc), "hint": exc.hint})
+                    if not (isinstance(exc, StoreError) or (isinstance(exc, TokenError) and exc.retryable)):
+                        value = self._copies.of(SECRETS).get(name)
+                        self._failed[name] = value["metadata"]["resourceVersion"] if value is not None else ""
+                        return
+                else:
+                    self.problems.pop(f"Secret/{name}", None)
+                    return
+                await trio.sleep(delay * self._rng.uniform(0.5, 1.0))
+                delay = min(delay * 2, AGAIN_CAP)
+                if name not in self._copies.of(SECRETS):
+                    return
+        finally:
+            self._busy.discard(name)
+            self._copies.wake()
+
+    async def _redeem(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> None:
+        token = self._as_wanted(parse_token(to_yaml(secret), f"Secret/{name}"), secret)
+        holder = pending_secret(token.id)
+        secrets = self._copies.of(SECRETS)
+        done = next((n for n, (_, f) in _credentials(secrets).items() if _token_id(f) == token.id), "")
+        if not done:
+            begun = files_in(secrets[holder]) if holder in secrets else {}
+            key = Pending.load(begun["pending.json"]).key if "pending.json" in begun else None
+            pending = prepare(token, site_name=self._site_name, identity=self._keys.identity, key=key)
+            link = begun.get("link", b"").decode() or self._free_name(secret.metadata.annotations.get(LINK_NAME) or token.name, secrets)
+            files = {"pending.json": pending.dump().reveal(), "link": link.encode()}
+            if key is None:
+                await self._write(secret_of(holder, PENDING, files, owners=owners, name=token.id))
+            credential = await redeem(pending, clock=self._clock)
+            content = {file: data.reveal() for file, data in credential.files().items()}
+            await self._write(secret_of(credential_secret(link), CREDENTIAL, content, owners=owners, name=link))
+            done = link
+        else:
+            credential = LinkCredential.from_files(_credentials(secrets)[done][1])
+        await self._copies.ensure(CONFIG_MAPS, resource_object(_link(done, credential), owners=owners))
+        mark = {"metadata": {"annotations": {REDEEMED: done}}}
+        await self._copies.send(merge_patch(SECRETS, self._copies.namespace, name, mark))
+        if holder in self._copies.of(SECRETS):
+            await self._copies.remove(SECRETS, holder)
+        log.info("token redeemed", extra={"link": done, "site": credential.issuer_name, "token": token.name})
+
+    def _as_wanted(self, token: AccessToken, secret: Secret) -> AccessToken:
+        cost = secret.metadata.annotations.get(COST, "")
+        if not cost:
+            return token
+        if not cost.isdigit() or not 1 <= int(cost) <= 65535:
+            raise ConfigError(f"annotation {COST} is {cost!r}; it must be a number from 1 to 65535")
+        return dataclasses.replace(token, cost=int(cost))
+
+    async def _write(self, value: Object) -> None:
+        """Raises StoreError when it is not known to be there."""
+        if not await self._copies.ensure(SECRETS, value) and value["metadata"]["name"] not in self._copies.of(SECRETS):
+            raise StoreError(f"Secret/{value['metadata']['name']} could not be written")
+
+    def _free_name(self, name: str, secrets: Mapping[str, Object]) -> str:
+        taken = set(_credentials(secrets)) | {n.removeprefix("van.link.") for n in self._copies.of(CONFIG_MAPS)}
+        return next(n for n in (name, *(f"{name[:58]}-{i}" for i in range(2, 10_000))) if n not in taken)
+
+    # ---- Renewing ------------------------------------------------------------------------------------------------------------------------
+
+    def _look_at_renewals(self, nursery: trio.Nursery, secrets: Mapping[str, Object], owners: tuple[Object, ...]) -> None:
+        wall, self.deadline = self._clock(), math.inf
+        for name, (value, files) in _credentials(secrets).items():
+            if "link.json" not in files:
+                continue
+            version = value["metadata"]["resourceVersion"]
+            known = self._renew_at.get(name)
+            if known is None or known[0] != version:
+                try:
+                    known = (version, renew_at(LinkCredential.from_files(files).leaf, jitter=self._rng.random()))
+                except VanrouterError as exc:
+                    self.problems[f"Secret/{credential_secret(name)}"] = Problem(f"Secret/{credential_secret(name)}", str(exc), exc.hint)
+                    known = (version, math.inf)
+                self._renew_at[name] = known
+            if wall >= known[1] and f"renew {name}" not in self._busy:
+                self._busy.add(f"renew {name}")
+                nursery.start_soon(self._renew, name, files, owners)
+            elif wall < known[1]:
+                self.deadline = min(self.deadline, known[1])
+
+    async def _renew(self, name: str, files: dict[str, bytes], owners: tuple[Object, ...]) -> None:
+        problem = f"Link/{name}"
+        try:
+            current = LinkCredential.from_files(files)
+            if renewal_state(current.leaf, self._clock()) in (Renewal.FRESH, Renewal.NOT_YET):
+                return
+            renewed = await renew(current, identity=self._keys.identity, clock=self._clock)
+            content = {file: data.reveal() for file, data in renewed.files().items()}
+            await self._write(secret_of(credential_secret(name), CREDENTIAL, content, owners=owners, name=name))
+            self.problems.pop(problem, None)
+            log.info("certificate renewed", extra={"link": name, "site": renewed.issuer_name})
+        except VanrouterError as exc:
+            self.problems[problem] = Problem(problem, f"its certificate was not renewed: {exc}", exc.hint)
+            version = self._renew_at[name][0]
+            self._renew_at[name] = (version, self._clock() + RENEW_AGAIN * self._rng.uniform(0.5, 1.0))
+            log.warning("certificate not renewed", extra={"link": name, "reason": str(exc), "hint": exc.hint})
+        finally:
+            self._busy.discard(f"renew {name}")
+            self._copies.wake()
+
+
+def credentials_in(secrets: Mapping[str, Object], links: Iterable[Link], given: Mapping[str, Secret]) -> dict[str, dict[str, bytes]]:
+    """What routers need for these links: credentials that tokens gave, and Secrets of a user that a link names."""
+    used = {link.spec.tls_credentials or link.name for link in links}
+    found = {name: files for name, (_, files) in _credentials(secrets).items() if name in used}
+    return {name: dict(given[name].data) for name in used if name in given} | found
+
+
+def _credentials(secrets: Mapping[str, Object]) -> dict[str, tuple[Object, dict[str, bytes]]]:
+    found: dict[str, tuple[Object, dict[str, bytes]]] = {}
+    for value in secrets.values():
+        if _type(value) == CREDENTIAL:
+            annotations = value["metadata"].get("annotations") or {}
+            try:
+                found[str(annotations.get(NAME) or value["metadata"]["name"].removeprefix("van-credential."))] = (value, files_in(value))
+            except StoreError:
+                continue
+    return found
+
+
+def _token_id(files: Mapping[str, bytes]) -> str:
+    try:
+        return LinkCredential.from_files(dict(files)).token_id
+    except VanrouterError:
+        return ""
+
+
+def _type(value: Object) -> str:
+    return str((value["metadata"].get("labels") or {}).get(TYPE, ""))
+
+
+def _link(name: str, credential: LinkCredential) -> Link:
+    endpoints = [Endpoint(host=e.host, port=e.port) for e in credential.endpoints]
+    spec = LinkSpec(endpoints=endpoints, tls_credentials=name, cost=credential.cost, site_id=credential.issuer)
+    return Link(metadata=Metadata(name=name), spec=spec)

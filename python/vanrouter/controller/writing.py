@@ -1,0 +1,191 @@
+"""
+What the controller wants there to be, and how it writes it: listeners' hosts and ports, ``van-router``, and status.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import trio
+
+import vanrouter
+from vanrouter.controller.access import Reached
+from vanrouter.controller.copies import Copies
+from vanrouter.controller.ports import PodPorts
+from vanrouter.controller.report import Doc, condition_doc, rfc3339, status_records
+from vanrouter.controller.routers import Routers
+from vanrouter.controller.services import Note, WantedService
+from vanrouter.errors import VanrouterError
+from vanrouter.kube.calls import Object
+from vanrouter.kube.kinds import CONFIG_MAPS
+from vanrouter.kube.names import ROUTER, ROUTER_MAP, labelled, status_map
+from vanrouter.kube.records import Records, status_object, statuses_in
+from vanrouter.resources import Resource
+from vanrouter.resources.kinds import Connector, Listener, MultiKeyListener, Site, SiteSpec
+from vanrouter.stores.resources import Problem
+
+__all__ = ["Statuses", "Wishes", "wished", "write_router_map"]
+
+ROUTER_JSON: Final = "router.json"
+SITE_JSON: Final = "site.json"
+BETWEEN: Final = 0.5  # between two writes of status
+Slot = tuple[str, int]
+
+
+class Wishes:
+    """(host, port) of listeners. ``named``: hosts that a resource of this site says."""
+
+    def __init__(self) -> None:
+        self.slots: set[Slot] = set()
+        self.automatic: set[Slot] = set()
+        self.named: set[str] = set()
+        self.ports: PodPorts | None = None
+
+    def services(self, router_map: Object | None) -> dict[str, WantedService]:
+        """Only with ports that ``van-router`` has: a Service never comes before the port that it leads to."""
+        given = _router_json(router_map).get("ports") or {}
+        found: dict[str, WantedService] = {}
+        for host, port in sorted(self.slots):
+            number = given.get(f"{host}:{port}")
+            want = found.setdefault(host, WantedService(host, {}, host in self.named))
+            if isinstance(number, int):
+                want.ports[port] = number
+        return {host: want for host, want in found.items() if want.ports}
+
+
+def wished(resources: Iterable[Resource], spec: SiteSpec, routers: Routers, before: Wishes, router_map: Object | None) -> Wishes:
+    """What service sync made is what the routers say; while none of them is certain, nothing of it is withdrawn."""
+    wishes = Wishes()
+    wishes.ports = before.ports
+    if wishes.ports is None:
+        given = _router_json(router_map).get("ports") or {}
+        wishes.ports = PodPorts({str(k): v for k, v in given.items() if isinstance(v, int)})
+        before.automatic = {(host, int(port)) for host, _, port in (slot.rpartition(":") for slot in wishes.ports.given)}
+    for resource in resources:
+        if isinstance(resource, Listener | MultiKeyListener):
+            wishes.slots.add((resource.spec.host, resource.spec.port))
+            wishes.named.add(resource.spec.host)
+        elif isinstance(resource, Connector) and resource.spec.expose is not None:
+            address = resource.spec.expose.address or resource.spec.routing_key
+            wishes.named.add(address)
+            if spec.service_sync:
+                wishes.slots.add((address, resource.spec.expose.port))
+    wishes.automatic = routers.slots() if routers.are_certain else before.automatic | routers.slots()
+    if spec.service_sync:
+        wishes.slots |= wishes.automatic
+    return wishes
+
+
+async def write_router_map(copies: Copies, wishes: Wishes, reached: Reached, owners: tuple[Object, ...], *, now: float) -> None:
+    """``van-router``: ports and endpoints, with a generation that grows when they change."""
+    assert wishes.ports is not None
+    wishes.ports.want({f"{host}:{port}" for host, port in wishes.slots}, now=now)
+    before = _router_json(copies.of(CONFIG_MAPS).get(ROUTER_MAP))
+    endpoints = [{"host": host, "port": port} for host, port in reached.endpoints]
+    said = {"ports": dict(sorted(wishes.ports.given.items())), "endpoints": endpoints}
+    generation = before.get("generation", 0) if isinstance(before.get("generation", 0), int) else 0
+    if {key: before.get(key) for key in said} != said:
+        generation += 1
+    data = {ROUTER_JSON: json.dumps({"generation": generation, **said}, separators=(",", ":"))}
+    await copies.ensure(CONFIG_MAPS, {"metadata": labelled(ROUTER_MAP, ROUTER, owners=owners), "data": data})
+
+
+def _router_json(value: Object | None) -> dict[str, Any]:
+    try:
+        found = json.loads(((value or {}).get("data") or {}).get(ROUTER_JSON, "{}"))
+    except (ValueError, RecursionError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class Statuses:
+    """Status of resources and of the site, written when it differs and at most each half second."""
+
+    def __init__(self, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since: dict[str, float] = {}
+        self._problems: dict[str, Problem] = {}
+        self._next = 0.0
+        self.notes: dict[str, Note] = {}
+        self.deadline = math.inf
+
+    def problem(self, step: str, error: VanrouterError | None) -> None:
+        """A step of the controller fails, or does no longer."""
+        if error is None:
+            self._problems.pop(step, None)
+        else:
+            self._problems[step] = Problem(f"controller: {step}", str(error), error.hint)
+
+    async def write(
+        self,
+        copies: Copies,
+        records: Records,
+        document: Doc,
+        reached: Reached,
+        *,
+        site: Site,
+        grants: list[Doc],
+        problems: list[Problem],
+        name: str,
+        routers: Routers,
+    ) -> None:
+        now = trio.current_time()
+        if now < self._next:
+            self.deadline = self._next
+            return
+        self.deadline = math.inf
+        maps = copies.of(CONFIG_MAPS)
+        for source in records.sources():
+            resources = records.resources_in(source)
+            known = maps.get(status_map(source))
+            is_root = any(r.kind == "Site" and r.name == site.name for r in resources)
+            whole = self._site_document(document, known, reached, grants, problems, name, routers) if is_root else {}
+            said = whole if is_root and document else document
+            listed = status_records(resources, said, self.notes, since=self._date) if document else statuses_in(known or {})
+            present = {(r.kind, r.name) for r in resources}
+            value = status_object(maps[source], [r for r in listed if (r.kind, r.name) in present], records.good_texts(source))
+            if is_root:
+                value["data"][SITE_JSON] = json.dumps(whole, separators=(",", ":"), sort_keys=True)
+            if await copies.ensure(CONFIG_MAPS, value):
+                self._next = now + BETWEEN
+
+    def _site_document(
+        self, document: Doc, known: Object | None, reached: Reached, grants: list[Doc], problems: list[Problem], name: str, routers: Routers
+    ) -> Doc:
+        """The document with what the routers cannot know. Without any router what was said last, and that nobody says it now."""
+        whole = copy.deepcopy(document) or _last(known)
+        site = whole.setdefault("site", {})
+        site["controller"] = {"name": name, "version": vanrouter.__version__}
+        site["endpoints"] = [{"host": host, "port": port} for host, port in reached.endpoints]
+        if reached.condition is not None:
+            wall = self._clock() - (trio.current_time() - reached.condition.since)
+            said = condition_doc(reached.condition, self._date(f"access {reached.condition.status} {reached.condition.reason}", wall))
+            others = [c for c in site.get("conditions") or [] if c.get("type") != "LinkAccess"]
+            is_theirs = reached.condition.status == "True" and len(others) < len(site.get("conditions") or [])
+            if not is_theirs:
+                site["conditions"] = [*others, said]
+        whole["grants"] = grants
+        found = [{"path": p.path, "message": p.message, "hint": p.hint} for p in [*problems, *self._problems.values()]]
+        found += [{"path": f"Service/{host}", "message": n.message, "hint": n.next} for host, n in sorted(self.notes.items())]
+        if routers.are_silent:
+            site["ready"] = False
+            text = "no router is connected to the controller; what is said of links and services is what was said last"
+            found.append({"path": "routers", "message": text, "hint": "look at the pods: kubectl get pods"})
+        theirs = document.get("problems") or []
+        whole["problems"] = theirs + [p for p in found if p not in theirs]
+        return whole
+
+    def _date(self, what: str, wall: float | None = None) -> str:
+        return rfc3339(self._since.setdefault(what, self._clock() if wall is None else wall))
+
+
+def _last(known: Object | None) -> Doc:
+    try:
+        found = json.loads(((known or {}).get("data") or {}).get(SITE_JSON, "{}"))
+    except (ValueError, RecursionError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
