@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import trio
 from namespace_world import Namespace
-from site_world import FAST, World, backend, condition, free_port, http_get
+from site_world import FAST, backend, condition, free_port, http_get
 
 from vanrouter.admin import client
 from vanrouter.kube.blocking import BlockingClient
@@ -140,14 +140,14 @@ async def test_a_first_start_waits_alive_but_not_ready_until_the_controller_was_
 
         nursery.start_soon(start)
         with trio.fail_after(10):
-            while not routers.port or await asked(routers.port, "/livez") != 200:
+            while not routers.port or await asked(routers.port, "/livez") != 200:  # noqa: ASYNC110
                 await trio.sleep(0.1)
         assert await asked(routers.port) == 503
         assert not started.is_set()
         space.establish()
         with trio.fail_after(10):
             await started.wait()
-            while await asked(routers.port) != 200:
+            while await asked(routers.port) != 200:  # noqa: ASYNC110
                 await trio.sleep(0.1)
     assert await asked(routers.port, "/livez") == 200
 
