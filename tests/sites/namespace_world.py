@@ -83,5 +83,8 @@ class Namespace:
     def delete_pod(self, name: str) -> None:
         self._client.call(delete(PODS, self.name, name))
 
-    def close(self) -> None:
+    def __enter__(self) -> Namespace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._client.close()

@@ -3,7 +3,7 @@ Keeps a router's site directory in step with its namespace: watches what the rou
 
     ConfigMaps of type resource ──▶ resources/MAP KEY.yaml       Secret van-identity    ──▶ state/identity.key
     ConfigMap van-router        ──▶ state/router.json            Secret van-router-keys ──▶ state/ca.crt, own.json, credentials/
-    Pods                        ──▶ kept in memory: targets and other routers
+    Pods                        ──▶ state/pods.json: targets and other routers
 
 What the directory has is in force until something newer is heard. A watch that fails changes nothing, an object that is wrong leaves the
 file with its last good form, a Secret that is gone leaves the keys. Reads only: nothing here writes to the API server.
@@ -11,6 +11,7 @@ file with its last good form, a Secret that is gone leaves the keys. Reads only:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import random
@@ -41,6 +42,7 @@ log: Final = logging.getLogger("vanrouter.kube")
 AGAIN: Final = 2.0  # seconds until files that could not be written are tried again
 OWN_FILE: Final = "own.json"
 ROUTER_FILE: Final = "router.json"
+PODS_FILE: Final = "pods.json"
 
 
 class Fed(msgspec.Struct):
@@ -65,6 +67,8 @@ class Feeder:
         self._remembered: dict[str, Object] = {}  # by name of the source: status ConfigMaps that were asked for its last good form
         self._woken = trio.Event()
         self._pods_changed = False
+        self._pods_unsaved = trio.Event()
+        self._remembered_pods = self._load_pods()
         self.changed: Callable[[Fed], None] = lambda _: None
         self.problems: list[Problem] = []
         self.problem: Problem | None = None  # files that cannot be written
@@ -90,8 +94,8 @@ class Feeder:
 
     @property
     def pods(self) -> Mapping[str, Pod] | None:
-        """None: not heard of yet."""
-        return {name: pod for (_, name), pod in self._pods.objects.items()} if self._pods.synced else None
+        """As heard, else as an earlier start of this router wrote them down. None: not heard of yet."""
+        return {name: pod for (_, name), pod in self._pods.objects.items()} if self._pods.synced else self._remembered_pods
 
     def troubles(self) -> list[str]:
         """Why what we have may be old, for people; one sentence per watch."""
@@ -115,12 +119,14 @@ class Feeder:
             for watcher in self._watchers.values():
                 nursery.start_soon(watcher.run)
             nursery.start_soon(self._follow)
+            nursery.start_soon(self._save_pods)
 
     def _heard(self, _changes: object) -> None:
         self._woken.set()
 
     def _heard_pods(self, _changes: object) -> None:
         self._pods_changed = True
+        self._pods_unsaved.set()
         self._woken.set()
 
     async def _follow(self) -> None:
@@ -142,6 +148,23 @@ class Feeder:
                 with trio.move_on_after(AGAIN):
                     await self._woken.wait()
                 self._woken.set()
+
+    async def _save_pods(self) -> None:
+        """So that a start without the API server knows the targets. Best effort, at most once a second."""
+        while True:
+            await self._pods_unsaved.wait()
+            self._pods_unsaved = trio.Event()
+            if (pods := self.pods) is not None:
+                with contextlib.suppress(StoreError):
+                    write_atomic(self._home.state.path(PODS_FILE), msgspec.json.encode(list(pods.values())), durable=False)
+            await trio.sleep(1.0)
+
+    def _load_pods(self) -> dict[str, Pod] | None:
+        try:
+            raw = self._home.state.read(PODS_FILE)
+            return {pod.name: pod for pod in msgspec.json.decode(raw, type=list[Pod])} if raw is not None else None
+        except (VanrouterError, msgspec.DecodeError):
+            return None
 
     # ---- Resources -----------------------------------------------------------------------------------------------------------------------
 

@@ -7,34 +7,33 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 
 from vanrouter.kube.feeder import ROUTER_FILE, Feeder
 from vanrouter.kube.names import ROUTER_LABELS
 from vanrouter.kube.pods import Pod
+from vanrouter.plane import Visitor
 from vanrouter.sites.machine import local_addresses
 from vanrouter.stores import StateFiles
 from vanrouter.tokens import Endpoint
+from vanrouter.tokens.issuer import Answer
+from vanrouter.tokens.wire import BUSY
 
-__all__ = ["Controller", "InPod"]
+__all__ = ["InPod"]
 
 log: Final = logging.getLogger("vanrouter.sites")
 
 ANY4: Final = "0.0.0.0"  # noqa: S104 - a pod's ports are reached through Services
 
 
-class Controller(Protocol):
-    """The way to the controller of the namespace (``vanrouter.kube.channel.ControllerLink``)."""
+Join = Callable[[Visitor, str, str, bytes], Awaitable[Answer]]
 
-    @property
-    def is_connected(self) -> bool: ...
 
-    async def ask(self, method: str, params: dict[str, Any] | None = None, *, seconds: float = 3.0) -> Any: ...
-
-    async def tell(self, method: str, params: dict[str, Any] | None = None) -> None: ...
+async def _no_controller(_visitor: Visitor, _method: str, _path: str, _body: bytes) -> Answer:
+    return Answer(*BUSY)
 
 
 class _Given(msgspec.Struct):
@@ -51,7 +50,8 @@ class InPod:
     def __init__(self, feeder: Feeder, state: StateFiles, *, namespace: str, name: str, link_port: int) -> None:
         self.feeder, self._state = feeder, state
         self.namespace, self.name, self.link_port = namespace, name, link_port
-        self.controller: Controller | None = None
+        self.join: Join = _no_controller
+        self.is_controlled: Callable[[], bool] = lambda: False  # whether there is a connection to the controller
         self.any_host = ANY4 if any(":" not in address for address in local_addresses()) else "::"
         self._given = _Given()
         self.read()

@@ -18,9 +18,11 @@ import msgspec
 import trio
 
 from vanrouter.kube.access import Access
+from vanrouter.kube.channel import CONTROL_PORT
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.feeder import Feeder
 from vanrouter.settings import Timing
+from vanrouter.sites.controlled import CONTROLLER, Controlled
 from vanrouter.sites.in_pod import InPod, host_name
 from vanrouter.sites.run import PlaneName, run_site
 from vanrouter.sites.site import RunningSite
@@ -41,6 +43,7 @@ async def run_in_pod(
     access: Access,
     *,
     pod: str = "",
+    controller: tuple[str, int] = (CONTROLLER, CONTROL_PORT),
     link_port: int = LINK_PORT,
     plane: PlaneName | None = None,
     stop: trio.Event | None = None,
@@ -58,7 +61,7 @@ async def run_in_pod(
         nursery.start_soon(feeder.run)
         await _wait(feeder, access.namespace, link_port)
         in_pod = InPod(feeder, home.state, namespace=access.namespace, name=pod or host_name(), link_port=link_port)
-        connected: Any = _Connected(in_pod, nursery, task_status)
+        connected: Any = _Connected(in_pod, nursery, task_status, controller, rng)
         result = await run_site(
             home.directory,
             plane=plane,
@@ -74,14 +77,20 @@ async def run_in_pod(
 
 
 class _Connected(msgspec.Struct):
-    """From when the site runs, it hears what the feeder writes."""
+    """From when the site runs, it hears what the feeder writes, and speaks to its controller."""
 
     in_pod: InPod
     nursery: trio.Nursery
     outer: Any
+    controller: tuple[str, int]
+    rng: random.Random
 
     def started(self, site: RunningSite) -> None:
         self.in_pod.feeder.changed = site.fed
+        host, port = self.controller
+        controlled = Controlled(site, host=host, port=port, pod=self.in_pod.name, rng=self.rng)
+        self.in_pod.join, self.in_pod.is_controlled = controlled.join, lambda: controlled.link.is_connected
+        self.nursery.start_soon(controlled.run)
         self.outer.started(site)
 
 

@@ -88,6 +88,7 @@ class Services:
         self.probes = Probes(self._health, changed=self._checked)
         self._hosts: dict[str, str] = {}  # connector -> its host as it was written
         self._out: set[str] = set()  # connectors whose target is out
+        self.flushes = 0  # how often something may have changed
         self._absent: dict[str, Verdict] = {}  # connectors that have no target at all
 
     def _info(self, spec: SiteSpec) -> SiteInfo:
@@ -337,6 +338,7 @@ class Services:
 
     def flush(self) -> None:
         """Hand changes to the plane and messages to the peers, until there is nothing new to hand over."""
+        self.flushes += 1
         context, now = self._context, self._context.now()
         for problem in self._speaker.work(now):
             extra = {"reason": problem.reason, "subject": problem.subject, "router": problem.peer, "problem": problem.message}

@@ -87,8 +87,7 @@ class Reporter:
             {"host": host, "port": port, "podPort": in_pod.port(host, port), "automatic": automatic}
             for (host, port), automatic in sorted(wanted.items())
         ]
-        controller = in_pod.controller is not None and in_pod.controller.is_connected
-        return {"pod": in_pod.name, "namespace": in_pod.namespace, "ports": ports, "controller": controller}
+        return {"pod": in_pod.name, "namespace": in_pod.namespace, "ports": ports, "controller": in_pod.is_controlled()}
 
     def _site_name(self, router_or_site: str) -> str:
         site_id = router_or_site.partition("/")[0]
@@ -184,7 +183,21 @@ class Reporter:
 
     def listeners(self) -> list[Doc]:
         found = [s for s in self._site.services.table.listener_statuses() if not s.keys]
-        return [self._address("Listener", s) | {"strategy": s.strategy} for s in found] + self._faulty("Listener")
+        return [self._address("Listener", s) | {"strategy": s.strategy} for s in found] + self._without_port() + self._faulty("Listener")
+
+    def _without_port(self) -> list[Doc]:
+        """In a pod: those of service sync that wait for a port, as others that do."""
+        found: list[Doc] = []
+        for service in self._site.services.table.services():
+            for problem in service.skipped:
+                if problem.reason == "Pending":
+                    name = f"{problem.address}:{problem.port}"
+                    fault = Fault("Pending", problem.message, "the controller gives it: look at its pod")
+                    condition = _fault_condition(fault, self._site.fault_since("Listener", name))
+                    where = {"routingKey": problem.key, "host": problem.address, "port": problem.port}
+                    conditions = self._with_ready([condition])
+                    found.append({"name": name, "spec": where, "conditions": conditions, **where, "matched": False, "automatic": True})
+        return found
 
     def multi_key_listeners(self) -> list[Doc]:
         names = {multi_key_name(name): name for kind, name in self._site.wanted.specs if kind == "MultiKeyListener"}
