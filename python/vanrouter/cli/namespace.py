@@ -179,7 +179,8 @@ class NamespaceSite(Site):
                 hint=hints[0] if hints else f"wait for it: {self.invocation.van('init')}",
             )
         document = _parse(text, f"ConfigMap/{status_map(name)}: {SITE_KEY}")
-        document["problems"] = [*document.get("problems", ()), *self.troubles()]
+        _fill_in(document, site)
+        document["problems"] += self.troubles()
         return document
 
 
@@ -188,6 +189,20 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise StoreError(f"{where} cannot be read: {error}", hint="the controller writes it again within a minute") from None
+
+
+def _fill_in(document: dict[str, Any], site: str) -> None:
+    """Before a router has said anything, the document has what the controller knows."""
+    for name in ("links", "listeners", "multiKeyListeners", "connectors", "services", "grants", "problems"):
+        document.setdefault(name, [])
+    about = document.setdefault("site", {})
+    empty = {"name": site, "id": "", "version": "", "dataPlane": "", "ready": False, "linkedSites": 0, "exposedServices": 0}
+    for key, value in {**empty, "endpoints": []}.items():
+        about.setdefault(key, value)
+    conditions = about.setdefault("conditions", [])
+    if not any(c.get("type") == "Ready" for c in conditions):
+        why = "none of its routers has said yet how it is"
+        conditions.append({"type": "Ready", "status": "Unknown", "reason": "NoRouter", "message": why, "since": "", "next": ""})
 
 
 def owner(root: Object) -> Object:
