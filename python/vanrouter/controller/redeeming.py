@@ -10,7 +10,9 @@ deleted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import logging
 import math
 import random
@@ -22,6 +24,7 @@ import trio
 
 from vanrouter.controller.copies import Copies
 from vanrouter.controller.keys import SiteKeys
+from vanrouter.controller.marks import COST, FAILED, LINK_NAME, REDEEMED
 from vanrouter.errors import ConfigError, StoreError, TokenError, VanrouterError
 from vanrouter.kube.calls import Object, merge_patch
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
@@ -36,13 +39,10 @@ from vanrouter.stores.resources import Problem
 from vanrouter.tokens import AccessToken, LinkCredential, Pending, parse_token, prepare
 from vanrouter.tokens.redeem import redeem, renew
 
-__all__ = ["COST", "LINK_NAME", "REDEEMED", "Redeeming", "credentials_in"]
+__all__ = ["Redeeming", "credentials_in"]
 
 log: Final = logging.getLogger("vanrouter.controller")
 
-REDEEMED: Final = "vanrouter.io/redeemed"
-LINK_NAME: Final = "vanrouter.io/link"  # annotation of a token Secret: how the link is to be called
-COST: Final = "vanrouter.io/cost"  # annotation of a token Secret: what the link is to cost
 AGAIN: Final = 1.0
 AGAIN_CAP: Final = 30.0
 RENEW_AGAIN: Final = 300.0
@@ -105,8 +105,7 @@ class Redeeming:
                     self.problems[f"Secret/{name}"] = Problem(f"Secret/{name}", str(exc), exc.hint)
                     log.warning("token not redeemed", extra={"secret": name, "reason": str(exc), "hint": exc.hint})
                     if not (isinstance(exc, StoreError) or (isinstance(exc, TokenError) and exc.retryable)):
-                        value = self._copies.of(SECRETS).get(name)
-                        self._failed[name] = value["metadata"]["resourceVersion"] if value is not None else ""
+                        await self._give_up(name, exc)
                         return
                 else:
                     self.problems.pop(f"Secret/{name}", None)
@@ -118,6 +117,16 @@ class Redeeming:
         finally:
             self._busy.discard(name)
             self._copies.wake()
+
+    async def _give_up(self, name: str, exc: VanrouterError) -> None:
+        """Until somebody changes the Secret. The mark is for who waits for it."""
+        said = json.dumps({"message": str(exc), "hint": exc.hint})
+        mark = merge_patch(SECRETS, self._copies.namespace, name, {"metadata": {"annotations": {FAILED: said}}})
+        value = None
+        with contextlib.suppress(StoreError):
+            value = await self._copies.send(mark)
+        value = value or self._copies.of(SECRETS).get(name)
+        self._failed[name] = value["metadata"]["resourceVersion"] if value is not None else ""
 
     async def _redeem(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> None:
         token = self._as_wanted(parse_token(to_yaml(secret), f"Secret/{name}"), secret)
@@ -139,7 +148,7 @@ class Redeeming:
         else:
             credential = LinkCredential.from_files(_credentials(secrets)[done][1])
         await self._copies.ensure(CONFIG_MAPS, resource_object(_link(done, credential), owners=owners))
-        mark = {"metadata": {"annotations": {REDEEMED: done}}}
+        mark = {"metadata": {"annotations": {REDEEMED: done, FAILED: None}}}
         await self._copies.send(merge_patch(SECRETS, self._copies.namespace, name, mark))
         if holder in self._copies.of(SECRETS):
             await self._copies.remove(SECRETS, holder)
