@@ -13,7 +13,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -22,29 +22,70 @@ from vanrouter.sites.logs import set_up
 from vanrouter.sites.run import PlaneName, run_site
 from vanrouter.sites.site import RunningSite
 
+if TYPE_CHECKING:
+    from vanrouter.kube.access import Access
+
 __all__ = ["run_process"]
 
 log = logging.getLogger("vanrouter.sites")
 
 
-def run_process(directory: Path | str, plane: PlaneName | None = None, *, timing: Timing | None = None) -> int:
-    """Run the site until a signal ends it. Raises ConfigError and StoreError before anything is started."""
+def run_process(
+    directory: Path | str, plane: PlaneName | None = None, *, timing: Timing | None = None, access: Access | None = None, pod: str = ""
+) -> int:
+    """Run the site until a signal ends it. Raises ConfigError and StoreError before anything is started.
+
+    ``access``: the directory follows a namespace, and ``pod`` is the name of the pod we are (default: the host's name).
+    """
     set_up()
-    return 0 if trio.run(_main, directory, plane, timing) else 1
+    return 0 if trio.run(_main, directory, plane, timing, access, pod) else 1
 
 
-async def _main(directory: Path | str, plane: PlaneName | None, timing: Timing | None) -> bool:
+async def _main(directory: Path | str, plane: PlaneName | None, timing: Timing | None, access: Access | None, pod: str) -> bool:
     whole, failure = False, None
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             try:
-                whole = await run_site(directory, plane=plane, timing=timing, task_status=_Obeying(nursery, signals))
+                if access is None:
+                    whole = await run_site(directory, plane=plane, timing=timing, task_status=_Obeying(nursery, signals))
+                else:
+                    whole = await _in_namespace(nursery, signals, directory, plane, timing, access, pod)
             except Exception as error:  # it leaves as itself and not in the nursery's group: the command line has words for it
                 failure = error
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
     return whole
+
+
+async def _in_namespace(
+    nursery: trio.Nursery,
+    signals: AsyncIterator[int],
+    directory: Path | str,
+    plane: PlaneName | None,
+    timing: Timing | None,
+    access: Access,
+    pod: str,
+) -> bool:
+    """A first start may wait for long, and is ended by a signal meanwhile: nothing runs yet."""
+    from vanrouter.sites.run_in_pod import run_in_pod
+
+    class Started:
+        def started(self, site: RunningSite) -> None:
+            early.cancel()
+            nursery.start_soon(_obey, signals, site)
+
+    async def give_up() -> None:
+        with early:
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    waiting.cancel()
+
+    early = trio.CancelScope()
+    with trio.CancelScope() as waiting:
+        nursery.start_soon(give_up)
+        return await run_in_pod(directory, access, pod=pod, plane=plane, timing=timing, task_status=Started())
+    return True
 
 
 class _Obeying(NamedTuple):
