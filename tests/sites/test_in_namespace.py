@@ -41,11 +41,20 @@ class Routers:
     def home(self, name: str) -> SiteHome:
         return SiteHome(self.root / name)
 
-    async def start(self, space: Namespace, name: str = "van-router-1", *, timing: Timing = FAST, access: Any = None) -> SiteHome:
+    async def start(
+        self, space: Namespace, name: str = "van-router-1", *, timing: Timing = FAST, controller: tuple[str, int] = ("127.0.0.1", 9)
+    ) -> SiteHome:
         """Returns when it runs."""
         self.port = free_port()
         run = functools.partial(
-            run_in_pod, self.root / name, access or space.access, pod=name, link_port=self.port, plane=self.plane, timing=timing
+            run_in_pod,
+            self.root / name,
+            space.access,
+            pod=name,
+            controller=controller,
+            link_port=self.port,
+            plane=self.plane,
+            timing=timing,
         )
         self.scope = await self.nursery.start(_cancellable, run)
         return self.home(name)
