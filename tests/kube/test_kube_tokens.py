@@ -97,25 +97,6 @@ async def test_a_controller_that_was_killed_in_the_middle_goes_on_with_the_same_
             assert credential["tls.key"].decode().strip() in begun["pending.json"].decode().replace("\\n", "\n")
 
 
-async def test_the_cli_redeems_a_token_and_deletes_the_link_by_asking(cluster: Any, namespace: str, elsewhere: str) -> None:
-    async with in_namespace(cluster, namespace) as north, in_namespace(cluster, elsewhere) as south, reachable(north):
-        await south.site("south", "{}")
-        text = (await north.ask("token.issue", {"name": "t"}))["result"]["yaml"]
-        async with south.controller():
-            assert await south.ask("token.redeem", {"token": text, "name": "up", "cost": 3}) == {"result": {"link": "up"}}
-            assert "cost: 3" in (await south.until(CONFIG_MAPS, "van.link.up", bool))["data"]["resource.yaml"]
-            again = await south.ask("token.redeem", {"token": text}, name="van-request.2")
-            assert "redeemed by this site already" in again["error"]["message"]
-            assert await south.ask("link.delete", {"name": "up"}, name="van-request.3") == {"result": {"deleted": "up"}}
-            for kind, name in ((CONFIG_MAPS, "van.link.up"), (SECRETS, "van-credential.up"), (SECRETS, "t")):
-                assert await south.get(kind, name) is None
-            used = await south.ask("token.redeem", {"token": text}, name="van-request.4")
-            assert "refuses token t" in used["error"]["message"]
-            assert await south.get(SECRETS, "t") is None, "what failed leaves nothing behind"
-            unknown = await south.ask("link.delete", {"name": "up"}, name="van-request.5")
-            assert unknown["error"]["code"] == "config"
-
-
 async def test_a_token_that_is_refused_is_a_problem_that_names_its_secret(cluster: Any, namespace: str, elsewhere: str) -> None:
     async with in_namespace(cluster, namespace) as north, in_namespace(cluster, elsewhere) as south, reachable(north):
         await south.site("south", "{}")

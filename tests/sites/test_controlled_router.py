@@ -7,6 +7,7 @@ Router and controller of a namespace, both real, over a real API server; and a h
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,13 +17,14 @@ import pytest
 import trio
 from namespace_world import Namespace
 from site_world import World, backend, condition, free_port, http_get
-from test_in_namespace import Routers, element, routers, space
+from test_in_namespace import Routers, asked, element, routers, space
 
 from vanrouter.controller.run import Controller
 from vanrouter.errors import TokenError
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.ledger import SecretLedger
+from vanrouter.kube.names import ROUTER_LABELS
 from vanrouter.tokens import Endpoint, Issuer, format_token
 
 __all__ = ["backend", "routers", "space"]
@@ -38,12 +40,12 @@ async def controlling(space: Namespace, port: int = 0) -> AsyncIterator[Controll
             nursery.cancel_scope.cancel()
 
 
-def token_for(space: Namespace, controller: Controller, port: int) -> str:
+def token_for(space: Namespace, controller: Controller, port: int, host: str = "127.0.0.1") -> str:
     """As `van token create` at the controller, for a host that reaches the router's link access at this port of loopback."""
     with BlockingClient(space.access) as blocking:
         keys, ledger = controller.keys, SecretLedger(blocking, space.name)
         issuer = Issuer(
-            ledger=ledger, identity=keys.identity, site_name="north", authority=keys.authority, endpoints=[Endpoint("127.0.0.1", port)]
+            ledger=ledger, identity=keys.identity, site_name="north", authority=keys.authority, endpoints=[Endpoint(host, port)]
         )
         _, token = issuer.grant("north-1", now=time.time())
     return format_token(token)
@@ -109,3 +111,53 @@ async def test_a_visitor_with_a_token_is_told_later_when_there_is_no_controller_
         await routers.until(home, "it is controlled again", lambda s: s["site"]["controller"])
         await world.call(south, "token.redeem", token=token)
         await routers.until(home, "they are linked", lambda s: s["site"]["linkedSites"] == 1)
+
+
+async def test_routers_of_one_namespace_link_with_each_other_and_the_second_is_ready_when_it_knows_what_the_first_knows(
+    space: Namespace, routers: Routers, backend: int, tmp_path: Path, nursery: trio.Nursery, plane: str
+) -> None:
+    """Both are pods with an address of their own, here of loopback; the link port is the same on both."""
+    world = World(tmp_path, nursery, plane)
+    south = world.home("south")
+    await world.start(south)
+    space.put("Site", "north")
+    async with controlling(space) as controller:
+        first = await routers.start(space, controller=("127.0.0.1", controller.port), any_host="127.0.0.11")
+        token = await trio.to_thread.run_sync(functools.partial(token_for, space, controller, routers.port, host="127.0.0.11"))
+        await world.call(south, "token.redeem", token=token)
+        await world.expose(south, "hello", backend, free_port())
+        await routers.until(first, "it has the service", lambda s: any(e["automatic"] and e["matched"] for e in s["listeners"]))
+        for number in (1, 2):
+            space.put_pod(f"van-router-{number}", f"127.0.0.1{number}", **ROUTER_LABELS)
+        second = await routers.start(
+            space, "van-router-2", controller=("127.0.0.1", controller.port), any_host="127.0.0.12", link_port=routers.port
+        )
+        status = await routers.until(second, "it is ready", lambda s: s["site"]["ready"])
+        assert [link["routers"] for link in status["links"]] == [[(await routers.status(first))["site"]["router"]]]
+        (found,) = [e for e in status["listeners"] if e["automatic"]]
+        assert condition(found, "Listening")["reason"] == "Listening", found
+        answer = await trio.to_thread.run_sync(functools.partial(http_get, found["podPort"], "127.0.0.12"))
+        assert answer == b'{"message":"Hello"}'
+
+
+async def test_a_link_that_nobody_answers_holds_a_router_back_for_ten_seconds_at_most(space: Namespace, routers: Routers) -> None:
+    """A peer that accepts and says nothing."""
+    listener = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    silent = listener[0].socket.getsockname()[1]
+    space.put("Site", "north")
+    async with controlling(space) as controller:
+        home = await routers.start(space, controller=("127.0.0.1", controller.port))
+        site_id = (await routers.until(home, "it is ready", lambda s: s["site"]["ready"]))["site"]["id"]
+        routers.scope.cancel()
+        await trio.sleep(0.3)
+        space.put("Link", "south", endpoints=[{"host": "127.0.0.1", "port": silent}], siteId=site_id)
+        before = trio.current_time()
+        home = await routers.start(space, "van-router-2", controller=("127.0.0.1", controller.port))
+        status = await routers.until(home, "it waits", lambda s: "link south" in condition(s["site"], "Ready")["message"])
+        assert condition(status["site"], "Ready")["reason"] == "Starting"
+        assert await asked(routers.port, "/livez") == 200
+        assert await asked(routers.port) == 503
+        await routers.until(home, "it is ready", lambda s: s["site"]["ready"])
+        assert 5 < trio.current_time() - before < 13
+    for one in listener:
+        await one.aclose()

@@ -42,10 +42,17 @@ class Routers:
         return SiteHome(self.root / name)
 
     async def start(
-        self, space: Namespace, name: str = "van-router-1", *, timing: Timing = FAST, controller: tuple[str, int] = ("127.0.0.1", 9)
+        self,
+        space: Namespace,
+        name: str = "van-router-1",
+        *,
+        timing: Timing = FAST,
+        controller: tuple[str, int] = ("127.0.0.1", 9),
+        any_host: str = "",
+        link_port: int = 0,
     ) -> SiteHome:
         """Returns when it runs."""
-        self.port = free_port()
+        self.port = link_port or free_port()
         run = functools.partial(
             run_in_pod,
             self.root / name,
@@ -53,6 +60,7 @@ class Routers:
             pod=name,
             controller=controller,
             link_port=self.port,
+            any_host=any_host,
             plane=self.plane,
             timing=timing,
         )

@@ -53,15 +53,9 @@ def create(
     site = open_site(invocation, timeout)
     site.require()
     text, issuer, token_name = _token(file)
-    params: Doc = {"token": text}
-    if name:
-        params["name"] = name
-    if cost:
-        params["cost"] = cost
     joining = _Joining(site, issuer)
     joining.say_before(name or token_name)
-    answer: Doc = site.call("token.redeem", **params)
-    made = str(answer["link"])
+    made = site.redeem(text, name=name, cost=cost)
     found: Doc = {"name": made}
     if wait:
         status = site.wait(f"link {made}", lambda status: _missing(status, made))
@@ -137,9 +131,7 @@ def _token(file: str) -> tuple[str, tuple[str, str], str]:
             click.echo("Reading the token from the terminal; end it with Ctrl-D.", err=True)
         token = parse_token(sys.stdin.buffer.read(MAX_TOKEN_FILE + 1), "standard input")
     elif not Path(file).exists():
-        raise ConfigError(
-            f"there is no file {file}", hint="make a token at the other site and bring it here: van -p linux token create FILE"
-        )
+        raise ConfigError(f"there is no file {file}", hint="make a token at the other site and bring it here: van token create FILE")
     else:
         token, warnings = read_token(file)
         for warning in warnings:
@@ -302,7 +294,7 @@ def delete(invocation: Invocation, name: str | None, everything: bool, wait: boo
         raise _incoming(name, incoming) if incoming else _no_such_link(invocation, links, name)
     doomed = own if name is None else [name]
     for victim in doomed:
-        site.call("link.delete", name=victim)
+        site.delete_link(victim)
     if wait:
 
         def left(status: Doc) -> str:

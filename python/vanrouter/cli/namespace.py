@@ -125,6 +125,16 @@ class NamespaceSite(Site):
             return False
         return True
 
+    def redeem(self, token: str, *, name: str | None, cost: int | None) -> str:
+        from vanrouter.cli.joining import redeem  # needs more than other commands do
+
+        return redeem(self, token, name=name, cost=cost)
+
+    def delete_link(self, name: str) -> None:
+        from vanrouter.cli.joining import delete_link
+
+        delete_link(self, name)
+
     def troubles(self) -> list[dict[str, str]]:
         """What is wrong with the site's own pods, as problems of the status document."""
         found = [t for value in self.objects(DEPLOYMENTS, labels=OURS) for t in rollout_troubles(value)]

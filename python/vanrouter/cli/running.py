@@ -95,6 +95,14 @@ class Site:
     def is_running(self) -> bool:
         raise NotImplementedError
 
+    def redeem(self, token: str, *, name: str | None, cost: int | None) -> str:
+        """Make a link of a token. Returns its name."""
+        raise NotImplementedError
+
+    def delete_link(self, name: str) -> None:
+        """One that this site dials, with its credential."""
+        raise NotImplementedError
+
     def wait(self, what: str, check: Callable[[dict[str, Any]], str], *, hint: str = "") -> dict[str, Any]:
         """Poll the status until ``check`` returns "" (it returns what is still missing). Raises DeadlineExceeded with the last answer."""
         started, pause, shown, missing = time.monotonic(), _FIRST_POLL, "", ""
@@ -179,6 +187,13 @@ class HostSite(Site):
         except (NotReady, ConfigError):
             return False
         return True
+
+    def redeem(self, token: str, *, name: str | None, cost: int | None) -> str:
+        given = {"name": name, "cost": cost}
+        return str(self.call("token.redeem", token=token, **{key: value for key, value in given.items() if value})["link"])
+
+    def delete_link(self, name: str) -> None:
+        self.call("link.delete", name=name)
 
 
 # A router does not know how its user calls it: in its hints ``van WORDS`` is for this site, unless they say that it is to be done elsewhere

@@ -77,9 +77,10 @@ def create(
     if invocation.output:
         dump({"name": answer["name"], "file": str(path), "uses": answer["uses"], "expires": answer["expires"]}, invocation.output)
         return
+    there = "" if invocation.on_kubernetes else " -p linux"
     times = "once" if uses == 1 else f"{uses} times"
     say(f"Token {answer['name']} is in {file}. It can be redeemed {times}, within {spell_duration(expiry)}.")
-    say(f"It is a secret. Take it to the other site and run there: van -p linux link create {path.name}")
+    say(f"It is a secret. Take it to the other site and run there: van{there} link create {path.name}")
 
 
 @token.command("status", outputs=ALL_OUTPUTS, platforms=BOTH)

@@ -7,6 +7,7 @@ garbage collector takes the rest, and what it leaves is deleted by name.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -17,7 +18,7 @@ from vanrouter.cli.output import say, warn
 from vanrouter.cli.values import spell_duration
 from vanrouter.controller.services import give_back, is_taken
 from vanrouter.errors import DeadlineExceeded
-from vanrouter.kube.calls import Call, Kind, Object, delete
+from vanrouter.kube.calls import Kind, Object, delete
 from vanrouter.kube.errors import Conflict, NoSuchKind, NotFound
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
@@ -32,8 +33,8 @@ from vanrouter.kube.kinds import (
     SERVICE_ACCOUNTS,
     SERVICES,
 )
-from vanrouter.kube.manifests import CONTROLLER
-from vanrouter.kube.names import CONTROLLER_LABELS, SERVICE, TYPE
+from vanrouter.kube.manifests import CONTROLLER, ROUTER
+from vanrouter.kube.names import CONTROLLER_LABELS, ROUTER_LABELS, SERVICE, TYPE
 
 __all__ = ["uninstall"]
 
@@ -70,23 +71,32 @@ def uninstall(invocation: Invocation, *, drain: bool, timeout: float) -> None:
         _delete(site, SERVICES, service)
     if root is not None:
         _delete(site, CONFIG_MAPS, root)
-    by_name = _wait(site, drain=drain)
+    _stop(site, ROUTER, ROUTER_LABELS, drain=drain)
+    by_name = _wait(site)
     if by_name:
         warn(f"deleted by name, because nothing owned it: {', '.join(sorted(by_name))}")
     name = root["metadata"]["name"].split(".", 2)[2] if root is not None else site.namespace
     say(f"site/{name}" if invocation.output == "name" else f"Site {name} is deleted from namespace {site.namespace}.")
 
 
+def _stop(site: NamespaceSite, name: str, labels: dict[str, str], *, drain: bool = False) -> None:
+    """End a Deployment's pods. Quickly means without what would make them again, and before the collector gives them their whole grace."""
+    selected = ",".join(f"{key}={value}" for key, value in labels.items())
+    how = "Background" if drain else "Orphan"
+    if (found := site.get(DEPLOYMENTS, name)) is not None:
+        _delete(site, DEPLOYMENTS, found, propagation=how)
+    for replicas in site.objects(REPLICA_SETS, labels=selected, metadata_only=True):
+        _delete(site, REPLICA_SETS, replicas, propagation=how)
+    if not drain:
+        for pod in site.objects(PODS, labels=selected, metadata_only=True):
+            _delete(site, PODS, pod, grace=QUICK)
+
+
 def _stop_controller(site: NamespaceSite) -> None:
     """Until it is gone, it would put back what is removed. A node that does not answer is not waited for."""
-    if (found := site.get(DEPLOYMENTS, CONTROLLER)) is not None:
-        _delete(site, DEPLOYMENTS, found)
+    _stop(site, CONTROLLER, CONTROLLER_LABELS)
     until = time.monotonic() + min(15.0, site.left / 2)
-    while time.monotonic() < until:
-        pods = site.objects(PODS, labels=",".join(f"{k}={v}" for k, v in CONTROLLER_LABELS.items()))
-        if not pods:
-            return
-        _end_pods(site, pods)
+    while time.monotonic() < until and site.objects(PODS, labels=",".join(f"{k}={v}" for k, v in CONTROLLER_LABELS.items())):
         time.sleep(0.1)
 
 
@@ -112,7 +122,7 @@ def _give_back(site: NamespaceSite, service: Object) -> None:
     warn(f"Service {name} could not be given back: it is changed by somebody else all the time", "delete again")
 
 
-def _wait(site: NamespaceSite, *, drain: bool) -> set[str]:
+def _wait(site: NamespaceSite) -> set[str]:
     """Until nothing of ours is left. Returns what had to be deleted by name."""
     started, by_name = time.monotonic(), set[str]()
     while True:
@@ -125,8 +135,6 @@ def _wait(site: NamespaceSite, *, drain: bool) -> set[str]:
                 f"not everything is gone within {spell_duration(site.timeout)}; left: {names}",
                 hint=f"delete again; a longer time: {site.invocation.van('delete --timeout 2m')}",
             )
-        if not drain:
-            _end_pods(site, [value for kind, value in left if kind == PODS])
         late = time.monotonic() - started > COLLECTED_WITHIN
         for kind, value in left:
             metadata = value["metadata"]
@@ -145,21 +153,8 @@ def _left(site: NamespaceSite) -> Iterator[tuple[Kind, Object]]:
             continue
 
 
-def _end_pods(site: NamespaceSite, pods: list[Object]) -> None:
-    """Those that are being deleted: others would be made again."""
-    for pod in pods:
-        if pod["metadata"].get("deletionGracePeriodSeconds", 0) > QUICK:
-            _call(site, delete(PODS, site.namespace, pod["metadata"]["name"], uid=pod["metadata"]["uid"], grace=QUICK))
-
-
-def _delete(site: NamespaceSite, kind: Kind, value: Object) -> None:
-    metadata = value["metadata"]
-    _call(site, delete(kind, site.namespace, metadata["name"], uid=metadata["uid"]))
-
-
-def _call(site: NamespaceSite, call: Call) -> None:
+def _delete(site: NamespaceSite, kind: Kind, value: Object, *, propagation: str = "Background", grace: int | None = None) -> None:
     """Gone already, or made again by somebody else, is as good."""
-    try:
-        site.client.call(call)
-    except (NotFound, Conflict):
-        return
+    metadata = value["metadata"]
+    with contextlib.suppress(NotFound, Conflict):
+        site.client.call(delete(kind, site.namespace, metadata["name"], uid=metadata["uid"], propagation=propagation, grace=grace))

@@ -14,9 +14,8 @@ import trio
 from vanrouter.admin.protocol import decode_request_untrusted, encode_error, encode_result
 from vanrouter.controller.copies import Copies
 from vanrouter.controller.issuing import Issuing, grant_docs
-from vanrouter.controller.redeeming import Redeeming
 from vanrouter.controller.routers import Routers
-from vanrouter.errors import ConfigError, DeadlineExceeded, LocalProtocolError, VanrouterError
+from vanrouter.errors import DeadlineExceeded, LocalProtocolError, VanrouterError
 from vanrouter.kube.calls import Object, merge_patch
 from vanrouter.kube.errors import KubeError
 from vanrouter.kube.kinds import SECRETS
@@ -37,10 +36,10 @@ MAX_ANSWER: Final = 700_000  # base64 of it fits into a Secret
 
 
 class Answerer:
-    """What the CLI may ask: tokens and links of the controller, the rest of a router."""
+    """What the CLI may ask: tokens of the controller, the rest of a router."""
 
-    def __init__(self, issuing: Issuing, redeeming: Redeeming, routers: Routers, owners: tuple[Object, ...]) -> None:
-        self._issuing, self._redeeming, self._routers, self._owners = issuing, redeeming, routers, owners
+    def __init__(self, issuing: Issuing, routers: Routers) -> None:
+        self._issuing, self._routers = issuing, routers
         self.busy: set[str] = set()  # uids of questions that are being answered
 
     async def handle(self, method: str, params: Params) -> Any:
@@ -51,15 +50,6 @@ class Answerer:
                 return {"grants": grant_docs(await self._issuing.grants())}
             case "token.delete" | "grant.delete":
                 return await self._issuing.delete(params)
-            case "token.redeem":
-                token, name, cost = _text(params, "token"), _text(params, "name"), params.get("cost") or 0
-                if isinstance(cost, bool) or not isinstance(cost, int):
-                    raise ConfigError(f"parameter cost is {cost!r}; expected a number")
-                return {"link": await self._redeeming.redeem_text(token, link=name, cost=cost, owners=self._owners)}
-            case "link.delete":
-                name = _text(params, "name")
-                await self._redeeming.forget(name)
-                return {"deleted": name}
             case _:
                 return await self._routers.ask(method, params)
 
@@ -104,13 +94,6 @@ async def _decide(answerer: Answerer, value: Object) -> bytes:
     if len(answer) > MAX_ANSWER:
         return encode_error(LocalProtocolError(f"the answer has {len(answer)} bytes, more than fits into a Secret"))
     return answer
-
-
-def _text(params: Params, name: str) -> str:
-    value = params.get(name) or ""
-    if not isinstance(value, str):
-        raise ConfigError(f"parameter {name} is {value!r}; expected text")
-    return value
 
 
 def _created(value: Object) -> float:

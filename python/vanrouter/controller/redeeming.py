@@ -10,7 +10,8 @@ deleted.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import json
 import logging
 import math
 import random
@@ -18,33 +19,29 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-import msgspec
 import trio
 
 from vanrouter.controller.copies import Copies
 from vanrouter.controller.keys import SiteKeys
-from vanrouter.errors import ConfigError, StoreError, TokenError, VanrouterError
+from vanrouter.controller.marks import FAILED, LINK_NAME, REDEEMED
+from vanrouter.errors import StoreError, TokenError, VanrouterError
 from vanrouter.kube.calls import Object, merge_patch
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
-from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret, resource_map
+from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret
 from vanrouter.kube.records import resource_object
 from vanrouter.kube.state import NAME, files_in, secret_of
-from vanrouter.model import parse_name
 from vanrouter.pki import Renewal, renew_at, renewal_state
-from vanrouter.resources import Endpoint, Link, Metadata, read_resources
+from vanrouter.resources import Endpoint, Link, Metadata
 from vanrouter.resources.kinds import LinkSpec, Secret
 from vanrouter.resources.writing import to_yaml
 from vanrouter.stores.resources import Problem
-from vanrouter.tokens import LinkCredential, Pending, format_token, parse_token, prepare
-from vanrouter.tokens.pending import refuse_if_redeemed
+from vanrouter.tokens import LinkCredential, Pending, parse_token, prepare
 from vanrouter.tokens.redeem import redeem, renew
 
-__all__ = ["LINK_NAME", "REDEEMED", "Redeeming", "credentials_in"]
+__all__ = ["Redeeming", "credentials_in"]
 
 log: Final = logging.getLogger("vanrouter.controller")
 
-REDEEMED: Final = "vanrouter.io/redeemed"
-LINK_NAME: Final = "vanrouter.io/link"  # annotation of a token Secret: how the link is to be called
 AGAIN: Final = 1.0
 AGAIN_CAP: Final = 30.0
 RENEW_AGAIN: Final = 300.0
@@ -107,47 +104,6 @@ class Redeeming:
         """Monotonic."""
         return min(self._unused.values(), default=math.inf) + UNUSED
 
-    # ---- For the CLI ---------------------------------------------------------------------------------------------------------------------
-
-    async def redeem_text(self, text: str, *, link: str, cost: int, owners: tuple[Object, ...]) -> str:
-        """``token.redeem``: as if the token's Secret had been applied; what fails leaves none behind. Returns the link's name."""
-        token = parse_token(text)
-        secrets = self._copies.of(SECRETS)
-        refuse_if_redeemed(token, {_token_id(files) for _, files in _credentials(secrets).values()})
-        if link and self._free_name(parse_name(link, "link name"), secrets) != link:
-            raise ConfigError(f"there is a link {link} already", hint=f"choose another name, or delete that one: van link delete {link}")
-        (secret,) = read_resources(format_token(dataclasses.replace(token, cost=cost) if cost else token), source="the token")
-        if not isinstance(secret, Secret) or secret.name in secrets or secret.name in self._busy:
-            raise ConfigError(f"there is a Secret {secret.name} already", hint="its token is being redeemed; or rename this one")
-        value = resource_object(secret, owners=owners)
-        if link:
-            value["metadata"].setdefault("annotations", {})[LINK_NAME] = link
-            secret = msgspec.structs.replace(
-                secret, metadata=msgspec.structs.replace(secret.metadata, annotations=value["metadata"]["annotations"])
-            )
-        self._busy.add(secret.name)
-        try:
-            await self._write(value)
-            try:
-                return await self._redeem(secret.name, secret, owners)
-            except VanrouterError:
-                await self._copies.remove(SECRETS, secret.name)
-                raise
-        finally:
-            self._busy.discard(secret.name)
-
-    async def forget(self, link: str) -> None:
-        """``link.delete``: a link that a token made goes, with its credential and the token."""
-        secrets, name = self._copies.of(SECRETS), resource_map("Link", link)
-        if name not in self._copies.of(CONFIG_MAPS):
-            known = ", ".join(n.removeprefix("van.link.") for n in self._copies.of(CONFIG_MAPS) if n.startswith("van.link.")) or "none"
-            raise ConfigError(f"there is no link {link} that can be deleted here", hint=f"links in ConfigMaps of their own: {known}")
-        for token, value in secrets.items():
-            if (value["metadata"].get("annotations") or {}).get(REDEEMED) == link:
-                await self._copies.remove(SECRETS, token)
-        await self._copies.remove(CONFIG_MAPS, name)
-        await self._copies.remove(SECRETS, credential_secret(link))
-
     # ---- Redeeming -----------------------------------------------------------------------------------------------------------------------
 
     async def _redeem_task(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> None:
@@ -160,8 +116,7 @@ class Redeeming:
                     self.problems[f"Secret/{name}"] = Problem(f"Secret/{name}", str(exc), exc.hint)
                     log.warning("token not redeemed", extra={"secret": name, "reason": str(exc), "hint": exc.hint})
                     if not (isinstance(exc, StoreError) or (isinstance(exc, TokenError) and exc.retryable)):
-                        value = self._copies.of(SECRETS).get(name)
-                        self._failed[name] = value["metadata"]["resourceVersion"] if value is not None else ""
+                        await self._give_up(name, exc)
                         return
                 except Exception:
                     log.exception("a bug in redeeming", extra={"secret": name})
@@ -176,7 +131,17 @@ class Redeeming:
             self._busy.discard(name)
             self._copies.wake()
 
-    async def _redeem(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> str:
+    async def _give_up(self, name: str, exc: VanrouterError) -> None:
+        """Until somebody changes the Secret. The mark is for who waits for it."""
+        said = json.dumps({"message": str(exc), "hint": exc.hint})
+        mark = merge_patch(SECRETS, self._copies.namespace, name, {"metadata": {"annotations": {FAILED: said}}})
+        value = None
+        with contextlib.suppress(StoreError):
+            value = await self._copies.send(mark)
+        value = value or self._copies.of(SECRETS).get(name)
+        self._failed[name] = value["metadata"]["resourceVersion"] if value is not None else ""
+
+    async def _redeem(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> None:
         token = parse_token(to_yaml(secret), f"Secret/{name}")
         holder = pending_secret(token.id)
         secrets = self._copies.of(SECRETS)
@@ -196,12 +161,11 @@ class Redeeming:
         else:
             credential = LinkCredential.from_files(_credentials(secrets)[done][1])
         await self._copies.ensure(CONFIG_MAPS, resource_object(_link(done, credential), owners=owners))
-        mark = {"metadata": {"annotations": {REDEEMED: done}}}
+        mark = {"metadata": {"annotations": {REDEEMED: done, FAILED: None}}}
         await self._copies.send(merge_patch(SECRETS, self._copies.namespace, name, mark))
         if holder in self._copies.of(SECRETS):
             await self._copies.remove(SECRETS, holder)
         log.info("token redeemed", extra={"link": done, "site": credential.issuer_name, "token": token.name})
-        return done
 
     async def _write(self, value: Object) -> None:
         """Raises StoreError when it is not known to be there."""

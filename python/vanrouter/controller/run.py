@@ -103,7 +103,7 @@ class Controller:
             self._issuing.changed = self._forget_grants
             self.routers.join = self._issuing.join
             self._redeeming = Redeeming(self.copies, self.keys, site.name, rng=self._rng, clock=self._clock)
-            self._answerer = Answerer(self._issuing, self._redeeming, self.routers, self._owners)
+            self._answerer = Answerer(self._issuing, self.routers)
             log.info("controller runs", extra={"namespace": self.namespace, "site": site.name, "site_id": self.keys.site_id})
             await self._work(nursery, task_status)
             nursery.cancel_scope.cancel()

@@ -21,6 +21,7 @@ INSTALLER_RULES: Final[list[Object]] = [
     {"apiGroups": [""], "resources": ["configmaps", "secrets", "services", "serviceaccounts"], "verbs": list(_INSTALL)},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "delete"]},
     {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", *_INSTALL]},
+    {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["list", "delete"]},
     {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": list(_INSTALL)},
     {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": list(_INSTALL)},
 ]

@@ -13,6 +13,7 @@ import base64
 import binascii
 import logging
 import random
+import time
 from typing import Any, Final
 
 import trio
@@ -33,6 +34,8 @@ log: Final = logging.getLogger("vanrouter.sites")
 CONTROLLER: Final = "van-controller"
 ASKABLE: Final = ("network", "trace", "simulate", "status")
 PUSH_EVERY: Final = 1.0
+LOOK_EVERY: Final = 0.1  # where something happens all the time; and a twentieth of the time at most goes into looking
+SETTLE: Final = 0.02  # changes come in bunches
 JOIN_WAIT: Final = 3.0  # for a controller
 JOIN_ANSWER: Final = 9.0  # of one that is there; whoever redeems waits for 10 s
 
@@ -93,20 +96,24 @@ class Controlled:
 
     async def _push(self) -> None:
         """The latest status, when it is another one than was said; at most once a second."""
-        seen = -1
+        self._site.services.flushed = lambda: self._anew.set()
         while True:
-            if self.link.is_connected and (self._pushed is None or seen != self._site.services.flushes):
-                seen = self._site.services.flushes
-                document = await self._operator.handle("status", {})
-                document["site"].pop("controller", None)
-                if document != self._pushed:
-                    try:
-                        await self.link.tell("status", {"document": document})
-                        self._pushed = document
-                    except NotReady:
-                        pass  # it is told anew when the controller is back
-                    except VanrouterError as exc:
-                        log.warning("status not told to the controller", extra={"reason": str(exc)})
-            with trio.move_on_after(PUSH_EVERY):
-                await self._anew.wait()
+            await self._anew.wait()
+            await trio.sleep(SETTLE)
             self._anew = trio.Event()
+            if not self.link.is_connected:
+                continue
+            began, told = time.perf_counter(), False
+            document = await self._operator.handle("status", {})
+            document["site"].pop("controller", None)
+            if document != self._pushed:
+                told = True
+                try:
+                    await self.link.tell("status", {"document": document})
+                    self._pushed = document
+                except NotReady:
+                    pass  # it is told anew when the controller is back
+                except VanrouterError as exc:
+                    log.warning("status not told to the controller", extra={"reason": str(exc)})
+            spent = time.perf_counter() - began
+            await trio.sleep(PUSH_EVERY if told else max(LOOK_EVERY, 20 * spent))

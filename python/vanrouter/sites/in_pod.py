@@ -47,12 +47,12 @@ class _Given(msgspec.Struct):
 class InPod:
     """``name``: of this pod."""
 
-    def __init__(self, feeder: Feeder, state: StateFiles, *, namespace: str, name: str, link_port: int) -> None:
+    def __init__(self, feeder: Feeder, state: StateFiles, *, namespace: str, name: str, link_port: int, any_host: str = "") -> None:
         self.feeder, self._state = feeder, state
         self.namespace, self.name, self.link_port = namespace, name, link_port
         self.join: Join = _no_controller
         self.is_controlled: Callable[[], bool] = lambda: False  # whether there is a connection to the controller
-        self.any_host = ANY4 if any(":" not in address for address in local_addresses()) else "::"
+        self.any_host = any_host or (ANY4 if any(":" not in address for address in local_addresses()) else "::")
         self._given = _Given()
         self.read()
 

@@ -73,15 +73,20 @@ async def _in_namespace(
     class Started:
         def started(self, site: RunningSite) -> None:
             early.cancel()
-            nursery.start_soon(_obey, signals, site)
+            nursery.start_soon(obey, site)
 
     async def give_up() -> None:
         with early:
             async for number in signals:
                 if number != signal.SIGHUP:
                     waiting.cancel()
+        let_go.set()
 
-    early = trio.CancelScope()
+    async def obey(site: RunningSite) -> None:
+        await let_go.wait()  # one task at a time may hear the signals
+        await _obey(signals, site)
+
+    early, let_go = trio.CancelScope(), trio.Event()
     with trio.CancelScope() as waiting:
         nursery.start_soon(give_up)
         return await run_in_pod(directory, access, pod=pod, plane=plane, timing=timing, task_status=Started())

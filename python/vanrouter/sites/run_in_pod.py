@@ -45,6 +45,7 @@ async def run_in_pod(
     pod: str = "",
     controller: tuple[str, int] = (CONTROLLER, CONTROL_PORT),
     link_port: int = LINK_PORT,
+    any_host: str = "",
     plane: PlaneName | None = None,
     stop: trio.Event | None = None,
     timing: Timing | None = None,
@@ -52,15 +53,17 @@ async def run_in_pod(
     rng: random.Random | None = None,
     task_status: Any = trio.TASK_STATUS_IGNORED,
 ) -> bool:
-    """Until stopped, as ``run_site``. ``access``: the API server, and the namespace that is the site."""
+    """Until stopped, as ``run_site``. ``access``: the API server, and the namespace that is the site. ``any_host``: where ports are opened,
+    if not on all addresses of the pod.
+    """
     home = SiteHome(directory)
     home.create()
     rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
     async with KubeClient(access) as client, trio.open_nursery() as nursery:
         feeder = Feeder(client, access.namespace, home, rng=rng)
         nursery.start_soon(feeder.run)
-        await _wait(feeder, access.namespace, link_port)
-        in_pod = InPod(feeder, home.state, namespace=access.namespace, name=pod or host_name(), link_port=link_port)
+        await _wait(feeder, access.namespace, any_host, link_port)
+        in_pod = InPod(feeder, home.state, namespace=access.namespace, name=pod or host_name(), link_port=link_port, any_host=any_host)
         connected: Any = _Connected(in_pod, nursery, task_status, controller, rng)
         result = await run_site(
             home.directory,
@@ -94,13 +97,13 @@ class _Connected(msgspec.Struct):
         self.outer.started(site)
 
 
-async def _wait(feeder: Feeder, namespace: str, link_port: int) -> None:
+async def _wait(feeder: Feeder, namespace: str, any_host: str, link_port: int) -> None:
     """Until the directory has what a router needs."""
     if not (missing := feeder.missing()):
         return
     said = ""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(answer_probes, link_port)
+        nursery.start_soon(answer_probes, any_host, link_port)
         told_at = -SAY_AGAIN
         while missing:
             why = "; ".join(missing + feeder.troubles())

@@ -88,7 +88,7 @@ class Services:
         self.probes = Probes(self._health, changed=self._checked)
         self._hosts: dict[str, str] = {}  # connector -> its host as it was written
         self._out: set[str] = set()  # connectors whose target is out
-        self.flushes = 0  # how often something may have changed
+        self.flushed: Callable[[], None] = lambda: None  # something may have changed
         self._absent: dict[str, Verdict] = {}  # connectors that have no target at all
 
     def _info(self, spec: SiteSpec) -> SiteInfo:
@@ -138,6 +138,11 @@ class Services:
         self._say_absent(connectors)
         self.exchange.set_info(self._info(spec))
         self.flush()
+
+    def lacks_port(self, name: str) -> bool:
+        """Whether this listener waits for a port of the pod."""
+        kind, called = ("MultiKeyListener", name.partition("/")[2]) if "/" in name else ("Listener", name)
+        return (fault := self.faults.get((kind, called))) is not None and fault.reason == "Pending"
 
     def places_changed(self) -> None:
         """Other ports of this pod are given to listeners."""
@@ -338,7 +343,7 @@ class Services:
 
     def flush(self) -> None:
         """Hand changes to the plane and messages to the peers, until there is nothing new to hand over."""
-        self.flushes += 1
+        self.flushed()
         context, now = self._context, self._context.now()
         for problem in self._speaker.work(now):
             extra = {"reason": problem.reason, "subject": problem.subject, "router": problem.peer, "problem": problem.message}

@@ -48,6 +48,7 @@ from vanrouter.sites.joining import Joining
 from vanrouter.sites.links import Links
 from vanrouter.sites.logs import AccessLog
 from vanrouter.sites.services import Services
+from vanrouter.sites.starting import Starting
 from vanrouter.sites.wanted import InNamespace, Wanted, compute_wanted
 from vanrouter.stores.resources import Loaded, Problem
 
@@ -114,6 +115,7 @@ class RunningSite:
         self._writing: trio.Nursery | None = None
         self._announced = False
         self._access_log = AccessLog()
+        self._starting = Starting(self, now=context.now()) if context.in_pod is not None else None
 
     # ---- Running -------------------------------------------------------------------------------------------------------------------------
 
@@ -306,6 +308,8 @@ class RunningSite:
         while True:
             self.context.timers.clear()
             deadline = min(self.links.deadline, self.services.deadline, self.accesses.deadline, self._inherited_until)
+            if self._starting is not None:
+                deadline = min(deadline, self._starting.deadline)
             await self.context.timers.wait_until(max(deadline, self.context.now() + SHORTEST_SLEEP))
             with _bugs("timers"):
                 self.links.handle_timeout()
@@ -314,6 +318,8 @@ class RunningSite:
                 self.services.flush()
                 if self.context.now() >= self._inherited_until:
                     self._disinherit()
+                if self._starting is not None and not self._starting.is_over:
+                    self._describe()
 
     def _disinherit(self) -> None:
         """What no site came back for: nobody offers it any more."""
@@ -379,6 +385,8 @@ class RunningSite:
             self.conditions.set("Ready", "False", "Starting", "the data plane has not taken the configuration yet", now=now)
         elif access is not None and access.status != "True" and access.reason != "AdmitsNobody":
             self.conditions.set("Ready", "False", f"LinkAccess{access.reason}", access.message, now=now, next=access.next)
+        elif self._starting is not None and (why := self._starting.waits_for(now)):
+            self.conditions.set("Ready", "False", "Starting", why, now=now)
         else:
             self.conditions.set("Ready", "True", "Ready", f"site {self.context.site_name} is ready", now=now)
         if self.is_ready() != self._announced:

@@ -13,6 +13,7 @@ import time
 
 import trio
 
+from vanrouter.errors import ConfigError
 from vanrouter.pki import CertificateAuthority, IdentityKey, certificates_to_pem
 
 __all__ = ["answer_probes"]
@@ -22,8 +23,8 @@ LIVE = b"HTTP/1.1 200 \r\ncontent-type: text/plain\r\ncontent-length: 3\r\nconne
 NOT_READY = b"HTTP/1.1 503 \r\ncontent-type: text/plain\r\ncontent-length: 10\r\nconnection: close\r\n\r\nnot ready\n"
 
 
-async def answer_probes(port: int) -> None:
-    """Until cancelled; then the port is free again."""
+async def answer_probes(host: str, port: int) -> None:
+    """Until cancelled; then the port is free again. ``host`` empty: on all addresses."""
     context = _context()
 
     async def serve(sock: trio.SocketStream) -> None:
@@ -37,7 +38,10 @@ async def answer_probes(port: int) -> None:
         await trio.aclose_forcefully(sock)
 
     async with trio.open_nursery() as nursery:
-        listeners = await trio.open_tcp_listeners(port)
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=host or None)
+        except OSError as exc:
+            raise ConfigError(f"port {port}, for links and probes, cannot be opened: {exc}", hint="does another router run here?") from None
         await trio.serve_listeners(serve, listeners, handler_nursery=nursery)
 
 
