@@ -11,7 +11,6 @@ deleted.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import math
@@ -24,8 +23,8 @@ import trio
 
 from vanrouter.controller.copies import Copies
 from vanrouter.controller.keys import SiteKeys
-from vanrouter.controller.marks import COST, FAILED, LINK_NAME, REDEEMED
-from vanrouter.errors import ConfigError, StoreError, TokenError, VanrouterError
+from vanrouter.controller.marks import FAILED, LINK_NAME, REDEEMED
+from vanrouter.errors import StoreError, TokenError, VanrouterError
 from vanrouter.kube.calls import Object, merge_patch
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
 from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret
@@ -36,7 +35,7 @@ from vanrouter.resources import Endpoint, Link, Metadata
 from vanrouter.resources.kinds import LinkSpec, Secret
 from vanrouter.resources.writing import to_yaml
 from vanrouter.stores.resources import Problem
-from vanrouter.tokens import AccessToken, LinkCredential, Pending, parse_token, prepare
+from vanrouter.tokens import LinkCredential, Pending, parse_token, prepare
 from vanrouter.tokens.redeem import redeem, renew
 
 __all__ = ["Redeeming", "credentials_in"]
@@ -47,6 +46,7 @@ AGAIN: Final = 1.0
 AGAIN_CAP: Final = 30.0
 RENEW_AGAIN: Final = 300.0
 UNUSED: Final = 30.0
+KEEP_PENDING: Final = 600.0  # after the token has expired: so long the same key is answered
 
 
 class Redeeming:
@@ -82,11 +82,22 @@ class Redeeming:
         used = {link.spec.tls_credentials or link.name for link in links}
         secrets = self._copies.of(SECRETS)
         idle = {name for name, (secret, files) in _credentials(secrets).items() if name not in used and "link.json" in files}
-        begun = any(_type(v) == PENDING for v in secrets.values()) or self._busy
+        pending = [name for name, value in secrets.items() if _type(value) == PENDING]
+        for name in pending:
+            if self._is_over(secrets[name]) and not self._busy:
+                await self._copies.remove(SECRETS, name)
+        begun = pending or self._busy
         self._unused = {name: self._unused.get(name, now) for name in idle}
         for name, since in self._unused.items():
             if now >= since + UNUSED and not begun and self._copies.current(CONFIG_MAPS):
                 await self._copies.remove(SECRETS, credential_secret(name))
+
+    def _is_over(self, value: Object) -> bool:
+        """Whether this redemption can never be answered any more."""
+        try:
+            return self._clock() >= Pending.load(files_in(value).get("pending.json", b"")).token.expires + KEEP_PENDING
+        except VanrouterError:
+            return True
 
     @property
     def clean_at(self) -> float:
@@ -107,6 +118,8 @@ class Redeeming:
                     if not (isinstance(exc, StoreError) or (isinstance(exc, TokenError) and exc.retryable)):
                         await self._give_up(name, exc)
                         return
+                except Exception:
+                    log.exception("a bug in redeeming", extra={"secret": name})
                 else:
                     self.problems.pop(f"Secret/{name}", None)
                     return
@@ -129,7 +142,7 @@ class Redeeming:
         self._failed[name] = value["metadata"]["resourceVersion"] if value is not None else ""
 
     async def _redeem(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> None:
-        token = self._as_wanted(parse_token(to_yaml(secret), f"Secret/{name}"), secret)
+        token = parse_token(to_yaml(secret), f"Secret/{name}")
         holder = pending_secret(token.id)
         secrets = self._copies.of(SECRETS)
         done = next((n for n, (_, f) in _credentials(secrets).items() if _token_id(f) == token.id), "")
@@ -153,14 +166,6 @@ class Redeeming:
         if holder in self._copies.of(SECRETS):
             await self._copies.remove(SECRETS, holder)
         log.info("token redeemed", extra={"link": done, "site": credential.issuer_name, "token": token.name})
-
-    def _as_wanted(self, token: AccessToken, secret: Secret) -> AccessToken:
-        cost = secret.metadata.annotations.get(COST, "")
-        if not cost:
-            return token
-        if not cost.isdigit() or not 1 <= int(cost) <= 65535:
-            raise ConfigError(f"annotation {COST} is {cost!r}; it must be a number from 1 to 65535")
-        return dataclasses.replace(token, cost=int(cost))
 
     async def _write(self, value: Object) -> None:
         """Raises StoreError when it is not known to be there."""
@@ -209,6 +214,9 @@ class Redeeming:
             version = self._renew_at[name][0]
             self._renew_at[name] = (version, self._clock() + RENEW_AGAIN * self._rng.uniform(0.5, 1.0))
             log.warning("certificate not renewed", extra={"link": name, "reason": str(exc), "hint": exc.hint})
+        except Exception:
+            self._renew_at[name] = (self._renew_at[name][0], self._clock() + RENEW_AGAIN)
+            log.exception("a bug in renewing", extra={"link": name})
         finally:
             self._busy.discard(f"renew {name}")
             self._copies.wake()
