@@ -33,16 +33,42 @@ help: ## list the commands
 demo: $(CORE) ## two sites, one token, one exposed service, on this machine
 	$(BIN)/van demo
 
-.PHONY: test test-rust test-python
-test: test-rust test-python ## all tests, Rust and Python; TEST_ARGS for pytest
-	@echo "make test: passed. Not run: tests on Kubernetes clusters (there are none yet), benchmarks (make bench)"
+.PHONY: test test-rust test-python test-cluster
+test: test-rust test-python test-cluster ## all tests, Rust and Python; TEST_ARGS for pytest
+	@echo "make test: passed. Not run: $$(cat $(NO_CLUSTERS))benchmarks (make bench)"
 
 test-rust: $(INSTALLED)
 	cargo test $(QUICK) --no-fail-fast
 
 test-python: $(CORE)
 	@.ci/need ip=iproute2 nft=nftables || echo "make test: tests that need these are skipped"
-	$(BIN)/pytest -n 2 --dist worksteal $(TEST_ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal $(if $(findstring tests/cluster,$(TEST_ARGS)),,--ignore tests/cluster) $(TEST_ARGS)
+
+# On two real Kubernetes clusters, after the others: those want the machine for themselves. Where clusters cannot be, or TEST_ARGS wants something
+# else, the last line of `make test` says so; with VAN_CLUSTER_REQUIRED=1 (CI) it is an error that they cannot be.
+NO_CLUSTERS := build/no-clusters
+test-cluster: ## tests on two real Kubernetes clusters, which it builds (10 minutes, once); CLUSTER_ARGS for pytest
+	@mkdir -p build
+ifneq ($(strip $(TEST_ARGS)),)
+	@printf 'tests on Kubernetes clusters (make test-cluster), ' >$(NO_CLUSTERS)
+else
+	@if why=$$(tests/cluster/build.sh --can); then \
+		: >$(NO_CLUSTERS); \
+		$(MAKE) image; \
+		tests/cluster/build.sh; \
+		VAN_CLUSTER_REQUIRED=1 $(BIN)/pytest tests/cluster $(CLUSTER_ARGS); \
+	else \
+		printf 'tests on Kubernetes clusters (%s), ' "$$why" >$(NO_CLUSTERS); \
+		[ -z "$${VAN_CLUSTER_REQUIRED:-}" ] || { echo "make test-cluster: $$why"; exit 1; }; \
+	fi
+endif
+
+.PHONY: image
+image: $(CORE) ## build/vanrouter-image.tar, the image of deploy/Containerfile without a container engine (as root on Debian)
+	@.ci/need debootstrap
+	rm -rf build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" maturin build --quiet --profile release --locked --out build/wheel
+	$(BIN)/python deploy/image/build.py --wheel build/wheel/*.whl --out build/vanrouter-image.tar
 
 .PHONY: soak
 soak: $(CORE) ## faults and load at full size, about 90 minutes; SOAK_ARGS for pytest, for example -k black_hole
@@ -68,11 +94,12 @@ lint: lint-style lint-types lint-imports lint-rustfmt lint-clippy ## ruff, mypy,
 lint-style: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	@! grep -nE 'https?://|^ *--[^h]' requirements-dev.lock || { echo "requirements-dev.lock names an index; see make lock"; exit 1; }
+	@! grep -nE 'https?://|^ *--[^h]' requirements.lock requirements-dev.lock || { echo "a lock file names an index; see make lock"; exit 1; }
 
 lint-types: $(CORE)
 	$(BIN)/mypy
 	$(BIN)/mypy -p benches
+	MYPYPATH=deploy/image $(BIN)/mypy deploy/image/build.py
 	$(BIN)/stubtest --concise --mypy-config-file pyproject.toml vanrouter._core
 
 lint-imports: $(CORE)
@@ -94,12 +121,13 @@ format: $(INSTALLED) ## bring Python and Rust sources into shape
 .PHONY: setup
 setup: $(CORE) ## only what the others begin with: .venv and the Rust core (release profile)
 
+LOCKED := --quiet pyproject.toml --python-version 3.11 --universal --generate-hashes --no-header --no-annotate --no-emit-index-url
 .PHONY: lock
-lock: $(INSTALLED) ## renew requirements-dev.lock after a change of pyproject.toml; LOCK_ARGS=--upgrade for newer releases
+lock: $(INSTALLED) ## renew the lock files after a change of pyproject.toml; LOCK_ARGS=--upgrade for newer releases
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/pip install --quiet uv
-	build/uv/bin/uv pip compile --quiet --group dev pyproject.toml --python-version 3.11 --universal --generate-hashes \
-		--no-header --no-annotate --no-emit-index-url $(LOCK_ARGS) -o requirements-dev.lock
+	build/uv/bin/uv pip compile $(LOCKED) --group dev $(LOCK_ARGS) -o requirements-dev.lock
+	build/uv/bin/uv pip compile $(LOCKED) --constraints requirements-dev.lock -o requirements.lock
 
 .PHONY: clean
 clean: ## remove what these commands made
