@@ -7,6 +7,7 @@ Formats and picks levels; opens nothing. Whoever runs in a process of its own ca
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from typing import Final, TextIO
@@ -39,8 +40,10 @@ def _value(value: object) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
-def set_up(*, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Log to ``stream`` (stderr). Only the loggers of this package are touched."""
+def set_up(*, level: int | None = None, stream: TextIO | None = None) -> None:
+    """Log to ``stream`` (stderr), from ``VAN_LOG_LEVEL`` (info) on. Only the loggers of this package are touched."""
+    if level is None:
+        level = logging.getLevelNamesMapping().get(os.environ.get("VAN_LOG_LEVEL", "info").upper(), logging.INFO)
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(FieldFormatter())
     logger = logging.getLogger("vanrouter")

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import click
 
-from vanrouter.cli.base import Invocation, command, pass_invocation
+from vanrouter.cli.base import BOTH, Invocation, command, pass_invocation
 from vanrouter.cli.checks import CHECK_FIELDS
 from vanrouter.cli.nouns import named, with_fields
 from vanrouter.cli.output import say, warn
-from vanrouter.cli.running import Site, condition
+from vanrouter.cli.running import Site, condition, open_site
 from vanrouter.cli.values import HOST_PORT, NAME, PORT, HostPort, timeout_option, wait_option
 from vanrouter.errors import ConfigError, VanrouterError
 
@@ -44,7 +44,7 @@ def _target(words: tuple[str, ...]) -> HostPort | None:
     return parsed
 
 
-@command("expose", outputs=("json", "yaml", "name"))
+@command("expose", outputs=("json", "yaml", "name"), platforms=BOTH)
 @click.argument("target", nargs=-1, required=True, metavar="host HOST:PORT")
 @click.option("--port", type=PORT, help="Port under which others reach it; default: the server's.")
 @click.option("--address", type=NAME, required=True, help="Name under which others reach it.")
@@ -76,7 +76,7 @@ def expose(
     server = _target(target)
     if server is None:
         raise click.UsageError(f"{target[0]!r} cannot be exposed; write 'host HOST:PORT', for example: host 127.0.0.1:8080")
-    site = Site(invocation, timeout)
+    site = open_site(invocation, timeout)
     site.require()
     port = port or server.port
     spec: Doc = {
@@ -140,7 +140,7 @@ def _missing(status: Doc, address: str, port: int, left_out: list[str]) -> str:
     return f"not there yet: {', '.join(lacking)}" if lacking else ""
 
 
-@command("unexpose", outputs=("name",))
+@command("unexpose", outputs=("name",), platforms=BOTH)
 @click.argument("target", nargs=-1, required=True, metavar="ADDRESS|host HOST:PORT")
 @click.option("--address", type=NAME, help="Only under this name.")
 @click.option("--port", type=PORT, help="Only on this port.")
@@ -164,7 +164,7 @@ def unexpose(
     server = _target(target)
     if server is None and len(target) != 1:
         raise click.UsageError("name one service, or write 'host HOST:PORT'")
-    site = Site(invocation, timeout)
+    site = open_site(invocation, timeout)
     doomed: list[tuple[str, str, HostPort, int]] = []
     left: list[tuple[str, int]] = []  # name and port of the service, for each server that stays
     for connector in wanted.read_all(site, "Connector"):

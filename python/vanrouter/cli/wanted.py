@@ -14,12 +14,11 @@ import click
 
 from vanrouter.cli.base import NOT_READY, Invocation, quiet_exit
 from vanrouter.cli.output import dump, say, warn
-from vanrouter.cli.running import Site
+from vanrouter.cli.running import HostSite, Site
 from vanrouter.errors import ConfigError, InvalidResource, VanrouterError
 
 if TYPE_CHECKING:
     from vanrouter.resources import Resource
-    from vanrouter.stores import ResourceFiles
 
 __all__ = [
     "Change",
@@ -74,13 +73,7 @@ def _merged(spec: Mapping[str, Any], fields: Mapping[str, Any]) -> Doc:
     return result
 
 
-def _files(site: Site) -> ResourceFiles:
-    from vanrouter.stores import SiteHome
-
-    return SiteHome(site.directory).resources
-
-
-def prepare(site: Site) -> None:
+def prepare(site: HostSite) -> None:
     """Make the directory of a new site."""
     from vanrouter.stores import SiteHome
 
@@ -90,19 +83,19 @@ def prepare(site: Site) -> None:
 def read_all(site: Site, kind: str) -> list[Any]:
     """The resources of a kind, by name."""
     site.require()
-    return list(_files(site).of_kind(kind))
+    return list(site.resources.of_kind(kind))
 
 
-def refuse_broken_files(site: Site) -> None:
+def refuse_broken_files(site: HostSite) -> None:
     """Raise ConfigError for the first file that cannot be read: what is missed may stand in it."""
-    for problem in _files(site).load().problems:
+    for problem in site.resources.load().problems:
         raise ConfigError(f"{site.directory / 'resources' / problem.path}: {problem.message}", hint=problem.hint)
 
 
 def read(site: Site, kind: str, name: str) -> Any:
     """One resource, or None."""
     site.require()
-    return _files(site).get(kind, name)
+    return site.resources.get(kind, name)
 
 
 def service_address(site: Site) -> str:
@@ -127,7 +120,7 @@ def create(site: Site, kind: str, name: str, spec: Mapping[str, Any], *, dry_run
             hint=f"change it: {site.invocation.van(f'{noun} update {name}')} ...   or give the new one another name",
         )
     if not dry_run:
-        _files(site).put(resource)
+        site.resources.put(resource)
     return Change(resource, "created", dry_run)
 
 
@@ -147,7 +140,7 @@ def update(site: Site, kind: str, name: str, fields: Mapping[str, Any], *, dry_r
     if resource == old:
         return Change(resource, "unchanged", dry_run)
     if not dry_run:
-        _files(site).put(resource)
+        site.resources.put(resource)
     return Change(resource, "updated", dry_run)
 
 
@@ -156,7 +149,7 @@ def delete(site: Site, kind: str, name: str, *, dry_run: bool = False) -> Change
     if old is None:
         raise _missing(site, kind, name)
     if not dry_run:
-        _files(site).delete(kind, name)
+        site.resources.delete(kind, name)
     return Change(old, "deleted", dry_run)
 
 

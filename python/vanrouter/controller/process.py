@@ -5,7 +5,6 @@ The controller as a process of its own: logging, signals, the exit code. What ``
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 import trio
 
@@ -19,7 +18,7 @@ from vanrouter.logs import set_up
 __all__ = ["run_controller"]
 
 
-def run_controller(*, namespace: str | None, kubeconfig: Path | None, context: str | None, port: int) -> int:
+def run_controller(*, namespace: str | None, kubeconfig: str | None, context: str | None, port: int) -> int:
     """Until the Site is gone or a signal ends it: nothing waits for a controller, so it ends at once. Raises ConfigError, StoreError."""
     set_up()
     access = load_access(kubeconfig=kubeconfig, context=context, namespace=namespace)

@@ -67,16 +67,16 @@ def slots_of(document: Doc) -> set[tuple[str, int]]:
 
 
 def status_records(
-    resources: Iterable[Resource], document: Doc, notes: Mapping[str, Note], *, since: Callable[[str], str]
+    resources: Iterable[Resource], document: Doc, notes: Mapping[str, Note], *, since: Callable[[str, str], str]
 ) -> list[StatusRecord]:
     """Of each resource what the routers say of it. ``spec_hash`` is of the spec that they apply: another one they have not seen yet.
 
-    ``since`` gives the date since when a thing is so, as RFC 3339.
+    ``since`` gives the date since when a resource has a note for this reason, as RFC 3339.
     """
     return [_record(resource, document, notes, since) for resource in resources]
 
 
-def _record(resource: Resource, document: Doc, notes: Mapping[str, Note], since: Callable[[str], str]) -> StatusRecord:
+def _record(resource: Resource, document: Doc, notes: Mapping[str, Note], since: Callable[[str, str], str]) -> StatusRecord:
     if isinstance(resource, Site):
         status = {"conditions": (document.get("site") or {}).get("conditions") or []}
         return StatusRecord(kind=resource.kind, name=resource.name, spec_hash=spec_hash(resource), status=status)
@@ -88,7 +88,7 @@ def _record(resource: Resource, document: Doc, notes: Mapping[str, Note], since:
     applied = hashlib.sha256(json.dumps(found.get("spec") or {}, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     note = notes.get(str(found.get("host", ""))) if resource.kind in ("Listener", "MultiKeyListener") else None
     if note is not None:
-        status["conditions"] = [*status.get("conditions", []), _note(note, since(f"{resource.ref} {note.reason}"))]
+        status["conditions"] = [*status.get("conditions", []), _note(note, since(resource.ref, note.reason))]
     return StatusRecord(kind=resource.kind, name=resource.name, spec_hash=applied, status=status)
 
 

@@ -5,6 +5,7 @@ What the controller wants there to be, and how it writes it: listeners' hosts an
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -107,7 +108,8 @@ class Statuses:
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._since: dict[str, float] = {}
+        self._since: dict[str, tuple[str, float]] = {}  # of what: how it is, since when
+        self._remembered: set[str] = set()
         self._problems: dict[str, Problem] = {}
         self._next = 0.0
         self.notes: dict[str, Note] = {}
@@ -142,6 +144,7 @@ class Statuses:
         for source in records.sources():
             resources = records.resources_in(source)
             known = maps.get(status_map(source))
+            self._remember(known)
             is_root = any(r.kind == "Site" and r.name == site.name for r in resources)
             whole = self._site_document(document, known, reached, grants, problems, name, routers) if is_root else {}
             said = whole if is_root and document else document
@@ -163,7 +166,7 @@ class Statuses:
         site["endpoints"] = [{"host": host, "port": port} for host, port in reached.endpoints]
         if reached.condition is not None:
             wall = self._clock() - (trio.current_time() - reached.condition.since)
-            said = condition_doc(reached.condition, self._date(f"access {reached.condition.status} {reached.condition.reason}", wall))
+            said = condition_doc(reached.condition, self._date("access", f"{reached.condition.status} {reached.condition.reason}", wall))
             others = [c for c in site.get("conditions") or [] if c.get("type") != "LinkAccess"]
             is_theirs = reached.condition.status == "True" and len(others) < len(site.get("conditions") or [])
             if not is_theirs:
@@ -179,8 +182,30 @@ class Statuses:
         whole["problems"] = theirs + [p for p in found if p not in theirs]
         return whole
 
-    def _date(self, what: str, wall: float | None = None) -> str:
-        return rfc3339(self._since.setdefault(what, self._clock() if wall is None else wall))
+    def _remember(self, known: Object | None) -> None:
+        """Dates that a predecessor gave: a controller that starts anew changes nothing."""
+        if known is None or known["metadata"]["uid"] in self._remembered:
+            return
+        self._remembered.add(known["metadata"]["uid"])
+        for record in statuses_in(known):
+            for condition in (c for c in record.status.get("conditions") or [] if c.get("type") == "Service"):
+                self._seed(f"{record.kind}/{record.name}", str(condition.get("reason")), condition)
+        for condition in (_last(known).get("site") or {}).get("conditions") or []:
+            if condition.get("type") == "LinkAccess":
+                self._seed("access", f"{condition.get('status')} {condition.get('reason')}", condition)
+
+    def _seed(self, what: str, how: str, condition: Doc) -> None:
+        try:
+            self._since[what] = how, dt.datetime.fromisoformat(str(condition.get("since"))).timestamp()
+        except ValueError:
+            return
+
+    def _date(self, what: str, how: str, wall: float | None = None) -> str:
+        """Since when it is so."""
+        known = self._since.get(what)
+        if known is None or known[0] != how:
+            self._since[what] = known = how, self._clock() if wall is None else wall
+        return rfc3339(known[1])
 
 
 def _last(known: Object | None) -> Doc:
