@@ -66,7 +66,7 @@ def _run_in_namespace(invocation: Invocation, directory: Path, plane: Literal["c
     from vanrouter.kube.kubeconfig import load_access
     from vanrouter.sites.process import run_process
 
-    access = load_access(namespace=invocation.site_name if invocation.name else None)
+    access = load_access(kubeconfig=invocation.kubeconfig, context=invocation.context, namespace=invocation.name)
     return _one_error(lambda: run_process(directory, plane, access=access, pod=pod))
 
 
