@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from typing import Any
 
 import trio
+from join_listener import listen, server_context
 
 from vanrouter.kube.calls import get
 from vanrouter.kube.channel import Channel, ControllerLink, Leaf
@@ -14,6 +16,9 @@ from vanrouter.kube.kinds import SECRETS
 from vanrouter.kube.names import IDENTITY_SECRET, KEYS_SECRET
 from vanrouter.kube.state import files_in
 from vanrouter.pki import IdentityKey
+from vanrouter.plane import Visitor
+from vanrouter.tokens import Answer
+from vanrouter.tokens.desk import pass_join
 
 Doc = dict[str, Any]
 
@@ -80,3 +85,24 @@ def automatic(address: str, port: int) -> Doc:
 
 def service(address: str, port: int) -> Doc:
     return {"name": address, "address": address, "protocol": "tcp", "ports": [port], "targets": [], "conditions": []}
+
+
+async def serve_visitors(
+    router: FakeRouter, client: KubeClient, namespace: str, *, port: int = 0, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """The link port of a router, as far as tokens go: shows the site's server leaf, passes requests to the controller."""
+    keys = files_in(await client.call(get(SECRETS, namespace, KEYS_SECRET)))
+    context = server_context(keys["own__server.crt"], keys["own__server.key"], keys["ca.crt"], ["van-join/1"])
+
+    async def passed(visitor: Visitor, method: str, path: str, body: bytes) -> Answer:
+        request: Doc = {"method": method, "path": path, "body": base64.b64encode(body).decode()}
+        request["certificates"] = [base64.b64encode(certificate).decode() for certificate in visitor.certificates]
+        reply = await router.link.ask("join", {"visitor": visitor.address, "request": request}, seconds=9.0)
+        return Answer(reply["status"], base64.b64decode(reply["body"]))
+
+    async def handler(visitor: Visitor) -> None:
+        await pass_join(visitor, passed)
+
+    async with trio.open_nursery() as nursery:
+        endpoint = await nursery.start(listen, context, handler, port)
+        task_status.started(endpoint.port)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from typing import Any
 
@@ -228,28 +227,6 @@ async def test_a_missing_load_balancer_is_named_with_what_is_waited_for(cluster:
             assert keys
             assert "result" in await here.ask("token.issue", {"name": "t"})
             assert controller.copies.problems == []
-
-
-async def test_a_token_is_made_for_whoever_may_read_secrets_and_redeemed_through_a_router(cluster: Any, namespace: str) -> None:
-    from vanrouter.pki import IdentityKey
-    from vanrouter.tokens import parse_token, prepare
-
-    async with in_namespace(cluster, namespace) as here:
-        await here.site()
-        async with here.controller() as controller, here.router(controller) as router:
-            answer = await here.ask("token.issue", {"name": "south", "uses": 1})
-            token = parse_token(answer["result"]["yaml"])
-            assert [str(e) for e in token.endpoints] == [f"van-router.{namespace}.svc:55671"]
-            pending = prepare(token, site_name="south", identity=IdentityKey.generate())
-            request = {"method": "POST", "path": "/redeem", "body": base64.b64encode(pending.request.reveal()).decode()}
-            first = await router.link.ask("join", {"visitor": "192.0.2.1", "request": request})
-            again = await router.link.ask("join", {"visitor": "192.0.2.1", "request": request})
-            assert (first["status"], again) == (200, first), "a lost answer is no lost token"
-            other = prepare(token, site_name="east", identity=IdentityKey.generate())
-            request = {**request, "body": base64.b64encode(other.request.reveal()).decode()}
-            assert (await router.link.ask("join", {"visitor": "192.0.2.2", "request": request}))["status"] == 403
-            listed = await here.ask("token.list", {}, name="van-request.2")
-            assert [(g["name"], g["used"], g["state"]) for g in listed["result"]["grants"]] == [("south", 1, "used")]
 
 
 async def test_the_cli_asks_a_router_through_the_controller(cluster: Any, namespace: str) -> None:

@@ -5,6 +5,7 @@ Questions of the CLI, which are Secrets: ``request.json`` in, ``answer.json`` ou
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,15 +14,20 @@ import trio
 from vanrouter.admin.protocol import decode_request_untrusted, encode_error, encode_result
 from vanrouter.controller.copies import Copies
 from vanrouter.controller.issuing import Issuing, grant_docs
+from vanrouter.controller.redeeming import Redeeming
 from vanrouter.controller.routers import Routers
-from vanrouter.errors import DeadlineExceeded, LocalProtocolError, VanrouterError
+from vanrouter.errors import ConfigError, DeadlineExceeded, LocalProtocolError, VanrouterError
 from vanrouter.kube.calls import Object, merge_patch
 from vanrouter.kube.errors import KubeError
 from vanrouter.kube.kinds import SECRETS
 from vanrouter.kube.names import REQUEST, TYPE
 from vanrouter.kube.state import files_in
 
-__all__ = ["answer_requests"]
+__all__ = ["Answerer", "answer_requests"]
+
+log: Final = logging.getLogger("vanrouter.controller")
+
+Params = dict[str, Any]
 
 REQUEST_KEY: Final = "request.json"
 ANSWER_KEY: Final = "answer.json"
@@ -29,58 +35,82 @@ OLD: Final = 600.0
 LONGEST_WORK: Final = 15.0
 MAX_ANSWER: Final = 700_000  # base64 of it fits into a Secret
 
-_busy: Final[set[str]] = set()
+
+class Answerer:
+    """What the CLI may ask: tokens and links of the controller, the rest of a router."""
+
+    def __init__(self, issuing: Issuing, redeeming: Redeeming, routers: Routers, owners: tuple[Object, ...]) -> None:
+        self._issuing, self._redeeming, self._routers, self._owners = issuing, redeeming, routers, owners
+        self.busy: set[str] = set()  # uids of questions that are being answered
+
+    async def handle(self, method: str, params: Params) -> Any:
+        match method:
+            case "token.issue":
+                return await self._issuing.issue(params)
+            case "token.list":
+                return {"grants": grant_docs(await self._issuing.grants())}
+            case "token.delete" | "grant.delete":
+                return await self._issuing.delete(params)
+            case "token.redeem":
+                token, name, cost = _text(params, "token"), _text(params, "name"), params.get("cost") or 0
+                if isinstance(cost, bool) or not isinstance(cost, int):
+                    raise ConfigError(f"parameter cost is {cost!r}; expected a number")
+                return {"link": await self._redeeming.redeem_text(token, link=name, cost=cost, owners=self._owners)}
+            case "link.delete":
+                name = _text(params, "name")
+                await self._redeeming.forget(name)
+                return {"deleted": name}
+            case _:
+                return await self._routers.ask(method, params)
 
 
-async def answer_requests(copies: Copies, issuing: Issuing, routers: Routers, nursery: trio.Nursery, *, clock: Callable[[], float]) -> None:
+async def answer_requests(copies: Copies, answerer: Answerer, nursery: trio.Nursery, *, clock: Callable[[], float]) -> None:
     """Start answering those that have no answer; delete those that everybody forgot."""
     for name, value in copies.of(SECRETS).items():
         if (value["metadata"].get("labels") or {}).get(TYPE) != REQUEST:
             continue
         if clock() > _created(value) + OLD:
             await copies.remove(SECRETS, name)
-        elif ANSWER_KEY not in (value.get("data") or {}) and value["metadata"]["uid"] not in _busy:
-            _busy.add(value["metadata"]["uid"])
-            nursery.start_soon(_answer, copies, issuing, routers, name, value)
+        elif ANSWER_KEY not in (value.get("data") or {}) and value["metadata"]["uid"] not in answerer.busy:
+            answerer.busy.add(value["metadata"]["uid"])
+            nursery.start_soon(_answer, copies, answerer, name, value)
 
 
-async def _answer(copies: Copies, issuing: Issuing, routers: Routers, name: str, value: Object) -> None:
+async def _answer(copies: Copies, answerer: Answerer, name: str, value: Object) -> None:
     try:
-        answer = await _decide(issuing, routers, value)
+        answer = await _decide(answerer, value)
         metadata, patch = value["metadata"], {"stringData": {ANSWER_KEY: answer.decode()}}
         await copies.send(merge_patch(SECRETS, copies.namespace, name, patch, resource_version=metadata["resourceVersion"]))
     except KubeError:
         pass  # asked again by whoever waits, or deleted
     finally:
-        _busy.discard(value["metadata"]["uid"])
+        answerer.busy.discard(value["metadata"]["uid"])
 
 
-async def _decide(issuing: Issuing, routers: Routers, value: Object) -> bytes:
+async def _decide(answerer: Answerer, value: Object) -> bytes:
     method = "?"
     try:
         method, params = decode_request_untrusted(files_in(value).get(REQUEST_KEY, b""))
         with trio.fail_after(LONGEST_WORK):
-            result = await _do(issuing, routers, method, params)
+            result = await answerer.handle(method, params)
         answer = encode_result(result)
-        if len(answer) > MAX_ANSWER:
-            raise LocalProtocolError(f"the answer has {len(answer)} bytes, more than fits into a Secret")
     except VanrouterError as exc:
         return encode_error(exc)
     except trio.TooSlowError:
         return encode_error(DeadlineExceeded(f"{method} took longer than {LONGEST_WORK:.0f} s"))
+    except Exception as exc:
+        log.exception("a question failed for a reason of ours", extra={"method": method})
+        return encode_error(exc)
+    if len(answer) > MAX_ANSWER:
+        return encode_error(LocalProtocolError(f"the answer has {len(answer)} bytes, more than fits into a Secret"))
     return answer
 
 
-async def _do(issuing: Issuing, routers: Routers, method: str, params: dict[str, Any]) -> Any:
-    match method:
-        case "token.issue":
-            return await issuing.issue(params)
-        case "token.list":
-            return {"grants": grant_docs(await issuing.grants())}
-        case "token.delete" | "grant.delete":
-            return await issuing.delete(params)
-        case _:
-            return await routers.ask(method, params)
+def _text(params: Params, name: str) -> str:
+    value = params.get(name) or ""
+    if not isinstance(value, str):
+        raise ConfigError(f"parameter {name} is {value!r}; expected text")
+    return value
 
 
 def _created(value: Object) -> float:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+import msgspec
 import trio
 
 from vanrouter.controller.copies import Copies
@@ -25,28 +26,30 @@ from vanrouter.controller.keys import SiteKeys
 from vanrouter.errors import ConfigError, StoreError, TokenError, VanrouterError
 from vanrouter.kube.calls import Object, merge_patch
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
-from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret
+from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret, resource_map
 from vanrouter.kube.records import resource_object
 from vanrouter.kube.state import NAME, files_in, secret_of
+from vanrouter.model import parse_name
 from vanrouter.pki import Renewal, renew_at, renewal_state
-from vanrouter.resources import Endpoint, Link, Metadata
+from vanrouter.resources import Endpoint, Link, Metadata, read_resources
 from vanrouter.resources.kinds import LinkSpec, Secret
 from vanrouter.resources.writing import to_yaml
 from vanrouter.stores.resources import Problem
-from vanrouter.tokens import AccessToken, LinkCredential, Pending, parse_token, prepare
+from vanrouter.tokens import LinkCredential, Pending, format_token, parse_token, prepare
+from vanrouter.tokens.pending import refuse_if_redeemed
 from vanrouter.tokens.redeem import redeem, renew
 
-__all__ = ["COST", "LINK_NAME", "REDEEMED", "Redeeming", "credentials_in"]
+__all__ = ["LINK_NAME", "REDEEMED", "Redeeming", "credentials_in"]
 
 log: Final = logging.getLogger("vanrouter.controller")
 
 REDEEMED: Final = "vanrouter.io/redeemed"
 LINK_NAME: Final = "vanrouter.io/link"  # annotation of a token Secret: how the link is to be called
-COST: Final = "vanrouter.io/cost"  # annotation of a token Secret: what the link is to cost
 AGAIN: Final = 1.0
 AGAIN_CAP: Final = 30.0
 RENEW_AGAIN: Final = 300.0
 UNUSED: Final = 30.0
+KEEP_PENDING: Final = 600.0  # after the token has expired: so long the same key is answered
 
 
 class Redeeming:
@@ -82,16 +85,68 @@ class Redeeming:
         used = {link.spec.tls_credentials or link.name for link in links}
         secrets = self._copies.of(SECRETS)
         idle = {name for name, (secret, files) in _credentials(secrets).items() if name not in used and "link.json" in files}
-        begun = any(_type(v) == PENDING for v in secrets.values()) or self._busy
+        pending = [name for name, value in secrets.items() if _type(value) == PENDING]
+        for name in pending:
+            if self._is_over(secrets[name]) and not self._busy:
+                await self._copies.remove(SECRETS, name)
+        begun = pending or self._busy
         self._unused = {name: self._unused.get(name, now) for name in idle}
         for name, since in self._unused.items():
             if now >= since + UNUSED and not begun and self._copies.current(CONFIG_MAPS):
                 await self._copies.remove(SECRETS, credential_secret(name))
 
+    def _is_over(self, value: Object) -> bool:
+        """Whether this redemption can never be answered any more."""
+        try:
+            return self._clock() >= Pending.load(files_in(value).get("pending.json", b"")).token.expires + KEEP_PENDING
+        except VanrouterError:
+            return True
+
     @property
     def clean_at(self) -> float:
         """Monotonic."""
         return min(self._unused.values(), default=math.inf) + UNUSED
+
+    # ---- For the CLI ---------------------------------------------------------------------------------------------------------------------
+
+    async def redeem_text(self, text: str, *, link: str, cost: int, owners: tuple[Object, ...]) -> str:
+        """``token.redeem``: as if the token's Secret had been applied; what fails leaves none behind. Returns the link's name."""
+        token = parse_token(text)
+        secrets = self._copies.of(SECRETS)
+        refuse_if_redeemed(token, {_token_id(files) for _, files in _credentials(secrets).values()})
+        if link and self._free_name(parse_name(link, "link name"), secrets) != link:
+            raise ConfigError(f"there is a link {link} already", hint=f"choose another name, or delete that one: van link delete {link}")
+        (secret,) = read_resources(format_token(dataclasses.replace(token, cost=cost) if cost else token), source="the token")
+        if not isinstance(secret, Secret) or secret.name in secrets or secret.name in self._busy:
+            raise ConfigError(f"there is a Secret {secret.name} already", hint="its token is being redeemed; or rename this one")
+        value = resource_object(secret, owners=owners)
+        if link:
+            value["metadata"].setdefault("annotations", {})[LINK_NAME] = link
+            secret = msgspec.structs.replace(
+                secret, metadata=msgspec.structs.replace(secret.metadata, annotations=value["metadata"]["annotations"])
+            )
+        self._busy.add(secret.name)
+        try:
+            await self._write(value)
+            try:
+                return await self._redeem(secret.name, secret, owners)
+            except VanrouterError:
+                await self._copies.remove(SECRETS, secret.name)
+                raise
+        finally:
+            self._busy.discard(secret.name)
+
+    async def forget(self, link: str) -> None:
+        """``link.delete``: a link that a token made goes, with its credential and the token."""
+        secrets, name = self._copies.of(SECRETS), resource_map("Link", link)
+        if name not in self._copies.of(CONFIG_MAPS):
+            known = ", ".join(n.removeprefix("van.link.") for n in self._copies.of(CONFIG_MAPS) if n.startswith("van.link.")) or "none"
+            raise ConfigError(f"there is no link {link} that can be deleted here", hint=f"links in ConfigMaps of their own: {known}")
+        for token, value in secrets.items():
+            if (value["metadata"].get("annotations") or {}).get(REDEEMED) == link:
+                await self._copies.remove(SECRETS, token)
+        await self._copies.remove(CONFIG_MAPS, name)
+        await self._copies.remove(SECRETS, credential_secret(link))
 
     # ---- Redeeming -----------------------------------------------------------------------------------------------------------------------
 
@@ -108,6 +163,8 @@ class Redeeming:
                         value = self._copies.of(SECRETS).get(name)
                         self._failed[name] = value["metadata"]["resourceVersion"] if value is not None else ""
                         return
+                except Exception:
+                    log.exception("a bug in redeeming", extra={"secret": name})
                 else:
                     self.problems.pop(f"Secret/{name}", None)
                     return
@@ -119,8 +176,8 @@ class Redeeming:
             self._busy.discard(name)
             self._copies.wake()
 
-    async def _redeem(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> None:
-        token = self._as_wanted(parse_token(to_yaml(secret), f"Secret/{name}"), secret)
+    async def _redeem(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> str:
+        token = parse_token(to_yaml(secret), f"Secret/{name}")
         holder = pending_secret(token.id)
         secrets = self._copies.of(SECRETS)
         done = next((n for n, (_, f) in _credentials(secrets).items() if _token_id(f) == token.id), "")
@@ -144,14 +201,7 @@ class Redeeming:
         if holder in self._copies.of(SECRETS):
             await self._copies.remove(SECRETS, holder)
         log.info("token redeemed", extra={"link": done, "site": credential.issuer_name, "token": token.name})
-
-    def _as_wanted(self, token: AccessToken, secret: Secret) -> AccessToken:
-        cost = secret.metadata.annotations.get(COST, "")
-        if not cost:
-            return token
-        if not cost.isdigit() or not 1 <= int(cost) <= 65535:
-            raise ConfigError(f"annotation {COST} is {cost!r}; it must be a number from 1 to 65535")
-        return dataclasses.replace(token, cost=int(cost))
+        return done
 
     async def _write(self, value: Object) -> None:
         """Raises StoreError when it is not known to be there."""
@@ -200,6 +250,9 @@ class Redeeming:
             version = self._renew_at[name][0]
             self._renew_at[name] = (version, self._clock() + RENEW_AGAIN * self._rng.uniform(0.5, 1.0))
             log.warning("certificate not renewed", extra={"link": name, "reason": str(exc), "hint": exc.hint})
+        except Exception:
+            self._renew_at[name] = (self._renew_at[name][0], self._clock() + RENEW_AGAIN)
+            log.exception("a bug in renewing", extra={"link": name})
         finally:
             self._busy.discard(f"renew {name}")
             self._copies.wake()

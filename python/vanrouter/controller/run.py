@@ -22,7 +22,7 @@ import trio
 
 import vanrouter
 from vanrouter.controller.access import LinkAccess, Reached
-from vanrouter.controller.answers import answer_requests
+from vanrouter.controller.answers import Answerer, answer_requests
 from vanrouter.controller.copies import Copies
 from vanrouter.controller.issuing import Issuing, grant_docs
 from vanrouter.controller.keys import compose_keys
@@ -103,6 +103,7 @@ class Controller:
             self._issuing.changed = self._forget_grants
             self.routers.join = self._issuing.join
             self._redeeming = Redeeming(self.copies, self.keys, site.name, rng=self._rng, clock=self._clock)
+            self._answerer = Answerer(self._issuing, self._redeeming, self.routers, self._owners)
             log.info("controller runs", extra={"namespace": self.namespace, "site": site.name, "site_id": self.keys.site_id})
             await self._work(nursery, task_status)
             nursery.cancel_scope.cancel()
@@ -113,8 +114,14 @@ class Controller:
         served = False
         while True:
             self._woken = trio.Event()
-            if not await self._pass(nursery):
-                return
+            try:
+                if not await self._pass(nursery):
+                    return
+            except Exception:  # the next change, or the next try, goes on
+                log.exception("a bug in the controller")
+                self._failing["pass"] = (trio.current_time() + AGAIN_CAP, AGAIN_CAP)
+            else:
+                self._failing.pop("pass", None)
             if not served:  # routers that are connected find their keys
                 listeners = await trio.open_tcp_listeners(self._port)
                 self.port = listeners[0].socket.getsockname()[1]
@@ -153,7 +160,7 @@ class Controller:
             view = services_view(connectors, document.get("services") or [], owners=self._owners)
             await self._step("view", lambda: self.copies.ensure(CONFIG_MAPS, view))
         await self._step("status", lambda: self._write_status(document, reached, loaded, site))
-        await self._step("answers", lambda: answer_requests(self.copies, self._issuing, self.routers, nursery, clock=self._clock))
+        await self._step("answers", lambda: answer_requests(self.copies, self._answerer, nursery, clock=self._clock))
         await self._step("grants", self._prune)
         self._redeeming.look(nursery, tokens, owners=self._owners)
         await self._step("credentials", lambda: self._redeeming.clean(links, now=trio.current_time()))
