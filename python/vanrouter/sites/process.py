@@ -25,31 +25,36 @@ from vanrouter.sites.site import RunningSite
 if TYPE_CHECKING:
     from vanrouter.kube.access import Access
 
-__all__ = ["run_process"]
+__all__ = ["Within", "run_process"]
 
 log = logging.getLogger("vanrouter.sites")
 
 
+class Within(NamedTuple):
+    """The namespace that a site directory follows. ``pod``: who we are, by default the host's name; ``port``: for links and probes."""
+
+    access: Access
+    pod: str
+    port: int
+
+
 def run_process(
-    directory: Path | str, plane: PlaneName | None = None, *, timing: Timing | None = None, access: Access | None = None, pod: str = ""
+    directory: Path | str, plane: PlaneName | None = None, *, timing: Timing | None = None, within: Within | None = None
 ) -> int:
-    """Run the site until a signal ends it. Raises ConfigError and StoreError before anything is started.
-
-    ``access``: the directory follows a namespace, and ``pod`` is the name of the pod we are (default: the host's name).
-    """
+    """Run the site until a signal ends it. Raises ConfigError and StoreError before anything is started."""
     set_up()
-    return 0 if trio.run(_main, directory, plane, timing, access, pod) else 1
+    return 0 if trio.run(_main, directory, plane, timing, within) else 1
 
 
-async def _main(directory: Path | str, plane: PlaneName | None, timing: Timing | None, access: Access | None, pod: str) -> bool:
+async def _main(directory: Path | str, plane: PlaneName | None, timing: Timing | None, within: Within | None) -> bool:
     whole, failure = False, None
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             try:
-                if access is None:
+                if within is None:
                     whole = await run_site(directory, plane=plane, timing=timing, task_status=_Obeying(nursery, signals))
                 else:
-                    whole = await _in_namespace(nursery, signals, directory, plane, timing, access, pod)
+                    whole = await _in_namespace(nursery, signals, directory, plane, timing, within)
             except Exception as error:  # it leaves as itself and not in the nursery's group: the command line has words for it
                 failure = error
             nursery.cancel_scope.cancel()
@@ -64,32 +69,29 @@ async def _in_namespace(
     directory: Path | str,
     plane: PlaneName | None,
     timing: Timing | None,
-    access: Access,
-    pod: str,
+    within: Within,
 ) -> bool:
     """A first start may wait for long, and is ended by a signal meanwhile: nothing runs yet."""
     from vanrouter.sites.run_in_pod import run_in_pod
 
+    running: list[RunningSite] = []
+
     class Started:
         def started(self, site: RunningSite) -> None:
-            early.cancel()
-            nursery.start_soon(obey, site)
+            running.append(site)
 
-    async def give_up() -> None:
-        with early:
-            async for number in signals:
-                if number != signal.SIGHUP:
-                    waiting.cancel()
-        let_go.set()
+    async def obey() -> None:
+        """Of one who waits still, the first signal is the end of it."""
+        async for number in signals:
+            if running:
+                await _obey(signals, running[0], first=number)
+            elif number != signal.SIGHUP:
+                waiting.cancel()
 
-    async def obey(site: RunningSite) -> None:
-        await let_go.wait()  # one task at a time may hear the signals
-        await _obey(signals, site)
-
-    early, let_go = trio.CancelScope(), trio.Event()
     with trio.CancelScope() as waiting:
-        nursery.start_soon(give_up)
-        return await run_in_pod(directory, access, pod=pod, plane=plane, timing=timing, task_status=Started())
+        nursery.start_soon(obey)
+        access, pod, port = within
+        return await run_in_pod(directory, access, pod=pod, link_port=port, plane=plane, timing=timing, task_status=Started())
     return True
 
 
@@ -103,15 +105,20 @@ class _Obeying(NamedTuple):
         self.nursery.start_soon(_obey, self.signals, site)
 
 
-async def _obey(signals: AsyncIterator[int], site: RunningSite) -> None:
-    interrupted = False
+async def _obey(signals: AsyncIterator[int], site: RunningSite, *, first: int = 0) -> None:
+    interrupted = _obey_one(site, first, interrupted=False)
     async for number in signals:
-        if number == signal.SIGHUP:
-            if not site.leaving:
-                log.info("reading the resources again", extra={"signal": "SIGHUP"})
-                site.reconcile()
-        elif number == signal.SIGINT and interrupted:
-            site.stop(grace=0.0, drain=0.0)
-        else:
-            interrupted = interrupted or number == signal.SIGINT
-            site.stop()
+        interrupted = _obey_one(site, number, interrupted=interrupted)
+
+
+def _obey_one(site: RunningSite, number: int, *, interrupted: bool) -> bool:
+    """Whether Ctrl-C was pressed by now."""
+    if number == signal.SIGHUP:
+        if not site.leaving:
+            log.info("reading the resources again", extra={"signal": "SIGHUP"})
+            site.reconcile()
+    elif number == signal.SIGINT and interrupted:
+        site.stop(grace=0.0, drain=0.0)
+    elif number:
+        site.stop()
+    return interrupted or number == signal.SIGINT
