@@ -209,14 +209,12 @@ def _choose(what: str, declared: list[tuple[str, int]], port: int | None, target
         number = int(target_port)
         if not 1 <= number <= 65535:
             raise click.UsageError(f"--target-port {target_port} is not in the range of 1 to 65535")
-    elif port in numbers or (port is not None and not numbers):
+    elif port is not None:
         number = port
     elif len(numbers) == 1:
         (number,) = numbers
-    elif port is None:
-        raise click.UsageError(f"{what} has ports {known}; name one: --port" if numbers else f"{what} names no port; say it: --port PORT")
     else:
-        raise ConfigError(f"{what} has no port {port}; it has: {known}", hint="name one of these with --target-port")
+        raise click.UsageError(f"{what} has ports {known}; name one: --port" if numbers else f"{what} names no port; say it: --port PORT")
     if numbers and number not in numbers:
         raise ConfigError(
             f"{what} has no port {number}; it has: {known}", hint="name one of these with --target-port, or declare it in the pod"
