@@ -9,6 +9,8 @@ name and port, and waits until every linked site that is up has it. ``unexpose``
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
@@ -109,7 +111,7 @@ def expose(
         site,
         change,
         wait=wait,
-        check=lambda status: _missing(status, address, port, left_out),
+        check=_patient(site, lambda status: _missing(status, address, port, left_out), left_out),
         sentence=f"{sentence} (it was already)." if change.done == "unchanged" else f"{sentence}.",
     )
     for line in left_out:
@@ -160,6 +162,17 @@ def _is(spec: Any, address: str, where: Doc) -> bool:
     if spec.expose is None or (spec.expose.address or spec.routing_key) != address:
         return False
     return (spec.host, spec.selector, spec.port) == (where.get("host", ""), where.get("selector", ""), where["port"])
+
+
+def _patient(site: Site, check: Callable[[Doc], str], left_out: list[str]) -> Callable[[Doc], str]:
+    """Where a site that cannot listen may only not have got there yet, it has a moment for it."""
+    until = time.monotonic() + site.settles
+
+    def patient(status: Doc) -> str:
+        missing = check(status)
+        return missing or (left_out[0] if left_out and time.monotonic() < until else "")
+
+    return patient
 
 
 def _missing(status: Doc, address: str, port: int, left_out: list[str]) -> str:

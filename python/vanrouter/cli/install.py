@@ -19,7 +19,7 @@ from vanrouter import __version__
 from vanrouter.cli import wanted
 from vanrouter.cli.base import DONE, Invocation
 from vanrouter.cli.health import is_ready, troubles
-from vanrouter.cli.namespace import NamespaceSite
+from vanrouter.cli.namespace import SETTLES, NamespaceSite
 from vanrouter.cli.output import dump, say, warn
 from vanrouter.cli.values import HostPort, spell_duration
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
@@ -37,7 +37,6 @@ __all__ = ["fields_of", "init", "update"]
 
 Doc = dict[str, Any]
 _QUIET = 1.5
-SETTLES = 3.0  # seconds
 
 
 def fields_of(fields: Doc, options: Doc) -> Doc:
