@@ -25,12 +25,12 @@ from vanrouter.kube.home import ResourceMaps
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SECRETS
 from vanrouter.kube.kubeconfig import load_access
 from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, selector, status_map
+from vanrouter.kube.records import SITE_KEY, site_text
 from vanrouter.kube.rollout import pod_troubles, rollout_troubles
 from vanrouter.kube.state import files_in, secret_of
 
-__all__ = ["SITE_KEY", "NamespaceSite", "owner"]
+__all__ = ["NamespaceSite", "owner"]
 
-SITE_KEY: Final = "site.json"  # of the root's status ConfigMap: the status document of the site
 OURS: Final = f"{PART_OF}=vanrouter"
 _REQUEST: Final = "van-request."
 _METHODS: Final = {"grant.delete": "token.delete"}  # of a host, and here
@@ -179,7 +179,7 @@ class NamespaceSite(Site):
         name = root["metadata"]["name"]
         site = name.removeprefix(_ROOT)
         kept = self.get(CONFIG_MAPS, status_map(name))
-        text = ((kept or {}).get("data") or {}).get(SITE_KEY, "")
+        text = site_text(kept or {})
         if not text:
             troubles = self.troubles()
             why = "; ".join(f"{t['path']}: {t['message']}" for t in troubles) or "its controller has not said anything yet"

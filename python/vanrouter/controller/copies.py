@@ -135,11 +135,11 @@ class Copies:
         known = self.of(kind).get(value["metadata"]["name"])
         if known is not None and _holds(known, value):
             return False
-        strange = set((known or {}).get("data") or ()) - set(value["data"]) if "data" in value else set()
+        strange = {part: keys for part in ("data", "binaryData") if (keys := _too_many(known, value, part))}
         if known is not None and strange:
             # Apply leaves what others added.
             name, version = value["metadata"]["name"], known["metadata"]["resourceVersion"]
-            patch = {**value, "data": {**dict.fromkeys(strange), **value["data"]}}
+            patch = {**value, **{part: {**keys, **(value.get(part) or {})} for part, keys in strange.items()}}
             return await self.send(merge_patch(kind, self.namespace, name, patch, resource_version=version)) is not None
         return await self.send(apply(kind, self.namespace, value)) is not None
 
@@ -160,9 +160,16 @@ def _holds(known: Object, value: Object) -> bool:
     owners = {o.get("uid") for o in metadata.get("ownerReferences") or []}
     if not {o["uid"] for o in wish.get("ownerReferences") or []} <= owners:
         return False
-    if "data" in value and (known.get("data") or {}) != value["data"]:
+    if "data" in value and any((known.get(part) or {}) != (value.get(part) or {}) for part in ("data", "binaryData")):
         return False
     return "spec" not in value or _within(value["spec"], known.get("spec") or {})
+
+
+def _too_many(known: Object | None, value: Object, part: str) -> dict[str, None]:
+    """Keys of the copy that are not wanted, as a merge patch removes them."""
+    if known is None or "data" not in value:
+        return {}
+    return dict.fromkeys(key for key in known.get(part) or {} if key not in (value.get(part) or {}))
 
 
 def _within(wish: Any, known: Any) -> bool:

@@ -24,7 +24,7 @@ from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Object
 from vanrouter.kube.kinds import CONFIG_MAPS
 from vanrouter.kube.names import ROUTER, ROUTER_MAP, labelled, status_map
-from vanrouter.kube.records import Records, status_object, statuses_in
+from vanrouter.kube.records import Records, put_site_text, site_text, status_object, statuses_in
 from vanrouter.resources import Resource
 from vanrouter.resources.kinds import Connector, Listener, MultiKeyListener, Site, SiteSpec
 from vanrouter.stores.resources import Problem
@@ -32,7 +32,6 @@ from vanrouter.stores.resources import Problem
 __all__ = ["Statuses", "Wishes", "wished", "write_router_map"]
 
 ROUTER_JSON: Final = "router.json"
-SITE_JSON: Final = "site.json"
 BETWEEN: Final = 0.5  # between two writes of status
 Slot = tuple[str, int]
 
@@ -152,7 +151,7 @@ class Statuses:
             present = {(r.kind, r.name) for r in resources}
             value = status_object(maps[source], [r for r in listed if (r.kind, r.name) in present], records.good_texts(source))
             if is_root:
-                value["data"][SITE_JSON] = json.dumps(whole, separators=(",", ":"), sort_keys=True)
+                put_site_text(value, json.dumps(whole, separators=(",", ":"), sort_keys=True))
             if await copies.ensure(CONFIG_MAPS, value):
                 self._next = now + BETWEEN
 
@@ -210,7 +209,7 @@ class Statuses:
 
 def _last(known: Object | None) -> Doc:
     try:
-        found = json.loads(((known or {}).get("data") or {}).get(SITE_JSON, "{}"))
+        found = json.loads(site_text(known or {}) or "{}")
     except (ValueError, RecursionError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
