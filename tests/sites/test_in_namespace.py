@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import secrets
+import signal
 import ssl
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -310,3 +312,32 @@ async def _outage(space: Namespace, api_server: Any, routers: Routers, backend: 
         await trio.to_thread.run_sync(api_server.start_api)
     space.delete("Listener", "hello")
     await routers.until(home, "it is gone", lambda s: element(s, "listeners", "hello") is None, seconds=30)
+
+
+async def test_as_a_process_it_ends_by_a_signal_while_it_waits_and_when_it_runs(space: Namespace, routers: Routers) -> None:
+    """`vanrouter run --kubernetes`, with a kubeconfig in the environment. Ctrl-C twice: the grace of a pod is half a minute."""
+    await trio.Path(routers.root).mkdir(exist_ok=True)
+    port, vanrouter = free_port(), str(Path(sys.executable).parent / "vanrouter")
+    command = [vanrouter, "run", "--kubernetes", str(routers.root / "site"), "--plane", routers.plane, "--port", str(port)]
+    command += ["--kubeconfig", str(space.access.path), "-n", space.name, "--pod", "van-router-1"]
+
+    async def run(ready: int, *signals: signal.Signals) -> None:
+        process = await trio.lowlevel.open_process(command)
+        try:
+            with trio.fail_after(20):
+                while await asked(port) != ready:  # noqa: ASYNC110
+                    await trio.sleep(0.1)
+                for number in signals:
+                    process.send_signal(number)
+                    await trio.sleep(0.2)
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    await run(503, signal.SIGTERM)
+    space.establish()
+    space.put("Site", "north")
+    await run(200, signal.SIGINT, signal.SIGINT)
+    await run(200, signal.SIGINT, signal.SIGINT)  # at once, on what the one before left

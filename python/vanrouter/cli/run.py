@@ -26,6 +26,13 @@ __all__ = ["run", "run_site_in_foreground"]
 )
 @click.option("--kubernetes", is_flag=True, help="DIR follows a namespace: what the routers of a site on Kubernetes run.")
 @click.option("--pod", envvar="VAN_POD", help="With --kubernetes: the name of this pod; default: the host's name.", default="")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=55671,
+    show_default=True,
+    help="With --kubernetes: where links, tokens and probes arrive.",
+)
 @pass_invocation
 def run(
     invocation: Invocation,
@@ -34,6 +41,7 @@ def run(
     plane: Literal["core", "baseline"] | None,
     kubernetes: bool,
     pod: str,
+    port: int,
 ) -> int:
     """Run a site in the foreground.
 
@@ -45,7 +53,7 @@ def run(
     if kubernetes:
         if directory is None or name:
             raise click.UsageError("--kubernetes needs a directory, and no name of a site")
-        return _run_in_namespace(invocation, directory.absolute(), plane, pod)
+        return _run_in_namespace(invocation, directory.absolute(), plane, pod, port)
     if directory is not None and (name or invocation.name):
         raise click.UsageError("name a directory or a site, not both")
     if directory is None:
@@ -62,12 +70,12 @@ def run_site_in_foreground(directory: Path, plane: Literal["core", "baseline"] |
     return _one_error(lambda: run_process(directory, plane))
 
 
-def _run_in_namespace(invocation: Invocation, directory: Path, plane: Literal["core", "baseline"] | None, pod: str) -> int:
+def _run_in_namespace(invocation: Invocation, directory: Path, plane: Literal["core", "baseline"] | None, pod: str, port: int) -> int:
     from vanrouter.kube.kubeconfig import load_access
-    from vanrouter.sites.process import run_process
+    from vanrouter.sites.process import Within, run_process
 
-    access = load_access(namespace=invocation.site_name if invocation.name else None)
-    return _one_error(lambda: run_process(directory, plane, access=access, pod=pod))
+    access = load_access(kubeconfig=invocation.kubeconfig, context=invocation.context, namespace=invocation.name)
+    return _one_error(lambda: run_process(directory, plane, within=Within(access, pod, port)))
 
 
 def _one_error(running: Callable[[], int]) -> int:

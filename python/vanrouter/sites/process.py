@@ -25,31 +25,36 @@ from vanrouter.sites.site import RunningSite
 if TYPE_CHECKING:
     from vanrouter.kube.access import Access
 
-__all__ = ["run_process"]
+__all__ = ["Within", "run_process"]
 
 log = logging.getLogger("vanrouter.sites")
 
 
+class Within(NamedTuple):
+    """The namespace that a site directory follows. ``pod``: who we are, by default the host's name; ``port``: for links and probes."""
+
+    access: Access
+    pod: str
+    port: int
+
+
 def run_process(
-    directory: Path | str, plane: PlaneName | None = None, *, timing: Timing | None = None, access: Access | None = None, pod: str = ""
+    directory: Path | str, plane: PlaneName | None = None, *, timing: Timing | None = None, within: Within | None = None
 ) -> int:
-    """Run the site until a signal ends it. Raises ConfigError and StoreError before anything is started.
-
-    ``access``: the directory follows a namespace, and ``pod`` is the name of the pod we are (default: the host's name).
-    """
+    """Run the site until a signal ends it. Raises ConfigError and StoreError before anything is started."""
     set_up()
-    return 0 if trio.run(_main, directory, plane, timing, access, pod) else 1
+    return 0 if trio.run(_main, directory, plane, timing, within) else 1
 
 
-async def _main(directory: Path | str, plane: PlaneName | None, timing: Timing | None, access: Access | None, pod: str) -> bool:
+async def _main(directory: Path | str, plane: PlaneName | None, timing: Timing | None, within: Within | None) -> bool:
     whole, failure = False, None
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             try:
-                if access is None:
+                if within is None:
                     whole = await run_site(directory, plane=plane, timing=timing, task_status=_Obeying(nursery, signals))
                 else:
-                    whole = await _in_namespace(nursery, signals, directory, plane, timing, access, pod)
+                    whole = await _in_namespace(nursery, signals, directory, plane, timing, within)
             except Exception as error:  # it leaves as itself and not in the nursery's group: the command line has words for it
                 failure = error
             nursery.cancel_scope.cancel()
@@ -64,8 +69,7 @@ async def _in_namespace(
     directory: Path | str,
     plane: PlaneName | None,
     timing: Timing | None,
-    access: Access,
-    pod: str,
+    within: Within,
 ) -> bool:
     """A first start may wait for long, and is ended by a signal meanwhile: nothing runs yet."""
     from vanrouter.sites.run_in_pod import run_in_pod
@@ -86,10 +90,11 @@ async def _in_namespace(
         await let_go.wait()  # one task at a time may hear the signals
         await _obey(signals, site)
 
+    access, pod, port = within
     early, let_go = trio.CancelScope(), trio.Event()
     with trio.CancelScope() as waiting:
         nursery.start_soon(give_up)
-        return await run_in_pod(directory, access, pod=pod, plane=plane, timing=timing, task_status=Started())
+        return await run_in_pod(directory, access, pod=pod, link_port=port, plane=plane, timing=timing, task_status=Started())
     return True
 
 
