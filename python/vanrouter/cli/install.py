@@ -18,8 +18,8 @@ import click
 from vanrouter import __version__
 from vanrouter.cli import wanted
 from vanrouter.cli.base import DONE, Invocation
-from vanrouter.cli.health import troubles
-from vanrouter.cli.namespace import NamespaceSite
+from vanrouter.cli.health import is_ready, troubles
+from vanrouter.cli.namespace import SETTLES, NamespaceSite
 from vanrouter.cli.output import dump, say, warn
 from vanrouter.cli.values import HostPort, spell_duration
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
@@ -171,9 +171,8 @@ def _say(site: NamespaceSite, name: str, done: str, *, waited: bool) -> None:
         say(f"Site {name} is starting. See: {site.invocation.van('status')}" if done == "created" else f"Site {name} {what}.")
         return
     say(f"Site {name} {what}.")
-    try:
-        status = site.status()
-    except NotReady:
+    status = _soon_ready(site)
+    if status is None:
         return
     endpoints = ", ".join(str(HostPort(e["host"], e["port"])) for e in status["site"].get("endpoints", ()))
     if endpoints:
@@ -183,3 +182,16 @@ def _say(site: NamespaceSite, name: str, done: str, *, waited: bool) -> None:
     if done == "created":
         way = f"Link another site to it with a token: {site.invocation.van('token create FILE')}" if endpoints else ""
         say(way or f"Link it to another site with a token of that one: {site.invocation.van('link create FILE')}")
+
+
+def _soon_ready(site: NamespaceSite) -> Doc | None:
+    """The status once it says that the site is ready: that is a moment after the pods are. What it says else, when that lasts."""
+    until, status = time.monotonic() + SETTLES, None
+    while True:
+        with contextlib.suppress(NotReady):
+            status = site.status()
+            if is_ready(status):
+                return status
+        if time.monotonic() >= until or site.expired:
+            return status
+        time.sleep(0.1)

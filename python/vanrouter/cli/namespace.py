@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +18,7 @@ import msgspec
 from vanrouter.admin.protocol import decode_reply
 from vanrouter.cli.base import Invocation
 from vanrouter.cli.running import Resources, Site, named_here
-from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, StoreError
+from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, StoreError, VanrouterError
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Call, Kind, Object, create, delete, get
 from vanrouter.kube.errors import Forbidden, NotFound
@@ -29,8 +30,9 @@ from vanrouter.kube.records import SITE_KEY, site_text
 from vanrouter.kube.rollout import pod_troubles, rollout_troubles
 from vanrouter.kube.state import files_in, secret_of
 
-__all__ = ["NamespaceSite", "owner"]
+__all__ = ["OURS", "SETTLES", "NamespaceSite", "owner"]
 
+SETTLES: Final = 3.0  # seconds
 OURS: Final = f"{PART_OF}=vanrouter"
 _REQUEST: Final = "van-request."
 _METHODS: Final = {"grant.delete": "token.delete"}  # of a host, and here
@@ -49,6 +51,8 @@ class _Client(BlockingClient):
 
 
 class NamespaceSite(Site):
+    settles = SETTLES
+
     def __init__(self, invocation: Invocation, timeout: float) -> None:
         super().__init__(invocation, timeout)
         self.access = load_access(kubeconfig=invocation.kubeconfig, context=invocation.context, namespace=invocation.name)
@@ -112,6 +116,20 @@ class NamespaceSite(Site):
         if method == "status":
             return named_here(self._status(), self.invocation)
         return named_here(self._ask(_METHODS.get(method, method), params), self.invocation)
+
+    def wait(self, what: str, check: Callable[[dict[str, Any]], str], *, hint: str = "") -> dict[str, Any]:
+        """Resources, keys and Services reach the routers one after the other: what fails in the first moments is only not there yet."""
+        settled = time.monotonic() + SETTLES
+
+        def patient(status: dict[str, Any]) -> str:
+            try:
+                return check(status)
+            except VanrouterError as error:
+                if time.monotonic() >= settled:
+                    raise
+                return str(error)
+
+        return super().wait(what, patient, hint=hint)
 
     def reconcile(self) -> list[dict[str, str]]:
         """The controller sees each change by itself."""

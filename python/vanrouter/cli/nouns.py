@@ -190,7 +190,7 @@ def _add_create(group: Group, noun: Noun) -> None:
         site.require()
         spec = _complete(noun, name, port, values)
         if noun.listens and values["host"] is None:
-            spec["host"] = wanted.service_address(site)
+            spec["host"] = name if invocation.on_kubernetes else wanted.service_address(site)
         change = wanted.create(site, noun.kind, name, spec, dry_run=dry_run)
         wanted.finish(site, change, wait=wait, check=_in_force(noun, name, _spec_of(change.resource)))
 

@@ -57,6 +57,8 @@ class Resources(Protocol):
 class Site:
     """One site, for the length of one command."""
 
+    settles = 0.0  # seconds in which what a change brings comes one by one
+
     def __init__(self, invocation: Invocation, timeout: float) -> None:
         self.invocation = invocation
         self.name = invocation.site_name

@@ -48,11 +48,12 @@ class Change(NamedTuple):
     dry: bool = False
 
 
-def build(kind: str, name: str, spec: Mapping[str, Any]) -> Resource:
+def build(kind: str, name: str, spec: Mapping[str, Any], annotations: Mapping[str, str] | None = None) -> Resource:
     """A resource from named fields. What is wrong with it came from flags, so it is a usage error."""
     from vanrouter.resources import API_VERSION, read_document
 
-    document = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": _merged({}, spec)}
+    metadata = {"name": name} | ({"annotations": dict(annotations)} if annotations else {})
+    document = {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": _merged({}, spec)}
     try:
         return read_document(document)
     except InvalidResource as error:
@@ -107,9 +108,11 @@ def exists(site: Site, kind: str, name: str) -> bool:
     return read(site, kind, name) is not None
 
 
-def create(site: Site, kind: str, name: str, spec: Mapping[str, Any], *, dry_run: bool = False) -> Change:
+def create(
+    site: Site, kind: str, name: str, spec: Mapping[str, Any], *, dry_run: bool = False, annotations: Mapping[str, str] | None = None
+) -> Change:
     """Write a new resource. The same one again is no change; another of that name is refused."""
-    resource = build(kind, name, spec)
+    resource = build(kind, name, spec, annotations)
     old = read(site, kind, name)
     if old == resource:
         return Change(resource, "unchanged", dry_run)
