@@ -64,10 +64,10 @@ class Namespace:
         return json.loads(files_in(value)["answer.json"])
 
     @contextlib.asynccontextmanager
-    async def controller(self) -> AsyncIterator[Controller]:
+    async def controller(self, *, name: str = "c-0") -> AsyncIterator[Controller]:
         with BlockingClient(self.access) as blocking:
             async with KubeClient(self.access) as client, trio.open_nursery() as nursery:
-                controller = Controller(client, blocking, self.name, port=0, name="c-0")
+                controller = Controller(client, blocking, self.name, port=0, name=name)
                 await nursery.start(controller.run)
                 yield controller
                 nursery.cancel_scope.cancel()

@@ -27,12 +27,12 @@ from vanrouter.kube.home import ResourceMaps
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SECRETS
 from vanrouter.kube.kubeconfig import load_access
 from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, selector, status_map
+from vanrouter.kube.records import SITE_KEY, site_text
 from vanrouter.kube.rollout import pod_troubles, rollout_troubles
 from vanrouter.kube.state import files_in, secret_of
 
-__all__ = ["OURS", "SETTLES", "SITE_KEY", "NamespaceSite", "owner"]
+__all__ = ["OURS", "SETTLES", "NamespaceSite", "owner"]
 
-SITE_KEY: Final = "site.json"  # of the root's status ConfigMap: the status document of the site
 SETTLES: Final = 3.0  # seconds
 OURS: Final = f"{PART_OF}=vanrouter"
 _REQUEST: Final = "van-request."
@@ -200,7 +200,7 @@ class NamespaceSite(Site):
         name = root["metadata"]["name"]
         site = name.removeprefix(_ROOT)
         kept = self.get(CONFIG_MAPS, status_map(name))
-        text = ((kept or {}).get("data") or {}).get(SITE_KEY, "")
+        text = site_text(kept or {})
         if not text:
             troubles = self.troubles()
             why = "; ".join(f"{t['path']}: {t['message']}" for t in troubles) or "its controller has not said anything yet"

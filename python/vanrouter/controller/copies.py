@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from vanrouter.kube.calls import Call, Kind, Object, apply, delete, merge_patch
+from vanrouter.kube.calls import Call, Kind, Object, apply, create, delete, merge_patch
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
@@ -39,8 +39,8 @@ class _Written(msgspec.Struct):
 class _Copy:
     """Of one kind: what the watch brought, and our own writes that it has not brought yet."""
 
-    def __init__(self, kind: Kind, watcher: Callable[[Callable[[Sequence[Change]], None]], Watcher], wake: Callable[[], None]) -> None:
-        self.kind, self._wake = kind, wake
+    def __init__(self, namespace: str, watcher: Callable[[Callable[[Sequence[Change]], None]], Watcher], wake: Callable[[], None]) -> None:
+        self._namespace, self._wake = namespace, wake
         self.written: dict[str, _Written] = {}
         self.watcher = watcher(self._heard)
 
@@ -67,15 +67,12 @@ class _Copy:
         return found
 
     def note(self, name: str, value: Object | None, now: float) -> None:
-        known = self.watcher.objects.get(self._key(name))
+        known = self.watcher.objects.get((self._namespace, name))
         version = str(value["metadata"].get("resourceVersion")) if value is not None else ""
         if value is not None and known is not None and str(known["metadata"].get("resourceVersion")) == version:
             self.written.pop(name, None)  # the watch was quicker
             return
         self.written[name] = _Written(value, version, now + OVERLAY)
-
-    def _key(self, name: str) -> tuple[str, str]:
-        return next((key for key in self.watcher.objects if key[1] == name), ("", name))
 
 
 class Copies:
@@ -86,7 +83,7 @@ class Copies:
         self.writes = 0  # of all kinds, answered: for tests, and a log line
 
         def made(kind: Kind, labels: str) -> _Copy:
-            return _Copy(kind, lambda heard: Watcher(client, kind, namespace, heard=heard, rng=rng, labels=labels), wake)
+            return _Copy(namespace, lambda heard: Watcher(client, kind, namespace, heard=heard, rng=rng, labels=labels), wake)
 
         self._copies: Final = {
             kind.plural: made(kind, labels) for kind, labels in ((CONFIG_MAPS, ANY_TYPE), (SECRETS, ANY_TYPE), (SERVICES, ""))
@@ -130,17 +127,24 @@ class Copies:
             self._copies[call.kind.plural].note(call.name, None if gone else answer, trio.current_time())
         return answer
 
-    async def ensure(self, kind: Kind, value: Object) -> bool:
-        """Server-side apply, where labels, annotations, owners, data or spec differ from the copy. Whether something was written."""
+    async def ensure(self, kind: Kind, value: Object, *, fenced: bool = False) -> bool:
+        """Server-side apply, where labels, annotations, owners, data or spec differ from the copy. Whether something was written.
+
+        ``fenced``: only if the object is still the one of the copy, or there is still none.
+        """
         known = self.of(kind).get(value["metadata"]["name"])
         if known is not None and _holds(known, value):
             return False
-        strange = set((known or {}).get("data") or ()) - set(value["data"]) if "data" in value else set()
+        strange = {part: keys for part in ("data", "binaryData") if (keys := _too_many(known, value, part))}
         if known is not None and strange:
             # Apply leaves what others added.
             name, version = value["metadata"]["name"], known["metadata"]["resourceVersion"]
-            patch = {**value, "data": {**dict.fromkeys(strange), **value["data"]}}
+            patch = {**value, **{part: {**keys, **(value.get(part) or {})} for part, keys in strange.items()}}
             return await self.send(merge_patch(kind, self.namespace, name, patch, resource_version=version)) is not None
+        if fenced and known is None:
+            return await self.send(create(kind, self.namespace, value)) is not None
+        if fenced and known is not None:
+            value = {**value, "metadata": {**value["metadata"], "resourceVersion": known["metadata"]["resourceVersion"]}}
         return await self.send(apply(kind, self.namespace, value)) is not None
 
     async def remove(self, kind: Kind, name: str) -> bool:
@@ -160,9 +164,16 @@ def _holds(known: Object, value: Object) -> bool:
     owners = {o.get("uid") for o in metadata.get("ownerReferences") or []}
     if not {o["uid"] for o in wish.get("ownerReferences") or []} <= owners:
         return False
-    if "data" in value and (known.get("data") or {}) != value["data"]:
+    if "data" in value and any((known.get(part) or {}) != (value.get(part) or {}) for part in ("data", "binaryData")):
         return False
     return "spec" not in value or _within(value["spec"], known.get("spec") or {})
+
+
+def _too_many(known: Object | None, value: Object, part: str) -> dict[str, None]:
+    """Keys of the copy that are not wanted, as a merge patch removes them."""
+    if known is None or "data" not in value:
+        return {}
+    return dict.fromkeys(key for key in known.get(part) or {} if key not in (value.get(part) or {}))
 
 
 def _within(wish: Any, known: Any) -> bool:

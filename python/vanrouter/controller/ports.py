@@ -25,6 +25,12 @@ class PodPorts:
         self._resting: dict[int, float] = {}  # until when
         self._next = max(self.given.values(), default=FIRST - 1) + 1
 
+    def adopt(self, given: Mapping[str, int]) -> None:
+        """What ``van-router`` says now counts, whoever wrote it: a port that it gives to another listener is not ours to give."""
+        theirs = {slot: port for slot, port in given.items() if FIRST <= port <= LAST}
+        used = set(theirs.values())
+        self.given = {slot: port for slot, port in self.given.items() if port not in used} | theirs
+
     def want(self, slots: Collection[str], *, now: float) -> list[str]:
         """Give each of these (``HOST:PORT``) a port. Those for which there is none now."""
         self._resting = {port: until for port, until in self._resting.items() if until > now}

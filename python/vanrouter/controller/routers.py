@@ -53,6 +53,10 @@ class Routers:
         return any((d or {}).get("site", {}).get("ready") for d in self._channels.values())
 
     @property
+    def has_any(self) -> bool:
+        return bool(self._channels)
+
+    @property
     def are_silent(self) -> bool:
         return not self._channels and trio.current_time() >= self._alone_since + SILENT
 

@@ -234,7 +234,7 @@ class Controller:
         hosts = [host for host, _ in reached.endpoints]
         made = compose_keys(current, self.keys, hosts=hosts, credentials=credentials, now=self._clock())
         self._keys_at = made.look_at
-        await self.copies.ensure(SECRETS, secret_of(KEYS_SECRET, KEYS, made.files, owners=self._owners))
+        await self.copies.ensure(SECRETS, secret_of(KEYS_SECRET, KEYS, made.files, owners=self._owners), fenced=True)
 
     async def _write_access(self, reached: Reached) -> None:
         if reached.service is not None:

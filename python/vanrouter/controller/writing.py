@@ -24,7 +24,7 @@ from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Object
 from vanrouter.kube.kinds import CONFIG_MAPS
 from vanrouter.kube.names import ROUTER, ROUTER_MAP, labelled, status_map
-from vanrouter.kube.records import Records, status_object, statuses_in
+from vanrouter.kube.records import Records, put_site_text, site_text, status_object, statuses_in
 from vanrouter.resources import Resource
 from vanrouter.resources.kinds import Connector, Listener, MultiKeyListener, Site, SiteSpec
 from vanrouter.stores.resources import Problem
@@ -32,8 +32,8 @@ from vanrouter.stores.resources import Problem
 __all__ = ["Statuses", "Wishes", "wished", "write_router_map"]
 
 ROUTER_JSON: Final = "router.json"
-SITE_JSON: Final = "site.json"
 BETWEEN: Final = 0.5  # between two writes of status
+ANOTHER: Final = 30.0  # a controller that wrote the site's status so lately may still be there
 Slot = tuple[str, int]
 
 
@@ -62,10 +62,9 @@ def wished(resources: Iterable[Resource], spec: SiteSpec, routers: Routers, befo
     """What service sync made is what the routers say; while none of them is certain, nothing of it is withdrawn."""
     wishes = Wishes()
     wishes.ports = before.ports
+    known = {str(k): v for k, v in (_router_json(router_map).get("ports") or {}).items() if isinstance(v, int)}
     if wishes.ports is None:
-        given = _router_json(router_map).get("ports") or {}
-        wishes.ports = PodPorts({str(k): v for k, v in given.items() if isinstance(v, int)})
-        before.automatic = {(host, int(port)) for host, _, port in (slot.rpartition(":") for slot in wishes.ports.given)}
+        wishes.ports = PodPorts(known)
     for resource in resources:
         if isinstance(resource, Listener | MultiKeyListener):
             wishes.slots.add((resource.spec.host, resource.spec.port))
@@ -75,7 +74,10 @@ def wished(resources: Iterable[Resource], spec: SiteSpec, routers: Routers, befo
             wishes.named.add(address)
             if spec.service_sync:
                 wishes.slots.add((address, resource.spec.expose.port))
-    wishes.automatic = routers.slots() if routers.are_certain else before.automatic | routers.slots()
+    wishes.automatic = routers.slots()
+    if not routers.are_certain:  # what a predecessor wrote, or another controller writes, stays too
+        written = (slot.rpartition(":") for slot in known)
+        wishes.automatic |= before.automatic | {(host, int(port)) for host, _, port in written if port.isdigit()}
     if spec.service_sync:
         wishes.slots |= wishes.automatic
     return wishes
@@ -84,15 +86,18 @@ def wished(resources: Iterable[Resource], spec: SiteSpec, routers: Routers, befo
 async def write_router_map(copies: Copies, wishes: Wishes, reached: Reached, owners: tuple[Object, ...], *, now: float) -> None:
     """``van-router``: ports and endpoints, with a generation that grows when they change."""
     assert wishes.ports is not None
+    known = copies.of(CONFIG_MAPS).get(ROUTER_MAP)
+    before = _router_json(known)
+    wishes.ports.adopt({str(k): v for k, v in (before.get("ports") or {}).items() if isinstance(v, int)})
     wishes.ports.want({f"{host}:{port}" for host, port in wishes.slots}, now=now)
-    before = _router_json(copies.of(CONFIG_MAPS).get(ROUTER_MAP))
     endpoints = [{"host": host, "port": port} for host, port in reached.endpoints]
     said = {"ports": dict(sorted(wishes.ports.given.items())), "endpoints": endpoints}
     generation = before.get("generation", 0) if isinstance(before.get("generation", 0), int) else 0
     if {key: before.get(key) for key in said} != said:
         generation += 1
     data = {ROUTER_JSON: json.dumps({"generation": generation, **said}, separators=(",", ":"))}
-    await copies.ensure(CONFIG_MAPS, {"metadata": labelled(ROUTER_MAP, ROUTER, owners=owners), "data": data})
+    # Under the version on which this was decided: of two controllers one decides anew.
+    await copies.ensure(CONFIG_MAPS, {"metadata": labelled(ROUTER_MAP, ROUTER, owners=owners), "data": data}, fenced=True)
 
 
 def _router_json(value: Object | None) -> dict[str, Any]:
@@ -112,6 +117,7 @@ class Statuses:
         self._remembered: set[str] = set()
         self._problems: dict[str, Problem] = {}
         self._next = 0.0
+        self._seen = ("", 0.0)  # version of the site's status, and when it was first seen
         self.notes: dict[str, Note] = {}
         self.deadline = math.inf
 
@@ -151,10 +157,24 @@ class Statuses:
             listed = status_records(resources, said, self.notes, since=self._date) if document else statuses_in(known or {})
             present = {(r.kind, r.name) for r in resources}
             value = status_object(maps[source], [r for r in listed if (r.kind, r.name) in present], records.good_texts(source))
+            if is_root and not (routers.has_any or self._is_mine(known, name, now)):
+                continue
             if is_root:
-                value["data"][SITE_JSON] = json.dumps(whole, separators=(",", ":"), sort_keys=True)
+                put_site_text(value, json.dumps(whole, separators=(",", ":"), sort_keys=True))
             if await copies.ensure(CONFIG_MAPS, value):
                 self._next = now + BETWEEN
+
+    def _is_mine(self, known: Object | None, name: str, now: float) -> bool:
+        """Whether a controller without routers may speak of the site: not while another one does."""
+        version = str((known or {}).get("metadata", {}).get("resourceVersion", ""))
+        if version != self._seen[0]:
+            self._seen = version, now
+        if (_last(known).get("site") or {}).get("controller", {}).get("name", name) == name:
+            return True
+        if now < self._seen[1] + ANOTHER:
+            self.deadline = min(self.deadline, self._seen[1] + ANOTHER)
+            return False
+        return True
 
     def _site_document(
         self, document: Doc, known: Object | None, reached: Reached, grants: list[Doc], problems: list[Problem], name: str, routers: Routers
@@ -210,7 +230,7 @@ class Statuses:
 
 def _last(known: Object | None) -> Doc:
     try:
-        found = json.loads(((known or {}).get("data") or {}).get(SITE_JSON, "{}"))
+        found = json.loads(site_text(known or {}) or "{}")
     except (ValueError, RecursionError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from vanrouter.conditions import Condition, Conditions, Status
-from vanrouter.errors import ConfigError, StoreError
+from vanrouter.errors import ConfigError, NotReady, StoreError
 from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor, Uplinks
 from vanrouter.links.status import AFTER_LOSS, words_for_silence
 from vanrouter.model import SiteId
@@ -118,6 +118,10 @@ class Links:
         before = (link.expected_site, link.credential)
         try:
             self._load_credential(link)
+        except NotReady as exc:
+            link.conditions.set("Configured", "Unknown", "Pending", f"link {name}: {exc}", now=now, next=exc.hint)
+            if link.credential is None:
+                return
         except (ConfigError, StoreError) as exc:
             reason = "InvalidCredential" if isinstance(exc, ConfigError) else "StoreFailed"
             link.conditions.set("Configured", "False", reason, f"link {name}: {exc}", now=now, next=exc.hint)
@@ -170,6 +174,11 @@ class Links:
             )
             return
         files = self._context.home.state.read_credential(wanted.credential)
+        if files is None and self._context.in_pod is not None:
+            raise NotReady(
+                f"the keys of its credential {wanted.credential} have not come yet (Secret/van-router-keys)",
+                hint="the controller writes them when the token is redeemed: look at its pod, and at the token's Secret",
+            )
         if files is None:
             raise ConfigError(
                 f"its credential {wanted.credential} is neither in the state nor a Secret in resources/",

@@ -74,23 +74,26 @@ async def _in_namespace(
     """A first start may wait for long, and is ended by a signal meanwhile: nothing runs yet."""
     from vanrouter.sites.run_in_pod import run_in_pod
 
-    running: list[RunningSite] = []
-
     class Started:
         def started(self, site: RunningSite) -> None:
-            running.append(site)
+            early.cancel()
+            nursery.start_soon(obey, site)
 
-    async def obey() -> None:
-        """Of one who waits still, the first signal is the end of it."""
-        async for number in signals:
-            if running:
-                await _obey(signals, running[0], first=number)
-            elif number != signal.SIGHUP:
-                waiting.cancel()
+    async def give_up() -> None:
+        with early:
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    waiting.cancel()
+        let_go.set()
 
+    async def obey(site: RunningSite) -> None:
+        await let_go.wait()  # one task at a time may hear the signals
+        await _obey(signals, site)
+
+    access, pod, port = within
+    early, let_go = trio.CancelScope(), trio.Event()
     with trio.CancelScope() as waiting:
-        nursery.start_soon(obey)
-        access, pod, port = within
+        nursery.start_soon(give_up)
         return await run_in_pod(directory, access, pod=pod, link_port=port, plane=plane, timing=timing, task_status=Started())
     return True
 
@@ -105,20 +108,15 @@ class _Obeying(NamedTuple):
         self.nursery.start_soon(_obey, self.signals, site)
 
 
-async def _obey(signals: AsyncIterator[int], site: RunningSite, *, first: int = 0) -> None:
-    interrupted = _obey_one(site, first, interrupted=False)
+async def _obey(signals: AsyncIterator[int], site: RunningSite) -> None:
+    interrupted = False
     async for number in signals:
-        interrupted = _obey_one(site, number, interrupted=interrupted)
-
-
-def _obey_one(site: RunningSite, number: int, *, interrupted: bool) -> bool:
-    """Whether Ctrl-C was pressed by now."""
-    if number == signal.SIGHUP:
-        if not site.leaving:
-            log.info("reading the resources again", extra={"signal": "SIGHUP"})
-            site.reconcile()
-    elif number == signal.SIGINT and interrupted:
-        site.stop(grace=0.0, drain=0.0)
-    elif number:
-        site.stop()
-    return interrupted or number == signal.SIGINT
+        if number == signal.SIGHUP:
+            if not site.leaving:
+                log.info("reading the resources again", extra={"signal": "SIGHUP"})
+                site.reconcile()
+        elif number == signal.SIGINT and interrupted:
+            site.stop(grace=0.0, drain=0.0)
+        else:
+            interrupted = interrupted or number == signal.SIGINT
+            site.stop()
