@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import click
 import msgspec
 
 from vanrouter.admin.protocol import decode_reply
@@ -58,6 +59,8 @@ class NamespaceSite(Site):
         self.access = load_access(kubeconfig=invocation.kubeconfig, context=invocation.context, namespace=invocation.name)
         self.name = self.namespace = self.access.namespace
         self.client: BlockingClient = _Client(self)
+        if (context := click.get_current_context(silent=True)) is not None:
+            context.call_on_close(self.client.close)
         self._root: Object | None = None
 
     # ---- Objects -------------------------------------------------------------------------------------------------------------------------

@@ -80,16 +80,16 @@ def uninstall(invocation: Invocation, *, drain: bool, timeout: float) -> None:
 
 
 def _stop(site: NamespaceSite, name: str, labels: dict[str, str], *, drain: bool = False) -> None:
-    """End a Deployment's pods. Quickly means without what would make them again, and before the collector gives them their whole grace."""
+    """End a Deployment's pods. Quickly means before the collector gives them their whole grace, which nobody shortens afterwards."""
     selected = ",".join(f"{key}={value}" for key, value in labels.items())
-    how = "Background" if drain else "Orphan"
-    if (found := site.get(DEPLOYMENTS, name)) is not None:
-        _delete(site, DEPLOYMENTS, found, propagation=how)
-    for replicas in site.objects(REPLICA_SETS, labels=selected, metadata_only=True):
-        _delete(site, REPLICA_SETS, replicas, propagation=how)
-    if not drain:
-        for pod in site.objects(PODS, labels=selected, metadata_only=True):
-            _delete(site, PODS, pod, grace=QUICK)
+    for _ in range(2):  # once more: one may have been made again in between
+        if not drain:
+            for pod in site.objects(PODS, labels=selected, metadata_only=True):
+                _delete(site, PODS, pod, grace=QUICK)
+        if (found := site.get(DEPLOYMENTS, name)) is not None:
+            _delete(site, DEPLOYMENTS, found)
+        for replicas in site.objects(REPLICA_SETS, labels=selected, metadata_only=True):
+            _delete(site, REPLICA_SETS, replicas)
 
 
 def _stop_controller(site: NamespaceSite) -> None:
@@ -153,8 +153,8 @@ def _left(site: NamespaceSite) -> Iterator[tuple[Kind, Object]]:
             continue
 
 
-def _delete(site: NamespaceSite, kind: Kind, value: Object, *, propagation: str = "Background", grace: int | None = None) -> None:
+def _delete(site: NamespaceSite, kind: Kind, value: Object, *, grace: int | None = None) -> None:
     """Gone already, or made again by somebody else, is as good."""
     metadata = value["metadata"]
     with contextlib.suppress(NotFound, Conflict):
-        site.client.call(delete(kind, site.namespace, metadata["name"], uid=metadata["uid"], propagation=propagation, grace=grace))
+        site.client.call(delete(kind, site.namespace, metadata["name"], uid=metadata["uid"], grace=grace))
