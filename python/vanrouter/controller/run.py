@@ -188,7 +188,13 @@ class Controller:
     def _deadline(self) -> float:
         now, wall = trio.current_time(), self._clock()
         later = min(self._keys_at, self._redeeming.deadline, self._prune_at, self._leaf[1] if self._leaf else math.inf) - wall
-        times = [now + min(max(later, 0.05), LONGEST), self._wishes.deadline, self._statuses.deadline, self._redeeming.clean_at]
+        times = [
+            now + min(max(later, 0.05), LONGEST),
+            self._wishes.deadline,
+            self._access.deadline,
+            self._statuses.deadline,
+            self._redeeming.clean_at,
+        ]
         times += [at for at, _ in self._failing.values()]
         times.append(self.routers.deadline)
         return max(min(times), now + SETTLE)
