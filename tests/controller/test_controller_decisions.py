@@ -18,15 +18,23 @@ NOW = 1_800_000_000.0
 # ---- Ports ------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_port_stays_with_its_listener_and_rests_for_a_minute_when_that_goes() -> None:
+def test_a_port_stays_with_its_listener() -> None:
     ports = PodPorts()
     ports.want(["a:80", "b:80"], now=0.0)
     first = dict(ports.given)
     assert sorted(first.values()) == [FIRST, FIRST + 1]
-    ports.want(["b:80"], now=1.0)
-    ports.want(["b:80", "c:80"], now=60.9)
+    ports.want(["b:80", "c:80"], now=1.0)
     assert ports.given["b:80"] == first["b:80"]
     assert ports.given["c:80"] not in first.values()
+
+
+def test_a_port_rests_for_a_minute_before_it_means_something_else() -> None:
+    ports = PodPorts()
+    everyone = [f"h:{n}" for n in range(10_000)]
+    ports.want(everyone, now=0.0)
+    ports.want(everyone[1:], now=1.0)
+    assert ports.want([*everyone[1:], "new:80"], now=60.9) == ["new:80"]
+    assert ports.want([*everyone[1:], "new:80"], now=61.0) == []
 
 
 def test_ten_thousand_listeners_have_ports_and_the_next_one_waits() -> None:
