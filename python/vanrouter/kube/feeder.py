@@ -66,9 +66,9 @@ class Feeder:
         self._records = Records()
         self._remembered: dict[str, Object] = {}  # by name of the source: status ConfigMaps that were asked for its last good form
         self._woken = trio.Event()
-        self._pods_changed = False
         self._pods_unsaved = trio.Event()
         self._remembered_pods = self._load_pods()
+        self._pods_seen: Mapping[str, Pod] | None = self._remembered_pods
         self.changed: Callable[[Fed], None] = lambda _: None
         self.problems: list[Problem] = []
         self.problem: Problem | None = None  # files that cannot be written
@@ -125,7 +125,6 @@ class Feeder:
         self._woken.set()
 
     def _heard_pods(self, _changes: object) -> None:
-        self._pods_changed = True
         self._pods_unsaved.set()
         self._woken.set()
 
@@ -133,8 +132,8 @@ class Feeder:
         while True:
             await self._woken.wait()
             self._woken = trio.Event()
-            fed = Fed(pods=self._pods_changed)
-            self._pods_changed = False
+            before, self._pods_seen = self._pods_seen, self.pods
+            fed = Fed(pods=before != self._pods_seen)  # most changes of a pod are nothing to us
             try:
                 self._write_state(fed)
                 await self._write_resources(fed)
@@ -248,6 +247,7 @@ class Feeder:
         for whose in state.credential_names():
             if whose not in credentials:
                 state.delete_credential(whose)
+                fed.credentials.add(whose)
         for whose, its in credentials.items():
             try:
                 if state.read_credential(whose) != its:

@@ -238,7 +238,7 @@ class RunningSite:
 
     def fed(self, fed: Fed) -> None:
         """What the feeder of a pod wrote."""
-        if self.context.in_pod is None:
+        if self.context.in_pod is None or self._refused:
             return
         if fed.own:
             self.accesses.leaf_changed()
