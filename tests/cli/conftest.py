@@ -24,6 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir()
     monkeypatch.setenv("VAN_HOME", str(home))
     monkeypatch.setenv("VAN_PLATFORM", "linux")
+    monkeypatch.setenv("KUBECONFIG", "/nowhere/kubeconfig")
     monkeypatch.setenv("VAN_MANAGER", "none")
     monkeypatch.setenv("COLUMNS", "110")
     monkeypatch.chdir(tmp_path)

@@ -87,16 +87,35 @@ def test_kubernetes_is_the_default_and_says_what_to_do_instead(van: Van, monkeyp
     result = van("status")
     assert result.exit_code == 1
     assert result.stderr == (
-        "Error: platform kubernetes (from the default, as there is neither -p nor VAN_PLATFORM) is not supported by this release\n"
-        "Next:  use a host: van -p linux ...   or once for all: export VAN_PLATFORM=linux\n"
+        "Error: there is no kubeconfig: looked for /nowhere/kubeconfig\n"
+        "Next:  name one with --kubeconfig or KUBECONFIG; on a host without Kubernetes use: van -p linux ...\n"
     )
+
+
+def test_a_command_for_hosts_says_so_on_kubernetes(van: Van, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VAN_PLATFORM")
+    result = van("hosts")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: this command is not for platform kubernetes (from the default, as there is neither -p nor VAN_PLATFORM)\n"
+        "Next:  use it with: van -p linux ...   or once for all: export VAN_PLATFORM=linux\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ["status --context one", "-c one status", "status --kubeconfig file", "init --routers 2", "update --image a"]
+)
+def test_what_is_for_kubernetes_is_refused_on_a_host(van: Van, stopped: object, line: str) -> None:
+    result = van(line)
+    assert result.exit_code == 2
+    assert "Kubernetes" in result.stderr
 
 
 def test_p_wins_over_the_environment(van: Van, site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAN_PLATFORM", "kubernetes")
-    assert "(from VAN_PLATFORM)" in van("status").stderr
+    assert "(from VAN_PLATFORM)" in van("hosts").stderr
     assert van("-p linux status").exit_code == 0
-    assert "(from -p)" in van("status -p kubernetes").stderr
+    assert "(from -p)" in van("hosts -p kubernetes").stderr
 
 
 def test_an_unknown_platform_is_a_usage_error_that_names_where_it_came_from(van: Van, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ class Processes:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(self, config: Path) -> tuple[subprocess.Popen[bytes], Endpoint]:
-        process = subprocess.Popen([sys.executable, str(HERE / "join_listener.py"), str(config)], stdout=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, str(HERE.parent / "join_listener.py"), str(config)], stdout=subprocess.PIPE)
         self._running.append(process)
         assert process.stdout is not None
         port = process.stdout.readline()

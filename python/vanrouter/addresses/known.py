@@ -12,7 +12,7 @@ import msgspec
 
 from vanrouter.addresses.difference import Difference
 from vanrouter.addresses.health import Verdict
-from vanrouter.addresses.model import LocalConnector, LocalListener, Path
+from vanrouter.addresses.model import LocalConnector, LocalListener, Path, Place
 from vanrouter.addresses.offered import LAST_RESORT, Offered, offered_targets
 from vanrouter.addresses.ports import Ports
 from vanrouter.addresses.remote import Remote
@@ -35,12 +35,12 @@ class KeyPlaces(msgspec.Struct):
 
 
 class Known:
-    def __init__(self, own: RouterId, *, service_address: str, service_sync: bool, sync_own: bool) -> None:
-        self.own = str(own)
+    def __init__(self, own: RouterId, *, service_address: str, service_sync: bool, sync_own: bool, place: Place | None = None) -> None:
+        self.own, self.place = str(own), place
         self.remote = Remote()
         self.difference = Difference()
         self.service_address, self.service_sync = service_address, service_sync
-        self.sync = ServiceSync(self.own, enabled=service_sync, include_own=sync_own, taken=self.taken)
+        self.sync = ServiceSync(self.own, enabled=service_sync, include_own=sync_own, taken=self.taken, place=place or _same_port)
         self.listeners: dict[str, LocalListener] = {}
         self.automatic: dict[str, tuple[str, int]] = {}  # name of an automatic listener -> its (address, port)
         self.ports = Ports(automatic=self.automatic, bound=self.bound)
@@ -136,6 +136,10 @@ class Known:
     def site(self, router: str) -> str:
         site = router.partition("/")[0]
         return self.site_names.get(site, site)
+
+
+def _same_port(_address: str, port: int) -> int:
+    return port
 
 
 def refusal(service: ServicePort) -> str:

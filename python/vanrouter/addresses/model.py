@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from vanrouter.conditions import Condition
@@ -15,6 +17,7 @@ __all__ = [
     "LocalListener",
     "Offer",
     "Path",
+    "Place",
     "Reserved",
     "ServiceStatus",
     "leads_to",
@@ -23,7 +26,10 @@ __all__ = [
 
 
 class LocalListener(msgspec.Struct, frozen=True, kw_only=True):
-    """A listener wanted at this site. ``host`` is an IP literal. One key, or several with a strategy among them (`plane.Listener`)."""
+    """A listener wanted at this site. ``host`` is an IP literal. One key, or several with a strategy among them (`plane.Listener`).
+
+    ``reached_at``: host and port that applications use, where that is something else than where it listens (a Service before a pod).
+    """
 
     name: str
     routing_key: str = ""
@@ -31,6 +37,12 @@ class LocalListener(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     strategy: Strategy = "balanced"
     keys: tuple[KeyWeight, ...] = ()
+    reached_at: tuple[str, int] | None = None
+
+    @property
+    def shown(self) -> tuple[str, int]:
+        """Host and port, for people."""
+        return self.reached_at or (self.host, self.port)
 
     @property
     def routing_keys(self) -> tuple[str, ...]:
@@ -87,6 +99,11 @@ class AddressStatus(msgspec.Struct, frozen=True, kw_only=True):
     service: ServicePort | None = None
     keys: tuple[KeyWeight, ...] = ()  # of a listener with several
     strategy: Strategy = "balanced"  # of a listener
+    pod_port: int = 0  # of a listener in a pod: where it listens there
+
+
+Place = Callable[[str, int], int]
+"""Where in this pod an automatic listener for an address and a port of it listens; 0: no port is given to it yet."""
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, order=True):

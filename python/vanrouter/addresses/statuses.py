@@ -100,8 +100,9 @@ class Statuses:
         return AddressStatus(
             name=listener.name,
             routing_key=listener.routing_key,
-            host=listener.host,
-            port=listener.port,
+            host=listener.shown[0],
+            port=listener.shown[1],
+            pod_port=listener.port if listener.reached_at is not None else 0,
             matched=any(map(self._known.matched_listener, listener.routing_keys)),
             keys=listener.keys,
             strategy=listener.strategy,

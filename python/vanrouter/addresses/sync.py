@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from vanrouter.addresses.model import Offer
+from vanrouter.addresses.model import Offer, Place
 from vanrouter.messages import Problem, ServicePort
 
 __all__ = ["Decision", "ServiceSync", "Taken"]
@@ -37,6 +37,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     port: int
     key: str
+    at: int = 0  # the port where it listens here: on a host the same one
     problem: Problem | None = None
     next: str = ""
 
@@ -55,10 +56,11 @@ class _Service:
 class ServiceSync:
     """Decide. Feed offers and facts in; take the changed decisions out with `take`."""
 
-    def __init__(self, own: str, *, enabled: bool, include_own: bool, taken: Taken) -> None:
-        self._own, self._enabled, self._include_own, self._taken = own, enabled, include_own, taken
+    def __init__(self, own: str, *, enabled: bool, include_own: bool, taken: Taken, place: Place) -> None:
+        """``place``: the port on which a service's port is listened for here; 0: none yet. On a host it is the port itself."""
+        self._own, self._enabled, self._include_own, self._taken, self._place = own, enabled, include_own, taken, place
         self._services: dict[str, _Service] = {}
-        self._owners: dict[int, str] = {}  # port -> the address that has it
+        self._owners: dict[int, str] = {}  # port where one listens -> the address that has it
         self._waiting: dict[int, dict[str, None]] = {}  # port -> addresses that would like it
         self._offered: dict[tuple[str, str], list[ServicePort]] = {}  # (router, key)
         self._failures: dict[Slot, str] = {}  # binds that failed
@@ -94,6 +96,10 @@ class ServiceSync:
     def port_changed(self, port: int) -> None:
         """What of our own has this port may have changed."""
         self._touch(set(self._waiting.get(port, ())) | ({self._owners[port]} if port in self._owners else set()))
+
+    def places_changed(self) -> None:
+        """`place` may answer differently now."""
+        self._touch(set(self._services))
 
     def bind_result(self, address: str, port: int, error: str) -> None:
         """The listener of this slot could not be bound, and why; empty: it could."""
@@ -198,16 +204,13 @@ class ServiceSync:
                 service.ports.pop(port, None)
             else:
                 service.ports[port] = new
-            if (new is None or new.problem is not None) and self._owners.get(port) == address:
-                del self._owners[port]
-                freed.append(port)
-            waiting = self._waiting.setdefault(port, {})
-            if new is not None and new.problem is not None:
-                waiting[address] = None
-            else:
-                waiting.pop(address, None)
-            if not waiting:
-                del self._waiting[port]
+            was, spot = old.at if old is not None else 0, new.at if new is not None else 0
+            if (new is None or new.problem is not None or was != spot) and was and self._owners.get(was) == address:
+                del self._owners[was]
+                freed.append(was)
+            self._stop_waiting(address, was)
+            if new is not None and new.problem is not None and spot:
+                self._waiting.setdefault(spot, {})[address] = None
             if new != old:
                 self._changed[address, port] = None
                 if new is None or new.problem is not None:
@@ -216,6 +219,12 @@ class ServiceSync:
         if not service.offers:
             del self._services[address]
         return freed
+
+    def _stop_waiting(self, address: str, port: int) -> None:
+        if (waiting := self._waiting.get(port)) is not None:
+            waiting.pop(address, None)
+            if not waiting:
+                del self._waiting[port]
 
     def _agree(self, service: _Service) -> set[tuple[str, str, int]]:
         """Who was first decides the protocol, and the key of each port. Returns the offers that fit."""
@@ -233,19 +242,24 @@ class ServiceSync:
         return {slot for slot in fitting if slot[1] == service.keys[slot[2]]}
 
     def _decide_port(self, address: str, port: int, key: str) -> Decision:
-        own = self._taken(port)
-        owner = self._owners.get(port, address)
+        spot = self._place(address, port)
+        if not spot:
+            message = f"{address}:{port} has no port in the router's pod yet"
+            problem = Problem(reason="Pending", message=message[:512], key=key, address=address, port=port)
+            return Decision(address=address, port=port, key=key, problem=problem, next="the controller gives it: look at its pod")
+        own = self._taken(spot)
+        owner = self._owners.get(spot, address)
         if own:
             reason, why = "PortTaken", own
         elif owner != address:
             reason, why = "PortTaken", f"the service {owner}, which came first"
         else:
-            self._owners[port] = address
-            return Decision(address=address, port=port, key=key)
+            self._owners[spot] = address
+            return Decision(address=address, port=port, key=key, at=spot)
         message = f"port {port} of the service address here belongs to {why}; {address}:{port} has no automatic listener here"
         problem = Problem(reason=reason, message=message[:512], key=key, address=address, port=port)
         todo = "offer one of them on another port, or give this site a service address of its own (van site update --service-address)"
-        return Decision(address=address, port=port, key=key, problem=problem, next=todo)
+        return Decision(address=address, port=port, key=key, at=spot, problem=problem, next=todo)
 
     def _tell(self, address: str, service: _Service) -> None:
         """Say to each router what is wrong with its offers of this address."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from vanrouter.addresses.health import Verdict
 from vanrouter.addresses.known import BROKEN, KeyPlaces, Known
-from vanrouter.addresses.model import AddressStatus, Delta, LocalConnector, LocalListener, Path, Reserved, ServiceStatus
+from vanrouter.addresses.model import AddressStatus, Delta, LocalConnector, LocalListener, Path, Place, Reserved, ServiceStatus
 from vanrouter.addresses.offered import Offered
 from vanrouter.addresses.remote import MAX_KEYS_PER_SITE
 from vanrouter.addresses.statuses import Statuses
@@ -37,8 +37,10 @@ class AddressTable:
         service_address: str = "127.0.0.1",
         service_sync: bool = True,
         sync_own: bool = True,
+        place: Place | None = None,
     ) -> None:
-        self._known = Known(own, service_address=service_address, service_sync=service_sync, sync_own=sync_own)
+        """``place``: in a pod, the port of it that is given to an address and port; ``service_address`` is then any address of the pod."""
+        self._known = Known(own, service_address=service_address, service_sync=service_sync, sync_own=sync_own, place=place)
         self.own, self.remote = self._known.own, self._known.remote
         self._statuses = Statuses(self._known)
         self._advertise: dict[str, KeyInfo | None] = {}  # changed, not yet taken
@@ -89,9 +91,14 @@ class AddressTable:
         if service_address != self._known.service_address:
             self._known.service_address = service_address
             for address in self._known.sync.addresses():
-                self._ports_changed(*(d.port for d in self._known.sync.decisions(address)))
+                self._ports_changed(*(d.at for d in self._known.sync.decisions(address)))
             for name, slot in list(self._known.automatic.items()):
                 self._put_listener(self._automatic_listener(name, *slot))
+        self._work(now)
+
+    def places_changed(self, *, now: float) -> None:
+        """Ports of this pod were given or taken back."""
+        self._known.sync.places_changed()
         self._work(now)
 
     # ---- what others say, and how they are reached -------------------------------------------------------------------------------------
@@ -409,7 +416,9 @@ class AddressTable:
     def _automatic_listener(self, name: str, address: str, port: int) -> LocalListener:
         decision = self._known.sync.decision(address, port)
         assert decision is not None
-        return LocalListener(name=name, routing_key=decision.key, host=self._known.service_address, port=port)
+        reached_at = (address, port) if self._known.place is not None else None
+        host = self._known.service_address
+        return LocalListener(name=name, routing_key=decision.key, host=host, port=decision.at, reached_at=reached_at)
 
     def _put_listener(self, listener: LocalListener) -> None:
         before = self._known.listeners.get(listener.name)

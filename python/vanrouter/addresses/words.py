@@ -50,6 +50,8 @@ def describe_listener(
     conditions: Conditions, listener: LocalListener, facts: Facts, clash: str, bind: ListenerState | None, *, now: float
 ) -> None:
     where = f"{listener.host}:{listener.port}"
+    if listener.reached_at is not None:
+        where = f"{listener.reached_at[0]}:{listener.reached_at[1]} (port {listener.port} of the pod)"
     if clash:
         todo = "choose another host or port for one of them"
         conditions.set("Listening", "False", "PortTaken", f"{where} belongs to {clash}, which came first", now=now, next=todo)
@@ -81,6 +83,14 @@ def describe_connector(
     now: float,
 ) -> None:
     where = "this process" if connector.embedded else f"{connector.host}:{connector.port}"
+    if not connector.embedded and not connector.host:
+        absent = health.error if health is not None else "not known yet"
+        conditions.set("Configured", "True", "Ok", "streams go to the pods that its selector means", now=now)
+        todo = "start such a pod, or correct the selector: van connector update, or kubectl edit"
+        conditions.set("Healthy", "False", "NoTarget", f"there is no target: {absent}", now=now, next=todo)
+        _matched(conditions, connector.routing_key, "listener", facts.listeners_here, facts.listeners_elsewhere, now)
+        _ready(conditions, ("Configured", "Healthy", "Matched"), now)
+        return
     if clash:
         todo = "give the connector the address of the server itself"
         conditions.set("Configured", "False", "LeadsBack", f"{where} is {clash}: streams would come back here", now=now, next=todo)

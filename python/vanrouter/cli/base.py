@@ -1,8 +1,9 @@
 """
 What all commands share: the options that every command takes, exit codes, and how an error looks.
 
-``-p``, ``-n``, ``-o`` and ``--debug`` are accepted before and after the subcommand, the later one wins. Expected errors never show a
-traceback: they become two lines on stderr (what failed and why; what to do) and an exit code. ``--debug`` shows the traceback too.
+``-p``, ``-n``, ``-c``, ``--kubeconfig``, ``-o`` and ``--debug`` are accepted before and after the subcommand, the later one wins. Expected
+errors never show a traceback: they become two lines on stderr (what failed and why; what to do) and an exit code. ``--debug`` shows the
+traceback too.
 
     0 done    1 failed    2 usage    3 not ready    4 timed out
 """
@@ -22,6 +23,7 @@ from vanrouter.errors import DeadlineExceeded, NotReady, VanrouterError
 
 __all__ = [
     "ALL_OUTPUTS",
+    "BOTH",
     "DONE",
     "FAILED",
     "NOT_READY",
@@ -43,6 +45,7 @@ NOT_READY: Final = 3
 TIMED_OUT: Final = 4
 
 PLATFORMS: Final = ("linux", "kubernetes")
+BOTH: Final = PLATFORMS
 ALL_OUTPUTS: Final = ("table", "wide", "json", "yaml", "name")
 OUTPUTS: Final = (*ALL_OUTPUTS, "tree", "dot")  # the last two: networks only
 OBJECT: Final = ("json", "yaml", "name")
@@ -56,6 +59,12 @@ class Invocation:
     name: str | None = None
     output: str | None = None
     debug: bool = False
+    context: str | None = None
+    kubeconfig: str | None = None
+
+    @property
+    def on_kubernetes(self) -> bool:
+        return self._platform()[0] == "kubernetes"
 
     @property
     def site_name(self) -> str:
@@ -64,24 +73,32 @@ class Invocation:
 
     def van(self, words: str) -> str:
         """The command line for ``words`` on the same site, as a user would type it."""
-        platform = " -p linux" if os.environ.get("VAN_PLATFORM") != "linux" else ""
-        name = f" -n {self.name}" if self.name else ""
-        return f"van{platform}{name} {words}"
+        wanted = self._platform()[0]
+        platform = f" -p {wanted}" if wanted != os.environ.get("VAN_PLATFORM", "kubernetes") else ""
+        given = (("-n", self.name), ("-c", self.context), ("--kubeconfig", self.kubeconfig))
+        return f"van{platform}{''.join(f' {flag} {value}' for flag, value in given if value)} {words}"
+
+    def _platform(self) -> tuple[str, str]:
+        """The platform in force, and who says so."""
+        if self.platform is not None:
+            return self.platform, "-p"
+        if named := os.environ.get("VAN_PLATFORM"):
+            return named, "VAN_PLATFORM"
+        return "kubernetes", "the default, as there is neither -p nor VAN_PLATFORM"
 
     def require_platform(self, supported: Sequence[str] = ("linux",)) -> str:
         """The platform in force, if this command can work on it."""
-        platform, source = self.platform, "-p"
-        if platform is None and os.environ.get("VAN_PLATFORM"):
-            platform, source = os.environ["VAN_PLATFORM"], "VAN_PLATFORM"
-        if platform is None:
-            platform, source = "kubernetes", "the default, as there is neither -p nor VAN_PLATFORM"
+        platform, source = self._platform()
         if platform not in PLATFORMS:
             raise click.UsageError(f"platform {platform!r} (from {source}) is not one of: {', '.join(PLATFORMS)}")
         if platform not in supported:
             raise VanrouterError(
-                f"platform {platform} (from {source}) is not supported by this release",
-                hint="use a host: van -p linux ...   or once for all: export VAN_PLATFORM=linux",
+                f"this command is not for platform {platform} (from {source})",
+                hint=f"use it with: van -p {supported[0]} ...   or once for all: export VAN_PLATFORM={supported[0]}",
             )
+        if platform != "kubernetes" and (self.context or self.kubeconfig):
+            flag = "--context" if self.context else "--kubeconfig"
+            raise click.UsageError(f"{flag} is for Kubernetes, and the platform is {platform} (from {source})")
         return platform
 
 
@@ -123,7 +140,21 @@ def _shared_options() -> list[click.Parameter]:
             expose_value=False,
             callback=_keep("name"),
             shell_complete=_site_names,
-            help="Which site of this user; default: default.",
+            help="Which namespace; default: the context's. On a host: which site of this user; default: default.",
+        ),
+        click.Option(
+            ["-c", "--context", "kube_context"],
+            metavar="NAME",
+            expose_value=False,
+            callback=_keep("context"),
+            help="Which context of the kubeconfig; default: the current one.",
+        ),
+        click.Option(
+            ["--kubeconfig", "kube_config"],
+            metavar="FILE",
+            expose_value=False,
+            callback=_keep("kubeconfig"),
+            help="How to reach the cluster; else KUBECONFIG, else ~/.kube/config.",
         ),
         click.Option(
             ["-o", "--output", "output_format"],

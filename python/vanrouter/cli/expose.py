@@ -1,22 +1,25 @@
 """
 ``van expose`` and ``unexpose``: offer a local server to the network under a name and a port, and take it back.
 
-``expose`` writes one connector that carries the service's name and port, and waits until every linked site that is up has it. ``unexpose``
-takes what ``expose`` took (``host/127.0.0.1:8080``) or the service's name.
+In a namespace a server is a workload, a Service or pods as well (``workloads``). ``expose`` writes one connector that carries the service's
+name and port, and waits until every linked site that is up has it. ``unexpose`` takes what ``expose`` took (``deployment/hello``,
+``host/127.0.0.1:8080``) or the service's name.
 """
 
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
 
-from vanrouter.cli.base import Invocation, command, pass_invocation
+from vanrouter.cli.base import BOTH, Invocation, command, pass_invocation
 from vanrouter.cli.checks import CHECK_FIELDS
 from vanrouter.cli.nouns import named, with_fields
 from vanrouter.cli.output import say, warn
-from vanrouter.cli.running import Site, condition
+from vanrouter.cli.running import Site, condition, open_site
 from vanrouter.cli.values import HOST_PORT, NAME, PORT, HostPort, timeout_option, wait_option
 from vanrouter.errors import ConfigError, VanrouterError
 
@@ -44,10 +47,12 @@ def _target(words: tuple[str, ...]) -> HostPort | None:
     return parsed
 
 
-@command("expose", outputs=("json", "yaml", "name"))
-@click.argument("target", nargs=-1, required=True, metavar="host HOST:PORT")
+@command("expose", outputs=("json", "yaml", "name"), platforms=BOTH)
+@click.argument("target", nargs=-1, required=True, metavar="KIND/NAME|host HOST:PORT")
 @click.option("--port", type=PORT, help="Port under which others reach it; default: the server's.")
-@click.option("--address", type=NAME, required=True, help="Name under which others reach it.")
+@click.option("--target-port", metavar="PORT|NAME", help="Kubernetes: port of the pods, by number or name; default: PORT, or the only one.")
+@click.option("--address", type=NAME, help="Name under which others reach it; default on Kubernetes: the workload's.")
+@click.option("--include-not-ready-pods", is_flag=True, help="Kubernetes: pods serve before they are ready too.")
 @click.option("--protocol", type=click.Choice(["tcp"]), default="tcp", show_default=True, help="Protocol of the service.")
 @with_fields(CHECK_FIELDS)
 @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
@@ -59,7 +64,9 @@ def expose(
     /,
     target: tuple[str, ...],
     port: int | None,
-    address: str,
+    target_port: str | None,
+    address: str | None,
+    include_not_ready_pods: bool,
     protocol: str,
     dry_run: bool,
     wait: bool,
@@ -69,51 +76,103 @@ def expose(
     """Offer a local service to the network.
 
     \b
+    van expose deployment/hello --port 80
+    van expose statefulset/db --port 5432 --target-port postgres --address database
+    van expose pods/app=hello --port 80 --address hello
     van -p linux expose host 127.0.0.1:8080 --port 9090 --address hello
     """
     from vanrouter.cli import wanted
 
-    server = _target(target)
-    if server is None:
-        raise click.UsageError(f"{target[0]!r} cannot be exposed; write 'host HOST:PORT', for example: host 127.0.0.1:8080")
-    site = Site(invocation, timeout)
-    site.require()
-    port = port or server.port
+    annotations: Doc = {}
+    if invocation.on_kubernetes:
+        site, found = _in_namespace(invocation, timeout, target, port, target_port, address, include_not_ready_pods)
+        address, where, port, annotations = found
+    else:
+        if target_port or include_not_ready_pods:
+            raise click.UsageError("--target-port and --include-not-ready-pods are for Kubernetes; this is a host")
+        server = _target(target)
+        if server is None:
+            raise click.UsageError(f"{target[0]!r} cannot be exposed; write 'host HOST:PORT', for example: host 127.0.0.1:8080")
+        if address is None:
+            raise click.MissingParameter(param_hint="'--address'", param_type="option")
+        site = open_site(invocation, timeout)
+        site.require()
+        where, port = {"host": server.host, "port": server.port}, port or server.port
     spec: Doc = {
         "routingKey": address,
-        "host": server.host,
-        "port": server.port,
+        **where,
         "expose": {"port": port, "address": address} | ({"protocol": protocol} if protocol != "tcp" else {}),
     } | named(CHECK_FIELDS, checks)
-    change = wanted.create(site, "Connector", _connector_name(site, address, server, port), spec, dry_run=dry_run)
+    name = _connector_name(site, address, where, port)
+    change = wanted.create(site, "Connector", name, spec, dry_run=dry_run, annotations=annotations)
     sentence = f"Service {address} is exposed on port {port}"
     left_out: list[str] = []
     wanted.finish(
         site,
         change,
         wait=wait,
-        check=lambda status: _missing(status, address, port, left_out),
+        check=_patient(site, lambda status: _missing(status, address, port, left_out), left_out),
         sentence=f"{sentence} (it was already)." if change.done == "unchanged" else f"{sentence}.",
     )
     for line in left_out:
         warn(line, f"see {invocation.van('service status')}")
 
 
-def _connector_name(site: Site, address: str, server: HostPort, port: int) -> str:
+def _in_namespace(
+    invocation: Invocation,
+    timeout: float,
+    target: tuple[str, ...],
+    port: int | None,
+    target_port: str | None,
+    address: str | None,
+    include_not_ready: bool,
+) -> tuple[Site, tuple[str, Doc, int, Doc]]:
+    """The site; name, place and port of the service, and what marks its connector."""
+    from vanrouter.cli.namespace import NamespaceSite
+    from vanrouter.cli.workloads import check_address, find_target
+    from vanrouter.controller.view import TARGET
+
+    site = NamespaceSite(invocation, timeout)
+    site.require()
+    found = find_target(site, target, port, target_port, include_not_ready=include_not_ready)
+    name = address or found.name
+    if not name:
+        raise click.MissingParameter(param_hint="'--address'", param_type="option")
+    note = check_address(site, name)
+    if note:
+        warn(note)
+    where = found.where | ({"includeNotReadyPods": True} if include_not_ready else {})
+    return site, (name, where, found.port, {TARGET: found.words})
+
+
+def _connector_name(site: Site, address: str, where: Doc, port: int) -> str:
     """The connector of this server under this name and port: an old one, or the first free name."""
     from vanrouter.cli import wanted
 
     taken: dict[str, Any] = {connector.name: connector.spec for connector in wanted.read_all(site, "Connector")}
     for name, spec in taken.items():
-        if _is(spec, address, server) and spec.expose.port == port:
+        if _is(spec, address, where) and spec.expose.port == port:
             return name
     stem = re.sub(r"[^a-z0-9.-]", "-", address)[:50].rstrip("-.")
     candidates = [stem, f"{stem}-{port}", *(f"{stem}-{port}-{i}" for i in range(2, len(taken) + 3))]
     return next(name for name in candidates if name not in taken)
 
 
-def _is(spec: Any, address: str, server: HostPort) -> bool:
-    return spec.expose is not None and (spec.expose.address or spec.routing_key) == address and (spec.host, spec.port) == tuple(server)
+def _is(spec: Any, address: str, where: Doc) -> bool:
+    if spec.expose is None or (spec.expose.address or spec.routing_key) != address:
+        return False
+    return (spec.host, spec.selector, spec.port) == (where.get("host", ""), where.get("selector", ""), where["port"])
+
+
+def _patient(site: Site, check: Callable[[Doc], str], left_out: list[str]) -> Callable[[Doc], str]:
+    """Where a site that cannot listen may only not have got there yet, it has a moment for it."""
+    until = time.monotonic() + site.settles
+
+    def patient(status: Doc) -> str:
+        missing = check(status)
+        return missing or (left_out[0] if left_out and time.monotonic() < until else "")
+
+    return patient
 
 
 def _missing(status: Doc, address: str, port: int, left_out: list[str]) -> str:
@@ -140,8 +199,8 @@ def _missing(status: Doc, address: str, port: int, left_out: list[str]) -> str:
     return f"not there yet: {', '.join(lacking)}" if lacking else ""
 
 
-@command("unexpose", outputs=("name",))
-@click.argument("target", nargs=-1, required=True, metavar="ADDRESS|host HOST:PORT")
+@command("unexpose", outputs=("name",), platforms=BOTH)
+@click.argument("target", nargs=-1, required=True, metavar="ADDRESS|KIND/NAME|host HOST:PORT")
 @click.option("--address", type=NAME, help="Only under this name.")
 @click.option("--port", type=PORT, help="Only on this port.")
 @click.option("--dry-run", is_flag=True, help="Say what would be taken back; change nothing.")
@@ -156,25 +215,25 @@ def unexpose(
     Named by what 'expose' took, or by the service's name:
 
     \b
+    van unexpose deployment/hello
     van -p linux unexpose hello
     van -p linux unexpose host 127.0.0.1:8080
     """
     from vanrouter.cli import wanted
 
-    server = _target(target)
-    if server is None and len(target) != 1:
-        raise click.UsageError("name one service, or write 'host HOST:PORT'")
-    site = Site(invocation, timeout)
-    doomed: list[tuple[str, str, HostPort, int]] = []
+    server, words = _meant(invocation, target)
+    site = open_site(invocation, timeout)
+    doomed: list[tuple[str, str, str, int]] = []
     left: list[tuple[str, int]] = []  # name and port of the service, for each server that stays
     for connector in wanted.read_all(site, "Connector"):
         spec = connector.spec
         if spec.expose is None:
             continue
         name = spec.expose.address or spec.routing_key
-        hit = name == target[0] if server is None else (spec.host, spec.port) == tuple(server)
+        words_of = _words_of(connector)
+        hit = words_of == words if words else name == target[0] if server is None else (spec.host, spec.port) == tuple(server)
         if hit and address in (None, name) and port in (None, spec.expose.port):
-            doomed.append((connector.name, name, HostPort(spec.host, spec.port), spec.expose.port))
+            doomed.append((connector.name, name, words_of, spec.expose.port))
         else:
             left.append((name, spec.expose.port))
     if not doomed:
@@ -196,3 +255,25 @@ def unexpose(
         )
     if dry_run:
         say("Nothing was changed.")
+
+
+def _meant(invocation: Invocation, target: tuple[str, ...]) -> tuple[HostPort | None, str]:
+    """A server of a host, or what ``expose`` took in a namespace; neither of it: the name of a service."""
+    if invocation.on_kubernetes:
+        from vanrouter.cli.workloads import spelled
+
+        kind, name = spelled(target)
+        server, words = None, f"{kind}/{name}" if kind else ""
+    else:
+        server, words = _target(target), ""
+    if server is None and not words and len(target) != 1:
+        raise click.UsageError("name one service, or write 'host HOST:PORT'")
+    return server, words
+
+
+def _words_of(connector: Any) -> str:
+    """What its connector was made of."""
+    from vanrouter.controller.view import TARGET
+
+    spec = connector.spec
+    return str(connector.metadata.annotations.get(TARGET) or (HostPort(spec.host, spec.port) if spec.host else f"pods/{spec.selector}"))

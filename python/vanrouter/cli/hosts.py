@@ -12,7 +12,7 @@ import re
 
 from vanrouter.cli.base import Invocation, command, pass_invocation
 from vanrouter.cli.output import dump, say, warn
-from vanrouter.cli.running import Site
+from vanrouter.cli.running import open_site
 from vanrouter.cli.values import timeout_option
 
 __all__ = ["hosts"]
@@ -29,7 +29,7 @@ def hosts(invocation: Invocation, timeout: float) -> None:
     \b
     van -p linux hosts | sudo tee -a /etc/hosts
     """
-    status = Site(invocation, timeout).status()
+    status = open_site(invocation, timeout).status()
     found: dict[tuple[str, str], None] = {}
     for listener in status["listeners"]:
         name, address = listener["routingKey"], loopback_for(listener["host"])

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from vanrouter.cli.base import ALL_OUTPUTS, DONE, NOT_READY, Group, Invocation, pass_invocation
+from vanrouter.cli.base import ALL_OUTPUTS, BOTH, DONE, NOT_READY, Group, Invocation, pass_invocation
 from vanrouter.cli.output import bad, dump, explain, good, say, table, warn
-from vanrouter.cli.running import Site, condition, worst
+from vanrouter.cli.running import Site, condition, open_site, worst
 from vanrouter.cli.values import COST, NAME, one_name, timeout_option, wait_option
 from vanrouter.errors import ConfigError, VanrouterError
 
@@ -34,7 +34,7 @@ def _link_names(ctx: click.Context, _param: click.Parameter, incomplete: str) ->
     return element_names(ctx, "links", incomplete)
 
 
-@link.command("create", outputs=("json", "yaml", "name"))
+@link.command("create", outputs=("json", "yaml", "name"), platforms=BOTH)
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 @click.argument("link_name", metavar="[NAME]", type=NAME, required=False)
 @click.option("--name", type=NAME, help="The same as NAME.")
@@ -50,18 +50,12 @@ def create(
     NAME is what the link is called from then on, by `link update` and `link delete`; default: made from the token.
     """
     name = one_name(link_name, name)
-    site = Site(invocation, timeout)
+    site = open_site(invocation, timeout)
     site.require()
     text, issuer, token_name = _token(file)
-    params: Doc = {"token": text}
-    if name:
-        params["name"] = name
-    if cost:
-        params["cost"] = cost
     joining = _Joining(site, issuer)
     joining.say_before(name or token_name)
-    answer: Doc = site.call("token.redeem", **params)
-    made = str(answer["link"])
+    made = site.redeem(text, name=name, cost=cost)
     found: Doc = {"name": made}
     if wait:
         status = site.wait(f"link {made}", lambda status: _missing(status, made))
@@ -137,9 +131,7 @@ def _token(file: str) -> tuple[str, tuple[str, str], str]:
             click.echo("Reading the token from the terminal; end it with Ctrl-D.", err=True)
         token = parse_token(sys.stdin.buffer.read(MAX_TOKEN_FILE + 1), "standard input")
     elif not Path(file).exists():
-        raise ConfigError(
-            f"there is no file {file}", hint="make a token at the other site and bring it here: van -p linux token create FILE"
-        )
+        raise ConfigError(f"there is no file {file}", hint="make a token at the other site and bring it here: van token create FILE")
     else:
         token, warnings = read_token(file)
         for warning in warnings:
@@ -165,14 +157,14 @@ def _missing(status: Doc, name: str) -> str:
     return reason["message"] if reason else "it is being dialled"
 
 
-@link.command("status", outputs=ALL_OUTPUTS)
+@link.command("status", outputs=ALL_OUTPUTS, platforms=BOTH)
 @click.argument("name", required=False, shell_complete=_link_names)
 @wait_option("the link, or all of them, are active", default=False)
 @timeout_option(30, "How long to wait.")
 @pass_invocation
 def status(invocation: Invocation, name: str | None, wait: bool, timeout: float) -> int:
     """Show the links of this site, dialled by it (outgoing) or by others (incoming)."""
-    site = Site(invocation, timeout)
+    site = open_site(invocation, timeout)
 
     def missing(document: Doc) -> str:
         links = _chosen(document["links"], name)
@@ -251,7 +243,7 @@ def _cost(found: Doc) -> object:
     return cost if in_force in (None, cost) else f"{cost} ({in_force} counts)"
 
 
-@link.command("update", outputs=("json", "yaml", "name"))
+@link.command("update", outputs=("json", "yaml", "name"), platforms=BOTH)
 @click.argument("name", shell_complete=_link_names)
 @click.option("--cost", type=COST, help="Cost of the link; the larger of both ends' counts.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
@@ -264,7 +256,7 @@ def update(invocation: Invocation, name: str, cost: int | None, dry_run: bool, w
 
     if cost is None:
         raise click.UsageError("nothing to change is named; name it: --cost")
-    site = Site(invocation, timeout)
+    site = open_site(invocation, timeout)
     site.require()
     if not wanted.exists(site, "Link", name):
         if site.is_running() and (incoming := _find(site.status()["links"], name)):
@@ -284,7 +276,7 @@ def _incoming(name: str, found: Doc) -> ConfigError:
     return ConfigError(f"link {name} is incoming: {other} dials it", hint=f"change or delete it there, in {other}")
 
 
-@link.command("delete", outputs=("name",))
+@link.command("delete", outputs=("name",), platforms=BOTH)
 @click.argument("name", required=False, shell_complete=_link_names)
 @click.option("--all", "everything", is_flag=True, help="All links that this site dials.")
 @wait_option("the link is gone")
@@ -294,7 +286,7 @@ def delete(invocation: Invocation, name: str | None, everything: bool, wait: boo
     """Delete a link that this site dials, with its credential; or all of them."""
     if (name is None) == (not everything):
         raise click.UsageError("name one link, or say --all")
-    site = Site(invocation, timeout)
+    site = open_site(invocation, timeout)
     links = site.status()["links"]
     own = [found["name"] for found in links if found["direction"] == "outgoing"]
     if name is not None and name not in own:
@@ -302,7 +294,7 @@ def delete(invocation: Invocation, name: str | None, everything: bool, wait: boo
         raise _incoming(name, incoming) if incoming else _no_such_link(invocation, links, name)
     doomed = own if name is None else [name]
     for victim in doomed:
-        site.call("link.delete", name=victim)
+        site.delete_link(victim)
     if wait:
 
         def left(status: Doc) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from vanrouter.cli.base import Group, Invocation, pass_invocation
+from vanrouter.cli.base import BOTH, Group, Invocation, pass_invocation
 from vanrouter.cli.output import bad, dim, dump, say, strong, table
-from vanrouter.cli.running import Site
+from vanrouter.cli.running import open_site
 from vanrouter.cli.values import timeout_option
 
 __all__ = ["network"]
@@ -22,7 +22,7 @@ def network() -> None:
     """See the sites of the network."""
 
 
-@network.command("status", outputs=("tree", "table", "wide", "json", "yaml", "dot", "name"))
+@network.command("status", outputs=("tree", "table", "wide", "json", "yaml", "dot", "name"), platforms=BOTH)
 @click.option("--tree", "shape", flag_value="tree", default="tree", help="Each site with its links and services (the default).")
 @click.option("--dot", "shape", flag_value="dot", help="The same as -o dot: van network status -o dot | dot -Tsvg")
 @timeout_option(10)
@@ -35,7 +35,7 @@ def status(invocation: Invocation, shape: str, timeout: float) -> None:
     "link to" and "link from" say who dialled, where this site knows: of its own links. "itself or an edge behind it": a site tells of the
     services of its edges as its own. Of several routers of a site each is named by the end of its id.
     """
-    document: Doc = Site(invocation, timeout).call("network")
+    document: Doc = open_site(invocation, timeout).call("network")
     output = invocation.output or shape
     if output in ("json", "yaml"):
         dump(document, output)

@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from vanrouter.cli.base import ALL_OUTPUTS, Group, Invocation, pass_invocation
+from vanrouter.cli.base import ALL_OUTPUTS, BOTH, Group, Invocation, pass_invocation
 from vanrouter.cli.output import dump, explain, say, table
-from vanrouter.cli.running import Site, condition, worst
+from vanrouter.cli.running import condition, open_site, worst
 from vanrouter.cli.values import KEY, NAME, PORT, timeout_option, wait_option
 from vanrouter.errors import VanrouterError
 
@@ -175,7 +175,7 @@ def _spec_of(resource: Any) -> Doc:
 
 
 def _add_create(group: Group, noun: Noun) -> None:
-    @group.command("create", outputs=("json", "yaml", "name"), help=f"Create a {noun.word}: its name and its port.")
+    @group.command("create", platforms=BOTH, outputs=("json", "yaml", "name"), help=f"Create a {noun.word}: its name and its port.")
     @click.argument("name", type=NAME)
     @click.argument("port", type=PORT)
     @with_fields(noun.fields, skip=("port",))
@@ -186,17 +186,19 @@ def _add_create(group: Group, noun: Noun) -> None:
     def create(invocation: Invocation, /, name: str, port: int, dry_run: bool, wait: bool, timeout: float, **values: Any) -> None:
         from vanrouter.cli import wanted
 
-        site = Site(invocation, timeout)
+        site = open_site(invocation, timeout)
         site.require()
         spec = _complete(noun, name, port, values)
         if noun.listens and values["host"] is None:
-            spec["host"] = wanted.service_address(site)
+            spec["host"] = name if invocation.on_kubernetes else wanted.service_address(site)
         change = wanted.create(site, noun.kind, name, spec, dry_run=dry_run)
         wanted.finish(site, change, wait=wait, check=_in_force(noun, name, _spec_of(change.resource)))
 
 
 def _add_update(group: Group, noun: Noun) -> None:
-    @group.command("update", outputs=("json", "yaml", "name"), help=f"Change what is named of a {noun.word}; all else stays.")
+    @group.command(
+        "update", platforms=BOTH, outputs=("json", "yaml", "name"), help=f"Change what is named of a {noun.word}; all else stays."
+    )
     @click.argument("name", type=NAME, shell_complete=_names(noun))
     @with_fields(noun.fields)
     @click.option("--unset", multiple=True, metavar="FLAG", help="Give this field its default back: --unset tls-credentials")
@@ -217,13 +219,13 @@ def _add_update(group: Group, noun: Noun) -> None:
             fields[by_flag[flag.removeprefix("--")]] = None
         if not fields:
             raise click.UsageError(f"nothing to change is named; name it: {', '.join(field.flag for field in noun.fields)}")
-        site = Site(invocation, timeout)
+        site = open_site(invocation, timeout)
         change = wanted.update(site, noun.kind, name, noun.settle(fields), dry_run=dry_run)
         wanted.finish(site, change, wait=wait, check=_in_force(noun, name, _spec_of(change.resource)))
 
 
 def _add_delete(group: Group, noun: Noun) -> None:
-    @group.command("delete", outputs=("name",), help=f"Delete a {noun.word}, or all of them.")
+    @group.command("delete", platforms=BOTH, outputs=("name",), help=f"Delete a {noun.word}, or all of them.")
     @click.argument("name", required=False, shell_complete=_names(noun))
     @click.option("--all", "everything", is_flag=True, help=f"All {noun.plural} of this site.")
     @click.option("--dry-run", is_flag=True, help="Say what would be deleted; change nothing.")
@@ -235,7 +237,7 @@ def _add_delete(group: Group, noun: Noun) -> None:
 
         if (name is None) == (not everything):
             raise click.UsageError(f"name one {noun.word}, or say --all")
-        site = Site(invocation, timeout)
+        site = open_site(invocation, timeout)
         doomed = [r.name for r in wanted.read_all(site, noun.kind)] if name is None else [name]
         for victim in doomed:
             change = wanted.delete(site, noun.kind, victim, dry_run=dry_run)
@@ -245,12 +247,12 @@ def _add_delete(group: Group, noun: Noun) -> None:
 
 
 def _add_status(group: Group, noun: Noun) -> None:
-    @group.command("status", outputs=ALL_OUTPUTS, help=f"Show the {noun.plural} of this site, or one of them.")
+    @group.command("status", platforms=BOTH, outputs=ALL_OUTPUTS, help=f"Show the {noun.plural} of this site, or one of them.")
     @click.argument("name", required=False, shell_complete=_names(noun))
     @timeout_option(10)
     @pass_invocation
     def status(invocation: Invocation, name: str | None, timeout: float) -> None:
-        elements = sorted(Site(invocation, timeout).status()[noun.list_name], key=lambda x: x["name"])
+        elements = sorted(open_site(invocation, timeout).status()[noun.list_name], key=lambda x: x["name"])
         if name is not None:
             known = ", ".join(x["name"] for x in elements) or "none"
             elements = [x for x in elements if x["name"] == name]
@@ -283,7 +285,9 @@ def _row(noun: Noun, found: Doc, *, wide: bool) -> list[object]:
 
 
 def _add_generate(group: Group, noun: Noun) -> None:
-    @group.command("generate", outputs=("json", "yaml"), help=f"Print a {noun.word} as YAML, for a file or for git; needs no site.")
+    @group.command(
+        "generate", platforms=BOTH, outputs=("json", "yaml"), help=f"Print a {noun.word} as YAML, for a file or for git; needs no site."
+    )
     @click.argument("name", type=NAME)
     @click.argument("port", type=PORT)
     @with_fields(noun.fields, skip=("port",))

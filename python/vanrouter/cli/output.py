@@ -63,8 +63,15 @@ def dump(document: Any, output: str) -> None:
     import yaml
 
     documents = document if isinstance(document, list) else [document]
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # a network of 100 sites takes seconds without libyaml
-    text = yaml.dump_all(documents, Dumper=dumper, sort_keys=False, allow_unicode=True, explicit_start=len(documents) > 1)
+
+    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # a network of 100 sites takes seconds without libyaml
+        """For people: no anchors, and a text of several lines as it is."""
+
+        def ignore_aliases(self, _data: Any) -> bool:
+            return True
+
+    Dumper.add_representer(str, lambda d, text: d.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None))
+    text = yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, allow_unicode=True, explicit_start=len(documents) > 1)
     click.echo(text, nl=False)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from vanrouter.cli.base import ALL_OUTPUTS, Group, Invocation, pass_invocation
+from vanrouter.cli.base import ALL_OUTPUTS, BOTH, Group, Invocation, pass_invocation
 from vanrouter.cli.output import bad, dump, explain, good, say, table
-from vanrouter.cli.running import Site, condition, worst
+from vanrouter.cli.running import condition, open_site, worst
 from vanrouter.cli.values import timeout_option
 from vanrouter.errors import VanrouterError
 
@@ -20,7 +20,7 @@ def service() -> None:
     """See the services of the network."""
 
 
-@service.command("status", outputs=ALL_OUTPUTS)
+@service.command("status", outputs=ALL_OUTPUTS, platforms=BOTH)
 @click.argument("address", required=False)
 @timeout_option(10)
 @pass_invocation
@@ -30,7 +30,7 @@ def status(invocation: Invocation, address: str | None, timeout: float) -> None:
     HERE is where a client on this site connects, SITES are those with a server behind it. "at or behind" a site: it tells of the servers of
     its edges as its own.
     """
-    document = Site(invocation, timeout).status()
+    document = open_site(invocation, timeout).status()
     services = sorted(document["services"], key=lambda s: s["address"])
     own = document["site"]["id"]
     if address is not None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from vanrouter.cli.base import Invocation, command, pass_invocation
+from vanrouter.cli.base import BOTH, Invocation, command, pass_invocation
 from vanrouter.cli.output import bad, dump, good, say, table
-from vanrouter.cli.running import Site
+from vanrouter.cli.running import open_site
 from vanrouter.cli.values import timeout_option
 
 __all__ = ["simulate"]
@@ -19,7 +19,7 @@ MOST_ROWS = 40  # of one table, for people; -o json has all
 MOST_KEYS = 20  # in one line
 
 
-@command("simulate", outputs=("table", "json", "yaml"))
+@command("simulate", outputs=("table", "json", "yaml"), platforms=BOTH)
 @click.option("--down", metavar="SITE|LINK", multiple=True, required=True, help="What is supposed to be down; may be given several times.")
 @timeout_option(10)
 @pass_invocation
@@ -31,7 +31,7 @@ def simulate(invocation: Invocation, down: tuple[str, ...], timeout: float) -> N
     earnest, as seen from this site; nothing is changed and nobody is asked. Streams are counted where this router knows them: on its own
     links. "at or behind" a site: it tells of the targets of its edges as its own, so that of an edge it is said only what may be lost.
     """
-    document: Doc = Site(invocation, timeout).call("simulate", down=list(down))
+    document: Doc = open_site(invocation, timeout).call("simulate", down=list(down))
     if invocation.output in ("json", "yaml"):
         dump(document, invocation.output)
     else:

@@ -1,8 +1,9 @@
 """
 ``van init``, ``status``, ``update``, ``delete``: the site itself, and ``van site generate``.
 
-``init`` writes the resource, starts the router and returns when the site is ready. On a site that exists it says so, changes only what is
-named and starts the router when it does not run. ``delete`` stops the router and removes the directory, and nothing that is not a site.
+In a namespace ``install`` and ``uninstall`` do it. On a host ``init`` writes the resource, starts the router and returns when the site is
+ready. On a site that exists it says so, changes only what is named and starts the router when it does not run. ``delete`` stops the router
+and removes the directory, and nothing that is not a site.
 """
 
 from __future__ import annotations
@@ -15,65 +16,30 @@ from typing import Any, Final, Literal
 
 import click
 
-from vanrouter.cli.base import ALL_OUTPUTS, DONE, NOT_READY, Group, Invocation, command, pass_invocation
+from vanrouter.cli.base import ALL_OUTPUTS, BOTH, DONE, NOT_READY, Group, Invocation, command, pass_invocation
 from vanrouter.cli.health import is_ready, sentences, troubles
 from vanrouter.cli.output import bad, dump, good, say, strong, table, warn
-from vanrouter.cli.running import Site, condition
-from vanrouter.cli.values import HOST, NAME, HostPort, timeout_option, wait_option
+from vanrouter.cli.running import HostSite, condition, open_site
+from vanrouter.cli.site_options import fields_of_site, kube_options, refuse_kube_options, site_options
+from vanrouter.cli.values import NAME, HostPort, timeout_option, wait_option
 from vanrouter.errors import ConfigError, NotReady, StoreError, TokenError, VanrouterError
 
-__all__ = ["delete", "init", "site", "status", "update"]
+__all__ = ["delete", "init", "manifest", "site", "status", "update"]
 
 Doc = dict[str, Any]
 _PARTS: Final = {"resources", "state", "run"}
 _ACCESS_PATIENCE: Final = 2.0  # seconds in which a predecessor may still give up the port of the link access
 
 
-class _LinkAccess(click.ParamType[str]):
-    """``HOST:PORT`` or ``none``; in the resource the latter is empty."""
-
-    name = "host:port|none"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value == "none":
-            return "none"
-        from vanrouter.resources.shapes import parse_host_port
-
-        try:
-            return str(HostPort(*parse_host_port(value)))
-        except ConfigError as error:
-            self.fail(f"{error}; or write none", param, ctx)
-
-
-def _site_options(function: Any) -> Any:
-    for option in (
-        click.option("--edge/--no-edge", default=None, help="A leaf: it links to others, nobody links to it or through it; default: no."),
-        click.option(
-            "--service-sync/--no-service-sync", default=None, help="Whether what one site exposes appears at the others; default: yes."
-        ),
-        click.option("--service-address", type=HOST, help="Where services of other sites listen here; default: 127.0.0.1."),
-        click.option(
-            "--link-access", type=_LinkAccess(), metavar="HOST:PORT|none", help="Where other sites can link to this one; default: none."
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def _fields(link_access: str | None, service_address: str | None, service_sync: bool | None, edge: bool | None) -> Doc:
-    """What was named, as fields of the resource."""
-    fields: Doc = {"linkAccess": link_access, "serviceAddress": service_address, "serviceSync": service_sync, "edge": edge}
-    return {key: value for key, value in fields.items() if value is not None}
-
-
 # ---- init -------------------------------------------------------------------------------------------------------------------------------
 
 
-@command("init", outputs=("json", "yaml", "name"))
-@click.option("--site-name", type=NAME, help="What other sites see; default: the name given with -n.")
-@_site_options
+@command("init", outputs=("json", "yaml", "name"), platforms=BOTH)
+@click.option("--site-name", type=NAME, help="What other sites see; default: the namespace, on a host the name given with -n.")
+@site_options
+@kube_options
 @click.option(
-    "--plane", type=click.Choice(["core", "baseline"]), envvar="VAN_PLANE", help="Data plane; default: core where it is built in."
+    "--plane", type=click.Choice(["core", "baseline"]), envvar="VAN_PLANE", help="Host: data plane; default: core where it is built in."
 )
 @click.option(
     "--manager",
@@ -81,16 +47,17 @@ def _fields(link_access: str | None, service_address: str | None, service_sync: 
     default="auto",
     show_default=True,
     envvar="VAN_MANAGER",
-    help="Who keeps it running: a systemd user unit where there is one, else a background process.",
+    help="Host: who keeps it running: a systemd user unit where there is one, else a background process.",
 )
-@click.option("--no-start", is_flag=True, help="Only make its directory and its resource; something else starts 'vanrouter run'.")
-@click.option("--foreground", is_flag=True, help="Run the router in this terminal until Ctrl-C.")
-@click.option("--dry-run", is_flag=True, help="Print the resource that would be written; change nothing.")
+@click.option("--no-start", is_flag=True, help="Host: only make its directory and its resource; something else starts 'vanrouter run'.")
+@click.option("--foreground", is_flag=True, help="Host: run the router in this terminal until Ctrl-C.")
+@click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
 @wait_option("the site is ready")
 @timeout_option(60, "How long to wait.")
 @pass_invocation
 def init(
     invocation: Invocation,
+    /,
     site_name: str | None,
     link_access: str | None,
     service_address: str | None,
@@ -103,12 +70,24 @@ def init(
     dry_run: bool,
     wait: bool,
     timeout: float,
+    **options: Any,
 ) -> int:
-    """Create a site and start it. Returns when it is ready."""
+    """Create a site and start it. Returns when it is ready.
+
+    On Kubernetes -o yaml prints every object and applies nothing.
+    """
+    fields = fields_of_site(link_access, service_address, service_sync, edge)
+    if invocation.on_kubernetes:
+        from vanrouter.cli import install
+
+        if foreground or no_start or plane:
+            raise click.UsageError("--foreground, --no-start and --plane are for hosts")
+        only_print = dry_run or invocation.output in ("json", "yaml")
+        return install.init(invocation, site_name, install.fields_of(fields, options), print_only=only_print, wait=wait, timeout=timeout)
     from vanrouter.cli import launch, wanted
 
-    site = Site(invocation, timeout)
-    fields = _fields(link_access, service_address, service_sync, edge)
+    refuse_kube_options(options)
+    site = HostSite(invocation, timeout)
     if not dry_run:
         _finish_removing(site.directory)
     change = _write_site(site, site_name, fields, dry_run=dry_run)
@@ -139,7 +118,7 @@ def init(
     return DONE
 
 
-def _write_site(site: Site, site_name: str | None, fields: Doc, *, dry_run: bool) -> Any:
+def _write_site(site: HostSite, site_name: str | None, fields: Doc, *, dry_run: bool) -> Any:
     from vanrouter.cli import wanted
 
     old = wanted.read_all(site, "Site") if site.exists() else []
@@ -181,7 +160,7 @@ def _not_ready(status: Doc) -> str:
     return "" if is_ready(status) else sentences(status).partition(". ")[0] + "."
 
 
-def _wait_until_up(site: Site, started: Any) -> Doc:
+def _wait_until_up(site: HostSite, started: Any) -> Doc:
     """Wait for the socket, then for readiness; a router that ends meanwhile is told at once, a port that it does not get soon."""
     from vanrouter.errors import DeadlineExceeded
 
@@ -235,13 +214,13 @@ def _say_what_is_next(invocation: Invocation, status: Doc) -> None:
 # ---- status -----------------------------------------------------------------------------------------------------------------------------
 
 
-@command("status", outputs=ALL_OUTPUTS)
+@command("status", outputs=ALL_OUTPUTS, platforms=BOTH)
 @wait_option("the site is ready", default=False)
 @timeout_option(10)
 @pass_invocation
 def status(invocation: Invocation, wait: bool, timeout: float) -> int:
     """Say how the site is, what is wrong and what to do. Exit code 3 when it is not ready."""
-    site = Site(invocation, timeout)
+    site = open_site(invocation, timeout)
     document = site.wait(f"site {site.name}", _not_ready) if wait else site.status()
     about = document["site"]
     if invocation.output == "name":
@@ -288,14 +267,16 @@ def _say_troubles(document: Doc) -> None:
 # ---- update -----------------------------------------------------------------------------------------------------------------------------
 
 
-@command("update", outputs=("json", "yaml", "name"))
-@_site_options
+@command("update", outputs=("json", "yaml", "name"), platforms=BOTH)
+@site_options
+@kube_options
 @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
 @wait_option("the site is ready again")
 @timeout_option(30, "How long to wait.")
 @pass_invocation
 def update(
     invocation: Invocation,
+    /,
     link_access: str | None,
     service_address: str | None,
     service_sync: bool | None,
@@ -303,14 +284,25 @@ def update(
     dry_run: bool,
     wait: bool,
     timeout: float,
+    **options: Any,
 ) -> None:
-    """Change settings of the site; only those that are named."""
+    """Change settings of the site; only those that are named.
+
+    On Kubernetes, with nothing named: bring its objects to what this version makes of them.
+    """
+    fields = fields_of_site(link_access, service_address, service_sync, edge)
+    if invocation.on_kubernetes:
+        from vanrouter.cli import install
+
+        only_print = dry_run or invocation.output in ("json", "yaml")
+        install.update(invocation, install.fields_of(fields, options), print_only=only_print, wait=wait, timeout=timeout)
+        return
     from vanrouter.cli import wanted
 
-    fields = _fields(link_access, service_address, service_sync, edge)
+    refuse_kube_options(options)
     if not fields:
         raise click.UsageError("nothing to change is named; name it: --link-access, --service-address, --service-sync, --edge")
-    site = Site(invocation, timeout)
+    site = HostSite(invocation, timeout)
     found = wanted.read_all(site, "Site")
     if not found:
         raise ConfigError(f"{site.directory} has no Site resource", hint=f"write one: {invocation.van('init --site-name NAME')}")
@@ -321,15 +313,20 @@ def update(
 # ---- delete -----------------------------------------------------------------------------------------------------------------------------
 
 
-@command("delete", outputs=("name",))
+@command("delete", outputs=("name",), platforms=BOTH)
 @click.option("--drain", is_flag=True, help="Let connections that are open end first, within the timeout.")
 @timeout_option(30, "How long to wait for the router to end; then it is killed.")
 @pass_invocation
 def delete(invocation: Invocation, drain: bool, timeout: float) -> None:
     """Stop the site and remove everything it kept. Asks nothing."""
+    if invocation.on_kubernetes:
+        from vanrouter.cli.uninstall import uninstall
+
+        uninstall(invocation, drain=drain, timeout=timeout)
+        return
     from vanrouter.cli import launch
 
-    site = Site(invocation, timeout)
+    site = HostSite(invocation, timeout)
     _finish_removing(site.directory)
     site.require()
     _check_site(site.directory)
@@ -350,7 +347,7 @@ def delete(invocation: Invocation, drain: bool, timeout: float) -> None:
     say(f"site/{name}" if invocation.output == "name" else f"Site {name} is deleted.")
 
 
-def _name_of(site: Site) -> str:
+def _name_of(site: HostSite) -> str:
     """The site's name if its resource can be read; a broken site can be deleted too."""
     from vanrouter.cli import wanted
 
@@ -400,9 +397,9 @@ def site() -> None:
     """The site as a resource."""
 
 
-@site.command("generate", outputs=("json", "yaml"))
+@site.command("generate", outputs=("json", "yaml"), platforms=BOTH)
 @click.argument("name", type=NAME)
-@_site_options
+@site_options
 @pass_invocation
 def generate(
     invocation: Invocation, name: str, link_access: str | None, service_address: str | None, service_sync: bool | None, edge: bool | None
@@ -411,8 +408,32 @@ def generate(
     from vanrouter.cli import wanted
     from vanrouter.resources import to_dict
 
-    resource = wanted.build("Site", name, _fields(link_access, service_address, service_sync, edge))
+    resource = wanted.build("Site", name, fields_of_site(link_access, service_address, service_sync, edge))
     dump(to_dict(resource), invocation.output or "yaml")
+
+
+@command("manifest", outputs=("json", "yaml"), platforms=("kubernetes",))
+@click.option("--site-name", type=NAME, help="What other sites see; default: the namespace.")
+@site_options
+@kube_options
+@timeout_option(10)
+@pass_invocation
+def manifest(
+    invocation: Invocation,
+    /,
+    site_name: str | None,
+    link_access: str | None,
+    service_address: str | None,
+    service_sync: bool | None,
+    edge: bool | None,
+    timeout: float,
+    **options: Any,
+) -> int:
+    """Print every object that init or update would apply; change nothing. For Kubernetes."""
+    from vanrouter.cli import install
+
+    fields = install.fields_of(fields_of_site(link_access, service_address, service_sync, edge), options)
+    return install.init(invocation, site_name, fields, print_only=True, wait=False, timeout=timeout)
 
 
 for _verb in (init, status, update, delete):

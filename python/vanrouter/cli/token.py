@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from vanrouter.cli.base import ALL_OUTPUTS, Group, Invocation, pass_invocation
+from vanrouter.cli.base import ALL_OUTPUTS, BOTH, Group, Invocation, pass_invocation
 from vanrouter.cli.output import dump, say, table
-from vanrouter.cli.running import Site
+from vanrouter.cli.running import open_site
 from vanrouter.cli.values import COST, COUNT, DURATION, HOST, NAME, one_name, spell_duration, timeout_option
 from vanrouter.errors import ConfigError, VanrouterError
 
@@ -26,7 +26,7 @@ def token() -> None:
     """Let another site link to this one."""
 
 
-@token.command("create", outputs=("json", "yaml", "name"))
+@token.command("create", outputs=("json", "yaml", "name"), platforms=BOTH)
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 @click.argument("token_name", metavar="[NAME]", type=NAME, required=False)
 @click.option("--uses", type=COUNT, default=1, show_default=True, help="How many sites may redeem it.")
@@ -54,7 +54,7 @@ def create(
     NAME is what `token status` and `token delete` call it; default: made up.
     """
     name = one_name(token_name, name)
-    site = Site(invocation, timeout)
+    site = open_site(invocation, timeout)
     to_stdout = file == "-"
     if to_stdout and invocation.output:
         raise click.UsageError("with FILE '-' the token itself is the output; leave -o away")
@@ -77,18 +77,19 @@ def create(
     if invocation.output:
         dump({"name": answer["name"], "file": str(path), "uses": answer["uses"], "expires": answer["expires"]}, invocation.output)
         return
+    there = "" if invocation.on_kubernetes else " -p linux"
     times = "once" if uses == 1 else f"{uses} times"
     say(f"Token {answer['name']} is in {file}. It can be redeemed {times}, within {spell_duration(expiry)}.")
-    say(f"It is a secret. Take it to the other site and run there: van -p linux link create {path.name}")
+    say(f"It is a secret. Take it to the other site and run there: van{there} link create {path.name}")
 
 
-@token.command("status", outputs=ALL_OUTPUTS)
+@token.command("status", outputs=ALL_OUTPUTS, platforms=BOTH)
 @click.argument("name", required=False)
 @timeout_option(10)
 @pass_invocation
 def status(invocation: Invocation, name: str | None, timeout: float) -> None:
     """Show the tokens that this site issued: what became of them, and who redeemed them."""
-    grants = Site(invocation, timeout).status()["grants"]
+    grants = open_site(invocation, timeout).status()["grants"]
     if name is not None:
         known = ", ".join(grant["name"] for grant in grants) or "none"
         grants = [grant for grant in grants if grant["name"] == name]
@@ -117,13 +118,13 @@ def _row(grant: dict[str, Any], *, wide: bool) -> list[object]:
     return [*row, grant["spec"]["cost"], grant["created"]] if wide else row
 
 
-@token.command("delete", outputs=("name",))
+@token.command("delete", outputs=("name",), platforms=BOTH)
 @click.argument("name")
 @timeout_option(30)
 @pass_invocation
 def delete(invocation: Invocation, name: str, timeout: float) -> None:
     """Take back a token: nobody can redeem it any more. Links that it made stay."""
-    Site(invocation, timeout).call("grant.delete", name=name)
+    open_site(invocation, timeout).call("grant.delete", name=name)
     say(f"token/{name}" if invocation.output == "name" else f"Token {name} can no longer be redeemed.")
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from vanrouter.cli.base import FAILED, Invocation, command, pass_invocation, quiet_exit
+from vanrouter.cli.base import BOTH, FAILED, Invocation, command, pass_invocation, quiet_exit
 from vanrouter.cli.output import bad, dim, dump, good, say, table
-from vanrouter.cli.running import Site
+from vanrouter.cli.running import open_site
 from vanrouter.cli.values import KEY, timeout_option
 
 __all__ = ["trace"]
@@ -16,7 +16,7 @@ __all__ = ["trace"]
 Doc = dict[str, Any]
 
 
-@command("trace", outputs=("table", "json", "yaml"))
+@command("trace", outputs=("table", "json", "yaml"), platforms=BOTH)
 @click.argument("key", type=KEY)
 @click.option("--to", metavar="SITE", default="", help="Trace to the target at this site, not to the one that would be chosen.")
 @timeout_option(10)
@@ -31,7 +31,7 @@ def trace(invocation: Invocation, key: str, to: str, timeout: float) -> None:
     "at or behind" a site: it tells of the targets of its edges as its own; the way shows which it is. Of several routers of a site each is
     named by the end of its id.
     """
-    document: Doc = Site(invocation, timeout).call("trace", key=key, to=to)
+    document: Doc = open_site(invocation, timeout).call("trace", key=key, to=to)
     if invocation.output in ("json", "yaml"):
         dump(document, invocation.output)
     else:

@@ -14,12 +14,11 @@ import click
 
 from vanrouter.cli.base import NOT_READY, Invocation, quiet_exit
 from vanrouter.cli.output import dump, say, warn
-from vanrouter.cli.running import Site
+from vanrouter.cli.running import HostSite, Site
 from vanrouter.errors import ConfigError, InvalidResource, VanrouterError
 
 if TYPE_CHECKING:
     from vanrouter.resources import Resource
-    from vanrouter.stores import ResourceFiles
 
 __all__ = [
     "Change",
@@ -49,11 +48,12 @@ class Change(NamedTuple):
     dry: bool = False
 
 
-def build(kind: str, name: str, spec: Mapping[str, Any]) -> Resource:
+def build(kind: str, name: str, spec: Mapping[str, Any], annotations: Mapping[str, str] | None = None) -> Resource:
     """A resource from named fields. What is wrong with it came from flags, so it is a usage error."""
     from vanrouter.resources import API_VERSION, read_document
 
-    document = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": _merged({}, spec)}
+    metadata = {"name": name} | ({"annotations": dict(annotations)} if annotations else {})
+    document = {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": _merged({}, spec)}
     try:
         return read_document(document)
     except InvalidResource as error:
@@ -74,13 +74,7 @@ def _merged(spec: Mapping[str, Any], fields: Mapping[str, Any]) -> Doc:
     return result
 
 
-def _files(site: Site) -> ResourceFiles:
-    from vanrouter.stores import SiteHome
-
-    return SiteHome(site.directory).resources
-
-
-def prepare(site: Site) -> None:
+def prepare(site: HostSite) -> None:
     """Make the directory of a new site."""
     from vanrouter.stores import SiteHome
 
@@ -90,19 +84,19 @@ def prepare(site: Site) -> None:
 def read_all(site: Site, kind: str) -> list[Any]:
     """The resources of a kind, by name."""
     site.require()
-    return list(_files(site).of_kind(kind))
+    return list(site.resources.of_kind(kind))
 
 
-def refuse_broken_files(site: Site) -> None:
+def refuse_broken_files(site: HostSite) -> None:
     """Raise ConfigError for the first file that cannot be read: what is missed may stand in it."""
-    for problem in _files(site).load().problems:
+    for problem in site.resources.load().problems:
         raise ConfigError(f"{site.directory / 'resources' / problem.path}: {problem.message}", hint=problem.hint)
 
 
 def read(site: Site, kind: str, name: str) -> Any:
     """One resource, or None."""
     site.require()
-    return _files(site).get(kind, name)
+    return site.resources.get(kind, name)
 
 
 def service_address(site: Site) -> str:
@@ -114,9 +108,11 @@ def exists(site: Site, kind: str, name: str) -> bool:
     return read(site, kind, name) is not None
 
 
-def create(site: Site, kind: str, name: str, spec: Mapping[str, Any], *, dry_run: bool = False) -> Change:
+def create(
+    site: Site, kind: str, name: str, spec: Mapping[str, Any], *, dry_run: bool = False, annotations: Mapping[str, str] | None = None
+) -> Change:
     """Write a new resource. The same one again is no change; another of that name is refused."""
-    resource = build(kind, name, spec)
+    resource = build(kind, name, spec, annotations)
     old = read(site, kind, name)
     if old == resource:
         return Change(resource, "unchanged", dry_run)
@@ -127,7 +123,7 @@ def create(site: Site, kind: str, name: str, spec: Mapping[str, Any], *, dry_run
             hint=f"change it: {site.invocation.van(f'{noun} update {name}')} ...   or give the new one another name",
         )
     if not dry_run:
-        _files(site).put(resource)
+        site.resources.put(resource)
     return Change(resource, "created", dry_run)
 
 
@@ -147,7 +143,7 @@ def update(site: Site, kind: str, name: str, fields: Mapping[str, Any], *, dry_r
     if resource == old:
         return Change(resource, "unchanged", dry_run)
     if not dry_run:
-        _files(site).put(resource)
+        site.resources.put(resource)
     return Change(resource, "updated", dry_run)
 
 
@@ -156,7 +152,7 @@ def delete(site: Site, kind: str, name: str, *, dry_run: bool = False) -> Change
     if old is None:
         raise _missing(site, kind, name)
     if not dry_run:
-        _files(site).delete(kind, name)
+        site.resources.delete(kind, name)
     return Change(old, "deleted", dry_run)
 
 

@@ -199,12 +199,26 @@ def replace(kind: Kind, namespace: str, value: Object, *, subresource: str = "")
     )
 
 
-def delete(kind: Kind, namespace: str, name: str, *, uid: str = "", resource_version: str = "", propagation: str = "Background") -> Call:
-    """``uid`` and ``resource_version`` are preconditions: of another object of this name, or a changed one, the answer is Conflict."""
+def delete(
+    kind: Kind,
+    namespace: str,
+    name: str,
+    *,
+    uid: str = "",
+    resource_version: str = "",
+    propagation: str = "Background",
+    grace: int | None = None,
+) -> Call:
+    """``uid`` and ``resource_version`` are preconditions: of another object of this name, or a changed one, the answer is Conflict.
+
+    ``grace``: seconds that a pod gets; default: its own.
+    """
     preconditions = {key: value for key, value in (("uid", uid), ("resourceVersion", resource_version)) if value}
     options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
     if preconditions:
         options["preconditions"] = preconditions
+    if grace is not None:
+        options["gracePeriodSeconds"] = grace
     return Call(verb="delete", kind=kind, namespace=namespace, name=name, method="DELETE", headers=_JSON, body=_body(options))
 
 

@@ -13,11 +13,13 @@ __all__ = [
     "CONFIG_MAPS",
     "DAEMON_SETS",
     "DEPLOYMENTS",
+    "ENDPOINT_SLICES",
     "EVENTS",
     "LEASES",
     "NAMESPACES",
     "PODS",
     "POD_DISRUPTION_BUDGETS",
+    "REPLICA_SETS",
     "ROLES",
     "ROLE_BINDINGS",
     "RULES_REVIEWS",
@@ -37,11 +39,13 @@ SERVICE_ACCOUNTS: Final = Kind("", "v1", "serviceaccounts", "ServiceAccount")
 
 DAEMON_SETS: Final = Kind("apps", "v1", "daemonsets", "DaemonSet")
 DEPLOYMENTS: Final = Kind("apps", "v1", "deployments", "Deployment")
+REPLICA_SETS: Final = Kind("apps", "v1", "replicasets", "ReplicaSet")
 STATEFUL_SETS: Final = Kind("apps", "v1", "statefulsets", "StatefulSet")
 POD_DISRUPTION_BUDGETS: Final = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 
 ROLES: Final = Kind("rbac.authorization.k8s.io", "v1", "roles", "Role")
 ROLE_BINDINGS: Final = Kind("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
+ENDPOINT_SLICES: Final = Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 ACCESS_REVIEWS: Final = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False)
 RULES_REVIEWS: Final = Kind("authorization.k8s.io", "v1", "selfsubjectrulesreviews", "SelfSubjectRulesReview", namespaced=False)

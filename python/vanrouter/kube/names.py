@@ -15,20 +15,33 @@ from vanrouter.kube.calls import Object
 
 __all__ = [
     "ADMISSION",
+    "ANY_TYPE",
     "CA_SECRET",
+    "CONTROLLER_LABELS",
     "CREDENTIAL",
     "GRANT",
     "IDENTITY_SECRET",
+    "KEYS",
+    "KEYS_SECRET",
+    "PENDING",
+    "REQUEST",
     "RESOURCE",
+    "ROUTER",
+    "ROUTER_LABELS",
+    "ROUTER_MAP",
+    "SERVICE",
+    "SERVICES_MAP",
     "STATE",
     "STATE_SECRET",
     "STATUS",
     "STATUS_OF",
     "TYPE",
+    "VIEW",
     "admission_secret",
     "credential_secret",
     "grant_secret",
     "labelled",
+    "pending_secret",
     "resource_map",
     "selector",
     "status_map",
@@ -44,9 +57,23 @@ STATE: Final = "state"
 CREDENTIAL: Final = "credential"
 ADMISSION: Final = "admission"
 GRANT: Final = "grant"
+PENDING: Final = "pending"
+REQUEST: Final = "request"
+KEYS: Final = "keys"
+ROUTER: Final = "router"
+SERVICE: Final = "service"
+VIEW: Final = "view"
+ANY_TYPE: Final = TYPE  # as a selector: whatever has the label
+
+COMPONENT: Final = "app.kubernetes.io/component"
+ROUTER_LABELS: Final = {COMPONENT: "router", PART_OF: "vanrouter"}  # of the pods
+CONTROLLER_LABELS: Final = {COMPONENT: "controller", PART_OF: "vanrouter"}
 
 IDENTITY_SECRET: Final = "van-identity"  # noqa: S105 - a name
 CA_SECRET: Final = "van-ca"  # noqa: S105 - a name
+KEYS_SECRET: Final = "van-router-keys"  # noqa: S105 - a name
+ROUTER_MAP: Final = "van-router"
+SERVICES_MAP: Final = "van-services"
 STATE_SECRET: Final = "van-state"  # noqa: S105 - a name
 
 LONGEST: Final = 253
@@ -73,6 +100,10 @@ def admission_secret(name: str) -> str:
 
 def grant_secret(grant_id: str) -> str:
     return _legal(f"van-grant.{grant_id}")
+
+
+def pending_secret(token_id: str) -> str:
+    return _legal(f"van-pending.{token_id}")
 
 
 def selector(*types: str) -> str:

@@ -9,8 +9,12 @@ with one kind and name the first ConfigMap counts, in the order of names. A Secr
 
 from __future__ import annotations
 
+import base64
+import binascii
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -22,10 +26,26 @@ from vanrouter.kube.names import PART_OF, RESOURCE, STATUS, STATUS_OF, TYPE, lab
 from vanrouter.resources import Resource, Secret, read_document, read_resources, to_dict, to_yaml
 from vanrouter.stores.resources import Key, Loaded, Located, Problem
 
-__all__ = ["RECORD_KEY", "Records", "StatusRecord", "resource_object", "spec_hash", "stamp_of", "status_object", "statuses_in"]
+__all__ = [
+    "RECORD_KEY",
+    "SITE_KEY",
+    "Records",
+    "StatusRecord",
+    "put_site_text",
+    "resource_object",
+    "site_text",
+    "spec_hash",
+    "stamp_of",
+    "status_object",
+    "statuses_in",
+]
 
 RECORD_KEY: Final = "resource.yaml"
 STATUS_KEY: Final = "status.json"
+SITE_KEY: Final = "site.json"  # of the root's status ConfigMap: the status document of the site
+SITE_PACKED: Final = "site.json.gz"  # the same, where there is so much that it would not fit as it is
+LONGEST_TEXT: Final = 500_000  # of 1 MiB that Kubernetes keeps
+MAX_UNPACKED: Final = 64 << 20
 GOOD: Final = "good."
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
 MAX_OBJECTS: Final = 20_000
@@ -193,6 +213,27 @@ def statuses_in(value: Object) -> list[StatusRecord]:
         return msgspec.json.decode(_data(value).get(STATUS_KEY, "[]"), type=list[StatusRecord])
     except msgspec.DecodeError:
         return []
+
+
+def put_site_text(value: Object, text: str) -> None:
+    """Into the root's status ConfigMap: packed above half a megabyte (1,000 services and their listeners)."""
+    if len(text) <= LONGEST_TEXT:
+        value["data"][SITE_KEY] = text
+    else:
+        value["binaryData"] = {SITE_PACKED: base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()}
+
+
+def site_text(value: Object) -> str:
+    """What ``put_site_text`` put there; empty: nothing, or somebody edited it beyond reading."""
+    text = _data(value).get(SITE_KEY, "")
+    packed = (value.get("binaryData") or {}).get(SITE_PACKED, "")
+    if text or not packed:
+        return text
+    try:
+        unpacker = zlib.decompressobj(wbits=31)
+        return unpacker.decompress(base64.b64decode(packed, validate=True), MAX_UNPACKED).decode()
+    except (binascii.Error, zlib.error, ValueError):
+        return ""
 
 
 def spec_hash(resource: Resource) -> str:

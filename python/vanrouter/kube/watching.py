@@ -51,6 +51,11 @@ class Watcher:
         return self._machine.objects
 
     @property
+    def synced(self) -> bool:
+        """Whether there was a complete list ever."""
+        return self._machine.synced
+
+    @property
     def problem(self) -> KubeError | None:
         """Why the copy may be behind."""
         return self._machine.problem

@@ -17,6 +17,7 @@ import msgspec
 from vanrouter.checks import LONGEST_INTERVAL, SHORTEST_INTERVAL, Check, longest_timeout
 from vanrouter.errors import ConfigError
 from vanrouter.model import parse_name, parse_routing_key, parse_site_id
+from vanrouter.resources.selectors import parse_selector
 from vanrouter.resources.shapes import Cost, Port, parse_duration, parse_host, parse_host_port, parse_statuses
 
 __all__ = [
@@ -351,6 +352,8 @@ class Connector(Resource, frozen=True, kw_only=True):
             yield "spec.host", f"exactly one of spec.host and spec.selector is needed; {both}", "on a host, set spec.host"
         if self.spec.host:
             yield from _host("spec.host", self.spec.host)
+        if self.spec.selector:
+            yield from _fault("spec.selector", lambda: parse_selector(self.spec.selector))
         if self.spec.expose is not None and self.spec.expose.address:
             yield from _fault("spec.expose.address", lambda: parse_name(self.spec.expose.address if self.spec.expose else "", "address"))
         if self.spec.health_check is not None:

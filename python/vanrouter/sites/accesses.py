@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from vanrouter.addresses import Reserved
 from vanrouter.conditions import Condition, Conditions, Status
 from vanrouter.errors import ConfigError
-from vanrouter.pki import PrivateKey, build_credential, certificates_to_pem, renew_at
+from vanrouter.pki import build_credential
 from vanrouter.pki.authority import guest_name, names_of
 from vanrouter.pki.pem import load_certificates
 from vanrouter.plane import Access, AccessState, AnyEntry, BindStatus, Credential, Ref
@@ -112,19 +112,16 @@ class Accesses:
             access.conditions.set("Configured", "True", "Configured", f"link access {wanted.name} is on {where}", now=now)
 
     def _own(self, access: _Access) -> Credential:
-        """A new leaf of our own CA, for a new key that never leaves this process."""
-        keys, wall = self._context.keys, self._context.wall()
-        key = PrivateKey.generate()
-        leaf = keys.authority.issue_server(
-            key.public_der, keys.site_id, access.hosts, now=wall, lifetime=self._context.timing.leaf_lifetime
-        )
-        access.renew_at = renew_at(leaf, jitter=self._context.rng.random())
-        access.trust = [keys.authority.certificate]
+        """A leaf of our own CA."""
+        keys, wall, rng = self._context.keys, self._context.wall(), self._context.rng
+        shown = keys.leaves.server(access.hosts, now=wall, lifetime=self._context.timing.leaf_lifetime, jitter=rng.random())
+        access.renew_at = shown.renew_at
+        access.trust = keys.leaves.trust()
         return build_credential(
             _credential_name(access.wanted.name),
-            certificate_pem=certificates_to_pem([leaf]),
-            key_pem=key.pem(),
-            trust_pem=keys.authority.certificate_pem(),
+            certificate_pem=shown.certificate,
+            key_pem=shown.key,
+            trust_pem=keys.leaves.ca_pem(),
             identity=keys.identity,
         )
 
@@ -145,10 +142,17 @@ class Accesses:
             _credential_name(access.wanted.name),
             certificate_pem=data["tls.crt"],
             key_pem=data["tls.key"],
-            trust_pem=data["ca.crt"].rstrip() + b"\n" + keys.authority.certificate_pem(),
+            trust_pem=data["ca.crt"].rstrip() + b"\n" + keys.leaves.ca_pem(),
             identity=keys.identity,
             admit=admit,
         )
+
+    def leaf_changed(self) -> None:
+        """There is another leaf of our own: new lanes see it."""
+        for access in self._accesses.values():
+            if not access.wanted.credential:
+                access.credential = None
+        self._context.wanted.wake()
 
     def close(self) -> None:
         """A successor has our sockets: from now on only it accepts. Lanes that are up stay."""
@@ -194,7 +198,9 @@ class Accesses:
         return any(a.state is None and a.credential is not None and a.host for a in self._accesses.values())
 
     def endpoints(self, host: str = "") -> list[Endpoint]:
-        """Where others reach this site; ``host`` instead of the known hosts, when a person says so."""
+        """Where others reach this site; ``host`` instead of the known hosts, when a person says so. Of a pod the controller knows."""
+        if self._context.in_pod is not None:
+            return self._context.in_pod.endpoints
         found: list[Endpoint] = []
         for access in self._open():
             found += [Endpoint(h, access.state.port) for h in ([host] if host else access.hosts) if access.state is not None]

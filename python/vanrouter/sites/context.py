@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -16,6 +17,9 @@ from vanrouter.sites.forwarding import Forwarding
 from vanrouter.sites.keys import SiteKeys
 from vanrouter.sites.resolver import Names
 from vanrouter.stores import SiteHome
+
+if TYPE_CHECKING:
+    from vanrouter.sites.in_pod import InPod
 
 __all__ = ["Context", "Waker"]
 
@@ -40,8 +44,8 @@ class Waker:
 
 
 class Context:
-    """``edge``: this site is a leaf, for the life of this router. ``wall`` gives seconds since the epoch, for the dates of certificates and
-    tokens. Everything else goes by the monotonic clock.
+    """``edge``: this site is a leaf, for the life of this router. ``in_pod``: the router is in a pod, and its site is a namespace. ``wall``
+    gives seconds since the epoch, for the dates of certificates and tokens. Everything else goes by the monotonic clock.
     """
 
     def __init__(
@@ -56,10 +60,11 @@ class Context:
         wall: Callable[[], float],
         rng: random.Random,
         edge: bool = False,
+        in_pod: InPod | None = None,
     ) -> None:
         self.home, self.keys, self.site_name, self.own = home, keys, site_name, own
         self.plane, self.timing, self.wall, self.rng = plane, timing, wall, rng
-        self.edge = edge
+        self.edge, self.in_pod = edge, in_pod
         self.forwarding = Forwarding(plane)
         self.timers = Waker()  # a deadline may have moved
         self.wanted = Waker()  # what is wanted may have changed: reconcile

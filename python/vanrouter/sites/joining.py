@@ -32,7 +32,7 @@ from vanrouter.sites.wanted import EDGE_HINT
 from vanrouter.stores.files import clean_leftovers, make_private_directory, read_private, remove, write_atomic
 from vanrouter.stores.resources import Problem
 from vanrouter.tokens import AccessToken, GrantStatus, Issuer, LinkCredential, Pending, format_token, parse_token, prepare
-from vanrouter.tokens.desk import serve_health, serve_join
+from vanrouter.tokens.desk import pass_join, serve_health, serve_join
 from vanrouter.tokens.pending import refuse_if_redeemed
 from vanrouter.tokens.redeem import redeem, renew
 from vanrouter.tokens.sqlite_ledger import SqliteLedger
@@ -92,6 +92,8 @@ class Joining:
     def issuer(self) -> Issuer:
         """Raises StoreError when the ledger cannot be opened; it is tried again the next time."""
         keys, timing = self._context.keys, self._context.timing
+        if keys.authority is None:
+            raise ConfigError("this router makes no tokens: the controller of its namespace does", hint="ask there: van token create FILE")
         if self._issuer is None:
             self._ledger = SqliteLedger(self._context.home.state.ledger)
             self._issuer = Issuer(
@@ -164,6 +166,9 @@ class Joining:
         """Serve one visitor of a link access. Raises nothing for what it does."""
         if visitor.alpn != ALPN_JOIN:
             await serve_health(visitor, ready)
+            return
+        if self._context.in_pod is not None:
+            await pass_join(visitor, self._context.in_pod.join)
             return
         issuer: Issuer | None = None
         try:

@@ -11,14 +11,18 @@ import msgspec
 from vanrouter.errors import ConfigError
 from vanrouter.model import SiteId
 from vanrouter.pki import CertificateAuthority, IdentityKey, PrivateKey
+from vanrouter.sites.leaves import GivenLeaves, Leaves, MadeLeaves
 from vanrouter.stores import StateFiles
 
-__all__ = ["SiteKeys", "load_or_create_keys"]
+__all__ = ["SiteKeys", "load_given_keys", "load_or_create_keys"]
 
 
 class SiteKeys(msgspec.Struct, frozen=True):
+    """``authority`` is None where somebody else has the CA's key: in a pod, the controller."""
+
     identity: IdentityKey
-    authority: CertificateAuthority
+    leaves: Leaves
+    authority: CertificateAuthority | None = None
 
     @property
     def site_id(self) -> SiteId:
@@ -38,7 +42,16 @@ def load_or_create_keys(state: StateFiles, site_name: str, *, now: float) -> Sit
         state.write("identity.key", identity.pem().reveal())
     else:
         identity = IdentityKey.load(identity_pem, str(state.path("identity.key")))
-    return SiteKeys(identity, _authority(state, site_name, identity.site_id, now))
+    authority = _authority(state, site_name, identity.site_id, now)
+    return SiteKeys(identity, MadeLeaves(authority, identity.site_id), authority)
+
+
+def load_given_keys(state: StateFiles) -> SiteKeys:
+    """What the controller of the namespace gave. Raises ConfigError, StoreError."""
+    pem = state.read("identity.key")
+    if pem is None:
+        raise ConfigError(f"there is no {state.path('identity.key')} yet", hint="the controller makes it: look at its pod")
+    return SiteKeys(IdentityKey.load(pem, str(state.path("identity.key"))), GivenLeaves(state))
 
 
 def _authority(state: StateFiles, site_name: str, site: SiteId, now: float) -> CertificateAuthority:

@@ -16,11 +16,11 @@ from typing import Final
 import msgspec
 
 from vanrouter.conditions import Condition, Conditions, Status
-from vanrouter.errors import ConfigError, StoreError
+from vanrouter.errors import ConfigError, NotReady, StoreError
 from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor, Uplinks
 from vanrouter.links.status import AFTER_LOSS, words_for_silence
 from vanrouter.model import SiteId
-from vanrouter.pki import PrivateKey, build_credential, certificates_to_pem, renew_at
+from vanrouter.pki import build_credential
 from vanrouter.pki.authority import van_name
 from vanrouter.plane import Credential, Dial, DialResult, Link, LinkState, Ref
 from vanrouter.resources import Secret
@@ -123,12 +123,23 @@ class Links:
             todo = f"take it out of spec.refusedSites of this site, or delete the link: van link delete {name}"
             link.refused = Condition(type="Operational", status="False", reason="SiteRefused", message=text, since=since, next=todo)
 
+    def leaf_changed(self) -> None:
+        """There is another leaf of our own, for the links with other routers of this site."""
+        for link in self.dialled.values():
+            if link.is_to_siblings:
+                link.credential = None
+                self._configure(link)
+
     def _configure(self, link: DialledLink, *, dial_again: bool = False) -> None:
         """``dial_again``: a person changed the link; what could not be helped by redialling may work now."""
         now, name = self._context.now(), link.wanted.name
         before = (link.expected_site, link.credential)
         try:
             self._load_credential(link)
+        except NotReady as exc:
+            link.conditions.set("Configured", "Unknown", "Pending", f"link {name}: {exc}", now=now, next=exc.hint)
+            if link.credential is None:
+                return
         except (ConfigError, StoreError) as exc:
             reason = "InvalidCredential" if isinstance(exc, ConfigError) else "StoreFailed"
             link.conditions.set("Configured", "False", reason, f"link {name}: {exc}", now=now, next=exc.hint)
@@ -182,6 +193,11 @@ class Links:
             )
             return
         files = self._context.home.state.read_credential(wanted.credential)
+        if files is None and self._context.in_pod is not None:
+            raise NotReady(
+                f"the keys of its credential {wanted.credential} have not come yet (Secret/van-router-keys)",
+                hint="the controller writes them when the token is redeemed: look at its pod, and at the token's Secret",
+            )
         if files is None:
             raise ConfigError(
                 f"its credential {wanted.credential} is neither in the state nor a Secret in resources/",
@@ -192,15 +208,15 @@ class Links:
         link.issued = issued
 
     def _make_sibling_credential(self, link: DialledLink, name: str) -> None:
-        """To another router of this very site: a leaf of our own CA, for a new key that never leaves this process."""
-        keys, wall, key = self._context.keys, self._context.wall(), PrivateKey.generate()
-        leaf = keys.authority.issue_client(key.public_der, keys.site_id, now=wall, lifetime=self._context.timing.leaf_lifetime)
-        link.renew_at = renew_at(leaf, jitter=self._context.rng.random())
+        """To another router of this very site: a leaf of our own CA."""
+        keys, wall, rng = self._context.keys, self._context.wall(), self._context.rng
+        shown = keys.leaves.client(now=wall, lifetime=self._context.timing.leaf_lifetime, jitter=rng.random())
+        link.renew_at = shown.renew_at
         link.credential = build_credential(
             name,
-            certificate_pem=certificates_to_pem([leaf]),
-            key_pem=key.pem(),
-            trust_pem=keys.authority.certificate_pem(),
+            certificate_pem=shown.certificate,
+            key_pem=shown.key,
+            trust_pem=keys.leaves.ca_pem(),
             identity=keys.identity,
         )
 

@@ -13,7 +13,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -22,29 +22,80 @@ from vanrouter.sites.logs import set_up
 from vanrouter.sites.run import PlaneName, run_site
 from vanrouter.sites.site import RunningSite
 
-__all__ = ["run_process"]
+if TYPE_CHECKING:
+    from vanrouter.kube.access import Access
+
+__all__ = ["Within", "run_process"]
 
 log = logging.getLogger("vanrouter.sites")
 
 
-def run_process(directory: Path | str, plane: PlaneName | None = None, *, timing: Timing | None = None) -> int:
+class Within(NamedTuple):
+    """The namespace that a site directory follows. ``pod``: who we are, by default the host's name; ``port``: for links and probes."""
+
+    access: Access
+    pod: str
+    port: int
+
+
+def run_process(
+    directory: Path | str, plane: PlaneName | None = None, *, timing: Timing | None = None, within: Within | None = None
+) -> int:
     """Run the site until a signal ends it. Raises ConfigError and StoreError before anything is started."""
     set_up()
-    return 0 if trio.run(_main, directory, plane, timing) else 1
+    return 0 if trio.run(_main, directory, plane, timing, within) else 1
 
 
-async def _main(directory: Path | str, plane: PlaneName | None, timing: Timing | None) -> bool:
+async def _main(directory: Path | str, plane: PlaneName | None, timing: Timing | None, within: Within | None) -> bool:
     whole, failure = False, None
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             try:
-                whole = await run_site(directory, plane=plane, timing=timing, task_status=_Obeying(nursery, signals))
+                if within is None:
+                    whole = await run_site(directory, plane=plane, timing=timing, task_status=_Obeying(nursery, signals))
+                else:
+                    whole = await _in_namespace(nursery, signals, directory, plane, timing, within)
             except Exception as error:  # it leaves as itself and not in the nursery's group: the command line has words for it
                 failure = error
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
     return whole
+
+
+async def _in_namespace(
+    nursery: trio.Nursery,
+    signals: AsyncIterator[int],
+    directory: Path | str,
+    plane: PlaneName | None,
+    timing: Timing | None,
+    within: Within,
+) -> bool:
+    """A first start may wait for long, and is ended by a signal meanwhile: nothing runs yet."""
+    from vanrouter.sites.run_in_pod import run_in_pod
+
+    class Started:
+        def started(self, site: RunningSite) -> None:
+            early.cancel()
+            nursery.start_soon(obey, site)
+
+    async def give_up() -> None:
+        with early:
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    waiting.cancel()
+        let_go.set()
+
+    async def obey(site: RunningSite) -> None:
+        await let_go.wait()  # one task at a time may hear the signals
+        await _obey(signals, site)
+
+    access, pod, port = within
+    early, let_go = trio.CancelScope(), trio.Event()
+    with trio.CancelScope() as waiting:
+        nursery.start_soon(give_up)
+        return await run_in_pod(directory, access, pod=pod, link_port=port, plane=plane, timing=timing, task_status=Started())
+    return True
 
 
 class _Obeying(NamedTuple):

@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import trio
@@ -28,11 +28,14 @@ from vanrouter.plane import DataPlane, Listener, PlaneConfig
 from vanrouter.settings import Timing
 from vanrouter.sites.context import Context
 from vanrouter.sites.handover import Predecessor
-from vanrouter.sites.keys import load_or_create_keys
+from vanrouter.sites.keys import load_given_keys, load_or_create_keys
 from vanrouter.sites.operator import Operator
 from vanrouter.sites.site import RunningSite
 from vanrouter.sites.wanted import compute_wanted
 from vanrouter.stores import Loaded, SiteHome
+
+if TYPE_CHECKING:
+    from vanrouter.sites.in_pod import InPod
 
 __all__ = ["PlaneName", "make_plane", "run_site"]
 
@@ -67,11 +70,13 @@ async def run_site(
     timing: Timing | None = None,
     wall: Callable[[], float] = time.time,
     rng: random.Random | None = None,
+    in_pod: InPod | None = None,
     task_status: trio.TaskStatus[RunningSite] = trio.TASK_STATUS_IGNORED,
 ) -> bool:
     """Run the site until ``stop`` (or its own ``stop``). True: every stream had ended. Starts with the running site as its value.
 
-    Another router on this directory is taken over from, unless ``take_over`` is false: then it is a ConfigError.
+    Another router on this directory is taken over from, unless ``take_over`` is false: then it is a ConfigError. ``in_pod``: the directory
+    follows a namespace (`run_in_pod`).
     """
     timing = timing or Timing()
     home = SiteHome(directory)
@@ -90,7 +95,7 @@ async def run_site(
         loaded = home.resources.load()
         site_name = _site_name(home, loaded)
         now = wall()
-        keys = load_or_create_keys(home.state, site_name, now=now)
+        keys = load_or_create_keys(home.state, site_name, now=now) if in_pod is None else load_given_keys(home.state)
         boot = boot_number(int(now * 1000))
         edge = compute_wanted(loaded.resources).site_spec.edge
         config = PlaneConfig(identity_key=keys.identity.public_der, boot=boot, site_name=site_name, edge=edge)
@@ -114,6 +119,7 @@ async def run_site(
             wall=wall,
             rng=rng or random.Random(),  # noqa: S311 - jitter, not secrets
             edge=edge,
+            in_pod=in_pod,
         )
         return await _serve(RunningSite(context, loaded, inherited=inherited), stop, task_status)
     finally:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 import vanrouter
 from vanrouter.addresses import AddressTable, LocalConnector, LocalListener, Reserved
-from vanrouter.addresses.health import Health
+from vanrouter.addresses.health import Health, State, Verdict
 from vanrouter.checks import Check
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
 from vanrouter.messages import SiteInfo
@@ -27,6 +29,9 @@ from vanrouter.sites.context import Context
 from vanrouter.sites.probes import Probes
 from vanrouter.sites.wanted import Fault, WantedConnector, WantedListener
 from vanrouter.stores.resources import Problem
+
+if TYPE_CHECKING:
+    from vanrouter.sites.in_pod import InPod
 
 __all__ = ["Services"]
 
@@ -53,7 +58,12 @@ class Services:
         self._context = context
         self._admissions = Admissions(context.wall)
         held = held_admissions(context.home.state)
-        self.table = AddressTable(context.own, service_address=spec.service_address, service_sync=spec.service_sync)
+        self._in_pod = context.in_pod
+        if self._in_pod is None:
+            self.table = AddressTable(context.own, service_address=spec.service_address, service_sync=spec.service_sync)
+        else:
+            any_host, place = self._in_pod.any_host, self._in_pod.port
+            self.table = AddressTable(context.own, service_address=any_host, service_sync=spec.service_sync, place=place)
         self.engine = Engine(
             context.own,
             identity=context.keys.identity.public_der,
@@ -79,14 +89,16 @@ class Services:
         self.probes = Probes(self._health, changed=self._checked)
         self._hosts: dict[str, str] = {}  # connector -> its host as it was written
         self._out: set[str] = set()  # connectors whose target is out
+        self.flushed: Callable[[], None] = lambda: None  # something may have changed
+        self._absent: dict[str, Verdict] = {}  # connectors that have no target at all
 
     def _info(self, spec: SiteSpec) -> SiteInfo:
-        context = self._context
+        context, in_pod = self._context, self._in_pod
         return SiteInfo(
             name=context.site_name,
             version=vanrouter.__version__,
-            platform="linux",
-            namespace=context.home.directory.name[:63],
+            platform="linux" if in_pod is None else "kubernetes",
+            namespace=(context.home.directory.name if in_pod is None else in_pod.namespace)[:63],
             routers=[str(context.own), *self._siblings][:MAX_ROUTERS],
             service_sync=spec.service_sync,
         )
@@ -101,7 +113,9 @@ class Services:
         reserved: list[Reserved],
     ) -> None:
         now, table = self._context.now(), self.table
-        hosts = [x.host for x in listeners.values()] + [x.host for x in connectors.values()]
+        if self._in_pod is not None:  # a listener's host is the name of a Service, and clients come to the pod
+            spec = msgspec.structs.replace(spec, service_address=self._in_pod.any_host)
+        hosts = [x.host for x in listeners.values() if self._in_pod is None] + [x.host for x in connectors.values() if not x.absent]
         self._context.names.want("services", [spec.service_address, *hosts])
         self.faults.clear()
         wanted_listeners = self._resolved_listeners(listeners)
@@ -122,12 +136,34 @@ class Services:
         self._listeners, self._connectors = wanted_listeners, wanted_connectors
         self._spec = spec
         self._check_targets(connectors)
+        self._say_absent(connectors)
         self.exchange.set_info(self._info(spec))
         self.flush()
 
+    def lacks_port(self, name: str) -> bool:
+        """Whether this listener waits for a port of the pod."""
+        kind, called = ("MultiKeyListener", name.partition("/")[2]) if "/" in name else ("Listener", name)
+        return (fault := self.faults.get((kind, called))) is not None and fault.reason == "Pending"
+
+    def places_changed(self) -> None:
+        """Other ports of this pod are given to listeners."""
+        self.table.places_changed(now=self._context.now())
+
+    def _say_absent(self, wanted: Mapping[str, WantedConnector]) -> None:
+        """What has no target now is offered on, as one that is down: its listeners elsewhere stay."""
+        said = {
+            name: Verdict(state=State.EJECTED, check=c.check, error=c.absent, may_serve=False)
+            for name, c in wanted.items()
+            if c.absent and name in self._connectors
+        }
+        changed = {name: verdict for name, verdict in said.items() if self._absent.get(name) != verdict}
+        self._absent = said
+        if changed:
+            self.table.set_verdicts(changed, now=self._context.now())
+
     def _check_targets(self, wanted: Mapping[str, WantedConnector]) -> None:
         now = self._context.now()
-        found = {name: c for name, c in self._connectors.items() if name in wanted and not c.embedded}
+        found = {name: c for name, c in self._connectors.items() if name in wanted and not c.embedded and not wanted[name].absent}
         for name in self._hosts.keys() - found.keys():
             self._health.drop(name)
         for name, connector in found.items():
@@ -154,15 +190,38 @@ class Services:
     def _resolved_listeners(self, wanted: Mapping[str, WantedListener]) -> dict[str, LocalListener]:
         found: dict[str, LocalListener] = {}
         for name, w in wanted.items():
+            if self._in_pod is not None:
+                if (listener := self._in_this_pod(self._in_pod, name, w)) is not None:
+                    found[name] = listener
+                continue
             kind, called = ("MultiKeyListener", name.partition("/")[2]) if w.keys else ("Listener", name)
             if (host := self._address(kind, called, w.host)) is not None:
                 found[name] = LocalListener(name=name, routing_key=w.routing_key, host=host, port=w.port, strategy=w.strategy, keys=w.keys)
         return found
 
+    def _in_this_pod(self, in_pod: InPod, name: str, w: WantedListener) -> LocalListener | None:
+        port = in_pod.port(w.host, w.port)
+        if not port:
+            kind, called = ("MultiKeyListener", name.partition("/")[2]) if w.keys else ("Listener", name)
+            text = f"{w.host}:{w.port} has no port in the router's pod yet"
+            self.faults[kind, called] = Fault("Pending", text, "the controller gives it: look at its pod")
+            return None
+        return LocalListener(
+            name=name,
+            routing_key=w.routing_key,
+            host=in_pod.any_host,
+            port=port,
+            strategy=w.strategy,
+            keys=w.keys,
+            reached_at=(w.host, w.port),
+        )
+
     def _resolved_connectors(self, wanted: Mapping[str, WantedConnector]) -> dict[str, LocalConnector]:
         found: dict[str, LocalConnector] = {}
         for name, w in wanted.items():
-            if (host := self._address("Connector", name, w.host)) is not None:
+            if w.absent:
+                found[name] = LocalConnector(name=name, routing_key=w.routing_key, port=w.port, service=w.service)
+            elif (host := self._address("Connector", name, w.host)) is not None:
                 found[name] = LocalConnector(name=name, routing_key=w.routing_key, host=host, port=w.port, service=w.service)
         return found
 
@@ -290,6 +349,7 @@ class Services:
 
     def flush(self) -> None:
         """Hand changes to the plane and messages to the peers, until there is nothing new to hand over."""
+        self.flushed()
         context, now = self._context, self._context.now()
         for problem in self._speaker.work(now):
             extra = {"reason": problem.reason, "subject": problem.subject, "router": problem.peer, "problem": problem.message}

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -48,8 +48,12 @@ from vanrouter.sites.joining import Joining
 from vanrouter.sites.links import Links
 from vanrouter.sites.logs import AccessLog
 from vanrouter.sites.services import Services
-from vanrouter.sites.wanted import Wanted, compute_wanted
+from vanrouter.sites.starting import Starting
+from vanrouter.sites.wanted import InNamespace, Wanted, compute_wanted
 from vanrouter.stores.resources import Loaded, Problem
+
+if TYPE_CHECKING:
+    from vanrouter.kube.feeder import Fed
 
 __all__ = ["RunningSite"]
 
@@ -90,7 +94,7 @@ class RunningSite:
         self._inherited_until = context.now() + SYNC_LINGER if self._inherited else math.inf
         context.forwarding.change(put=inherited)
         self.loaded = loaded
-        self.wanted: Wanted = compute_wanted(loaded.resources, edge=context.edge)
+        self.wanted: Wanted = compute_wanted(loaded.resources, edge=context.edge, within=self._within())
         self.conditions = Conditions()
         self.accesses = Accesses(context)
         self.links = Links(context)
@@ -112,6 +116,7 @@ class RunningSite:
         self._announced = False
         self.refused_sites: frozenset[str] = frozenset()
         self._access_log = AccessLog()
+        self._starting = Starting(self, now=context.now()) if context.in_pod is not None else None
 
     # ---- Running -------------------------------------------------------------------------------------------------------------------------
 
@@ -200,7 +205,7 @@ class RunningSite:
             self._store_problem = None
         except StoreError as exc:
             self._store_problem = Problem(str(self.context.home.resources.directory), str(exc), exc.hint)
-        wanted = compute_wanted(self.loaded.resources, edge=self.context.edge)
+        wanted = compute_wanted(self.loaded.resources, edge=self.context.edge, within=self._within())
         if wanted.site is None:
             # The site's own resource is gone or was never good: what it said stays in force.
             wanted.problems.append(Problem("Site", "there is no Site among the resources; the last one stays in force", "put it back"))
@@ -248,11 +253,39 @@ class RunningSite:
         self.context.plane.cut(router, "this site is refused here")
         return True
 
+    def _within(self) -> InNamespace | None:
+        in_pod = self.context.in_pod
+        if in_pod is None:
+            return None
+        siblings = {pod.name: pod.address for pod in in_pod.siblings()}
+        site_id = str(self.context.keys.site_id)
+        return InNamespace(any_host=in_pod.any_host, link_port=in_pod.link_port, pods=in_pod.pods, siblings=siblings, site_id=site_id)
+
+    def fed(self, fed: Fed) -> None:
+        """What the feeder of a pod wrote."""
+        if self.context.in_pod is None or self._refused:
+            return
+        if fed.own:
+            self.accesses.leaf_changed()
+            self.links.leaf_changed()
+        for name in fed.credentials:
+            self._credential_stored(name)
+        if fed.ports:
+            self.context.in_pod.read()
+            self.services.places_changed()
+        with _bugs("reconcile"):
+            self.reconcile()
+
     def problems(self) -> list[Problem]:
         stored = [self._store_problem] if self._store_problem is not None else []
         fault = self.services.faults.get(("Site", "serviceAddress"))
         address = [Problem("Site: spec.serviceAddress", fault.message, fault.next)] if fault is not None else []
-        return [*stored, *self.loaded.problems, *self.wanted.problems, *address, *self.joining.problems.values()]
+        loaded = self.loaded.problems
+        if (in_pod := self.context.in_pod) is not None:  # it names ConfigMaps and keys, where the files' names mean nothing to people
+            feeder = in_pod.feeder
+            loaded = [*feeder.problems, *([feeder.problem] if feeder.problem is not None else [])]
+            loaded += [Problem("API server", text, "what was heard before stays in force") for text in feeder.troubles()]
+        return [*stored, *loaded, *self.wanted.problems, *address, *self.joining.problems.values()]
 
     def fault_since(self, kind: str, name: str) -> float:
         reason, now = f"{self.wanted.faults.get((kind, name))}{self.services.faults.get((kind, name))}", self.context.now()
@@ -283,8 +316,9 @@ class RunningSite:
             async with trio.open_nursery() as nursery:
                 self._writing = nursery
                 nursery.start_soon(self._watch)
-                nursery.start_soon(self.joining.run_renewals)
-                nursery.start_soon(self.joining.resume)
+                if self.context.in_pod is None:  # else the controller renews and redeems
+                    nursery.start_soon(self.joining.run_renewals)
+                    nursery.start_soon(self.joining.resume)
                 self._redeem_tokens()
 
     async def _watch(self) -> None:
@@ -299,6 +333,8 @@ class RunningSite:
         while True:
             self.context.timers.clear()
             deadline = min(self.links.deadline, self.services.deadline, self.accesses.deadline, self._inherited_until)
+            if self._starting is not None:
+                deadline = min(deadline, self._starting.deadline)
             await self.context.timers.wait_until(max(deadline, self.context.now() + SHORTEST_SLEEP))
             with _bugs("timers"):
                 self.links.handle_timeout()
@@ -307,6 +343,8 @@ class RunningSite:
                 self.services.flush()
                 if self.context.now() >= self._inherited_until:
                     self._disinherit()
+                if self._starting is not None and not self._starting.is_over:
+                    self._describe()
 
     def _disinherit(self) -> None:
         """What no site came back for: nobody offers it any more."""
@@ -373,6 +411,8 @@ class RunningSite:
             self.conditions.set("Ready", "False", "Starting", "the data plane has not taken the configuration yet", now=now)
         elif access is not None and access.status != "True" and access.reason != "AdmitsNobody":
             self.conditions.set("Ready", "False", f"LinkAccess{access.reason}", access.message, now=now, next=access.next)
+        elif self._starting is not None and (why := self._starting.waits_for(now)):
+            self.conditions.set("Ready", "False", "Starting", why, now=now)
         else:
             self.conditions.set("Ready", "True", "Ready", f"site {self.context.site_name} is ready", now=now)
         if self.is_ready() != self._announced:

@@ -70,8 +70,25 @@ class Reporter:
             "refusedSites": sorted(site.refused_sites),
             "generation": context.forwarding.in_force,
             "leaving": site.leaving,
+            **self._pod(),
             "edge": context.edge,
         }
+
+    def _pod(self) -> Doc:
+        """In a pod: which it is, and for which (host, port) it has, or wants, a port of its own."""
+        site, in_pod = self._site, self._site.context.in_pod
+        if in_pod is None:
+            return {}
+        wanted = {(w.host, w.port): False for w in site.wanted.listeners.values()}
+        if site.wanted.site_spec.service_sync:
+            wanted |= {
+                (s.address, port): True for s in site.services.table.services() for port in s.ports if (s.address, port) not in wanted
+            }
+        ports = [
+            {"host": host, "port": port, "podPort": in_pod.port(host, port), "automatic": automatic}
+            for (host, port), automatic in sorted(wanted.items())
+        ]
+        return {"pod": in_pod.name, "namespace": in_pod.namespace, "ports": ports, "controller": in_pod.is_controlled()}
 
     def _site_name(self, router_or_site: str) -> str:
         site_id = router_or_site.partition("/")[0]
@@ -167,7 +184,21 @@ class Reporter:
 
     def listeners(self) -> list[Doc]:
         found = [s for s in self._site.services.table.listener_statuses() if not s.keys]
-        return [self._address("Listener", s) | {"strategy": s.strategy} for s in found] + self._faulty("Listener")
+        return [self._address("Listener", s) | {"strategy": s.strategy} for s in found] + self._without_port() + self._faulty("Listener")
+
+    def _without_port(self) -> list[Doc]:
+        """In a pod: those of service sync that wait for a port, as others that do."""
+        found: list[Doc] = []
+        for service in self._site.services.table.services():
+            for problem in service.skipped:
+                if problem.reason == "Pending":
+                    name = f"{problem.address}:{problem.port}"
+                    fault = Fault("Pending", problem.message, "the controller gives it: look at its pod")
+                    condition = _fault_condition(fault, self._site.fault_since("Listener", name))
+                    where = {"routingKey": problem.key, "host": problem.address, "port": problem.port}
+                    conditions = self._with_ready([condition])
+                    found.append({"name": name, "spec": where, "conditions": conditions, **where, "matched": False, "automatic": True})
+        return found
 
     def multi_key_listeners(self) -> list[Doc]:
         names = {multi_key_name(name): name for kind, name in self._site.wanted.specs if kind == "MultiKeyListener"}
@@ -183,7 +214,35 @@ class Reporter:
         return self._site.services.table.matched_listener(key)
 
     def connectors(self) -> list[Doc]:
-        return [self._address("Connector", s) for s in self._site.services.table.connector_statuses()] + self._faulty("Connector")
+        of = {name: w.of for name, w in self._site.wanted.connectors.items() if w.of}
+        found: list[Doc] = []
+        chosen: dict[str, list[AddressStatus]] = {}
+        for status in self._site.services.table.connector_statuses():
+            if status.name in of:
+                chosen.setdefault(of[status.name], []).append(status)
+            else:
+                found.append(self._address("Connector", status))
+        found += [self._chosen(name, its) for name, its in chosen.items()]
+        return sorted(found, key=lambda doc: str(doc["name"])) + self._faulty("Connector")
+
+    def _chosen(self, name: str, targets: list[AddressStatus]) -> Doc:
+        """One with a selector: as well as the best of its targets, and each of them by the name of its pod."""
+
+        def ready(status: AddressStatus) -> bool:
+            return any(c.type == "Ready" and c.status == "True" for c in status.conditions)
+
+        best = next((t for t in targets if ready(t)), targets[0])
+        doc = self._address("Connector", msgspec.structs.replace(best, name=name))
+        doc["targets"] = [
+            {
+                "pod": t.name.partition("@")[2],
+                "host": t.host,
+                "port": t.port,
+                "problem": next((c.message for c in t.conditions if c.type in ("Configured", "Healthy") and c.status == "False"), ""),
+            }
+            for t in targets
+        ]
+        return doc
 
     def _address(self, kind: str, status: AddressStatus) -> Doc:
         conditions = list(status.conditions)
@@ -200,6 +259,7 @@ class Reporter:
             "host": status.host,
             "port": status.port,
             "automatic": status.automatic,
+            **({"podPort": status.pod_port} if status.pod_port else {}),
         }
 
     def _faulty(self, kind: str) -> list[Doc]:

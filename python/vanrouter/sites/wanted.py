@@ -14,16 +14,19 @@ import msgspec
 
 from vanrouter.checks import Check
 from vanrouter.errors import ConfigError
+from vanrouter.kube.pods import Pod, labels_that_exist, selected
 from vanrouter.messages import ServicePort
 from vanrouter.plane import KeyWeight, Strategy
 from vanrouter.resources import Connector, Link, Listener, MultiKeyListener, Resource, RouterAccess, Secret, Site
-from vanrouter.resources.kinds import HealthCheck, SiteSpec
+from vanrouter.resources.kinds import AccessGrant, AccessToken, HealthCheck, SiteSpec
+from vanrouter.resources.selectors import Selector, parse_selector
 from vanrouter.resources.shapes import parse_host_port
 from vanrouter.stores.resources import Key, Located, Problem
 
 __all__ = [
     "EDGE_HINT",
     "Fault",
+    "InNamespace",
     "Wanted",
     "WantedAccess",
     "WantedConnector",
@@ -33,6 +36,7 @@ __all__ = [
     "multi_key_name",
 ]
 
+SIBLING: Final = "sibling-"  # what the links with the other routers of a namespace are called, before the pod's name
 SKUPPER_PORT: Final = 55671
 EDGE_HINT: Final = "link this site to interior sites instead, or make it one: remove spec.edge and restart its router"
 ANY_HOST: Final = "0.0.0.0"  # noqa: S104 - what `default` means, as with the incumbent
@@ -82,6 +86,18 @@ class WantedConnector(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     service: ServicePort | None = None
     check: Check = Check()
+    of: str = ""  # the Connector whose selector chose this target; empty: it is that Connector itself
+    absent: str = ""  # there is no target now, and why
+
+
+class InNamespace(msgspec.Struct, frozen=True, kw_only=True):
+    """What resources mean in a pod and not on a host. ``pods`` None: not known yet. ``siblings``: name and address of routers to dial."""
+
+    any_host: str
+    link_port: int
+    pods: Mapping[str, Pod] | None
+    siblings: Mapping[str, str] = {}
+    site_id: str = ""
 
 
 class Wanted(msgspec.Struct, kw_only=True):
@@ -101,31 +117,50 @@ class Wanted(msgspec.Struct, kw_only=True):
         return self.site.spec if self.site is not None else SiteSpec()
 
 
-def compute_wanted(resources: Mapping[Key, Located], *, edge: bool | None = None) -> Wanted:
-    """``edge``: what the router is for its life, whatever the Site says by now."""
+def compute_wanted(resources: Mapping[Key, Located], *, edge: bool | None = None, within: InNamespace | None = None) -> Wanted:
+    """``edge``: what the router is for its life, whatever the Site says by now. ``within``: the namespace, where the router is in a pod."""
     wanted = Wanted(specs={key: located.resource for key, located in resources.items()})
     for (kind, name), located in sorted(resources.items()):
         resource = located.resource
         match resource:
             case Site():
-                _site(wanted, resource, located.file)
+                _site(wanted, resource, located.file, within)
             case Link():
                 _link(wanted, resource)
             case RouterAccess():
-                _router_access(wanted, resource)
+                if within is None:  # in a pod there is one port, and the controller makes the ways to it
+                    _router_access(wanted, resource)
             case Listener():
                 _listener(wanted, resource)
             case Connector():
-                _connector(wanted, resource)
+                _connector(wanted, resource, within)
             case MultiKeyListener():
                 _multi_key_listener(wanted, resource)
             case Secret():
                 (wanted.tokens if resource.is_token else wanted.secrets)[name] = resource
+            case AccessGrant() | AccessToken() if within is not None:
+                pass  # the controller's business
             case _:
                 wanted.problems.append(_unsupported(kind, name, located.file))
-    if wanted.site_spec.edge if edge is None else edge:
+    if within is not None:
+        _in_pod(wanted, within)
+    if within is None and (wanted.site_spec.edge if edge is None else edge):
         _no_access_at_an_edge(wanted)
     return wanted
+
+
+def _in_pod(wanted: Wanted, within: InNamespace) -> None:
+    """One link access, which serves the kubelet's probes too; and links with the other routers of the site."""
+    wanted.accesses["default"] = WantedAccess(name="default", host=within.any_host, port=within.link_port, names=[])
+    for pod, address in within.siblings.items():
+        wanted.links[f"{SIBLING}{pod}"[:63]] = WantedLink(
+            name=f"{SIBLING}{pod}"[:63],
+            endpoints=[(address, within.link_port)],
+            credential="",
+            cost=1,
+            site_id=within.site_id,
+            verify_host=False,
+        )
 
 
 def _no_access_at_an_edge(wanted: Wanted) -> None:
@@ -137,12 +172,14 @@ def _no_access_at_an_edge(wanted: Wanted) -> None:
     wanted.accesses.clear()
 
 
-def _site(wanted: Wanted, site: Site, file: str) -> None:
+def _site(wanted: Wanted, site: Site, file: str, within: InNamespace | None) -> None:
     if wanted.site is not None:
         message = f"{site.ref} in {file} is not in force: this site is {wanted.site.name}"
         wanted.problems.append(Problem(f"{site.ref}: metadata.name", message, "a directory is one site: remove one of them"))
         return
     wanted.site = site
+    if within is not None:
+        return
     try:
         access = _link_access(site.spec.link_access)
     except ConfigError as exc:
@@ -232,10 +269,10 @@ def _multi_key_listener(wanted: Wanted, listener: MultiKeyListener) -> None:
     wanted.listeners[name] = WantedListener(name=name, host=spec.host, port=spec.port, strategy=strategy, keys=tuple(keys))
 
 
-def _connector(wanted: Wanted, connector: Connector) -> None:
+def _connector(wanted: Wanted, connector: Connector, within: InNamespace | None) -> None:
     spec = connector.spec
     key = ("Connector", connector.name)
-    if spec.selector:
+    if spec.selector and within is None:
         wanted.faults[key] = Fault("NotSupported", "a selector chooses pods, and there are none on a host", "set spec.host instead")
     elif spec.tls_credentials or spec.use_client_cert:
         message = "TLS toward the target is not supported by this release, and it does not connect without"
@@ -245,7 +282,7 @@ def _connector(wanted: Wanted, connector: Connector) -> None:
         if spec.expose is not None:
             address = spec.expose.address or spec.routing_key
             service = ServicePort(address=address, port=spec.expose.port, protocol=spec.expose.protocol)
-        wanted.connectors[connector.name] = WantedConnector(
+        one = WantedConnector(
             name=connector.name,
             routing_key=spec.routing_key,
             host=spec.host,
@@ -253,6 +290,30 @@ def _connector(wanted: Wanted, connector: Connector) -> None:
             service=service,
             check=(spec.health_check or HealthCheck()).resolve(),
         )
+        if spec.selector and within is not None:
+            wanted.connectors |= _targets(one, parse_selector(spec.selector), within.pods, include_not_ready=spec.include_not_ready_pods)
+        else:
+            wanted.connectors[connector.name] = one
+
+
+def _targets(
+    one: WantedConnector, selector: Selector, pods: Mapping[str, Pod] | None, *, include_not_ready: bool
+) -> dict[str, WantedConnector]:
+    """One for each pod that takes streams; else one that has no target and says why."""
+    chosen = selected((pods or {}).values(), selector)
+    usable = [pod for pod in chosen if pod.takes_streams(include_not_ready=include_not_ready)]
+    if usable:
+        return {
+            f"{one.name}@{pod.name}": msgspec.structs.replace(one, name=f"{one.name}@{pod.name}", host=pod.address, of=one.name)
+            for pod in usable
+        }
+    if pods is None:
+        why = "the pods of this namespace are not known yet"
+    elif chosen:
+        why = f"of the pods that its selector means none is ready: {', '.join(pod.name for pod in chosen[:3])}"
+    else:
+        why = f"its selector matches no pod; {labels_that_exist(pods.values(), selector)}"
+    return {one.name: msgspec.structs.replace(one, absent=why)}
 
 
 def _unsupported(kind: str, name: str, file: str) -> Problem:

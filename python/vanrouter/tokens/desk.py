@@ -22,7 +22,7 @@ from vanrouter.plane import Visitor
 from vanrouter.tokens.issuer import Answer, Issuer
 from vanrouter.tokens.wire import BUSY, MALFORMED, MAX_REQUEST
 
-__all__ = ["serve_health", "serve_join"]
+__all__ = ["pass_join", "serve_health", "serve_join"]
 
 log = logging.getLogger("vanrouter.tokens")
 
@@ -41,6 +41,7 @@ LINGER_SECONDS: Final = 1.0
 _NOT_FOUND: Final = (404, b'{"error":"not found"}')
 _NOT_ALLOWED: Final = (405, b'{"error":"method not allowed"}')
 _TIMEOUT: Final = (408, b'{"error":"timeout"}')
+_JOIN_PATHS: Final = frozenset({"/redeem", "/renew"})
 _OUR_FAULT: Final = (500, b'{"error":"internal"}')
 _HEADER_TOO_LARGE: Final = (431, b'{"error":"too large"}')
 _TOO_LARGE: Final = (413, b'{"error":"too large"}')
@@ -82,18 +83,29 @@ async def serve_join(
             log.exception("a request failed for a reason of ours", extra={"source": visitor.address})
             return Answer(*_OUR_FAULT)
 
-    await _serve(visitor, answer, paths=frozenset({"/redeem", "/renew"}), content_type=b"application/json")
+    await _serve(visitor, answer, paths=_JOIN_PATHS, content_type=b"application/json")
+
+
+async def pass_join(visitor: Visitor, ask: Callable[[Visitor, str, str, bytes], Awaitable[Answer]]) -> None:
+    """Answer one ``van-join/1`` visitor with what ``ask`` says (the visitor, method, path, body): the issuer is elsewhere."""
+
+    async def answer(request: _Request) -> Answer:
+        if request.method != "POST":
+            return Answer(*_NOT_ALLOWED)
+        return await ask(visitor, request.method, request.target, request.body)
+
+    await _serve(visitor, answer, paths=_JOIN_PATHS, content_type=b"application/json")
 
 
 async def serve_health(visitor: Visitor, ready: Callable[[], bool]) -> None:
-    """Answer one ``http/1.1`` visitor: ``GET /healthz`` is 200 ``ok`` or 503 ``not ready``, everything else 404."""
+    """Answer one ``http/1.1`` visitor: ``GET /healthz`` or ``/readyz`` is 200 ``ok`` or 503 ``not ready``, ``/livez`` is 200, else 404."""
 
     async def answer(request: _Request) -> Answer:
         if request.method != "GET":
             return Answer(404, b"not found\n")
-        return Answer(200, b"ok\n") if ready() else Answer(503, b"not ready\n")
+        return Answer(200, b"ok\n") if request.target == "/livez" or ready() else Answer(503, b"not ready\n")
 
-    await _serve(visitor, answer, paths=frozenset({"/healthz"}), content_type=b"text/plain")
+    await _serve(visitor, answer, paths=frozenset({"/healthz", "/readyz", "/livez"}), content_type=b"text/plain")
 
 
 class _Gone(Exception):

@@ -1,0 +1,197 @@
+"""
+``van init``, ``update``, ``manifest`` and ``delete`` in a namespace: objects applied in order, waited for, and removed again.
+
+Twice, or over a half of it, the result is the same. Nothing is created before the namespace and every right that is needed are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import click
+
+from vanrouter import __version__
+from vanrouter.cli import wanted
+from vanrouter.cli.base import DONE, Invocation
+from vanrouter.cli.health import is_ready, troubles
+from vanrouter.cli.namespace import SETTLES, NamespaceSite
+from vanrouter.cli.output import dump, say, warn
+from vanrouter.cli.values import HostPort, spell_duration
+from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
+from vanrouter.kube.calls import Object, apply, delete, get
+from vanrouter.kube.errors import NotFound
+from vanrouter.kube.home import ResourceMaps
+from vanrouter.kube.kinds import DEPLOYMENTS
+from vanrouter.kube.manifests import CONTROLLER, OPTIONAL, ROUTER, Manifest, manifests
+from vanrouter.kube.names import resource_map
+from vanrouter.kube.plan import built_in_image, plan, settings_from
+from vanrouter.kube.rights import ask, is_allowed, needed, role_granting
+from vanrouter.kube.rollout import missing
+
+__all__ = ["fields_of", "init", "update"]
+
+Doc = dict[str, Any]
+_QUIET = 1.5
+
+
+def fields_of(fields: Doc, options: Doc) -> Doc:
+    """What the command line named, as fields of the Site."""
+    if "serviceAddress" in fields:
+        raise click.UsageError("--service-address is for hosts; in a namespace each service of another site is a Service")
+    if ":" in (fields.get("linkAccess") or ""):
+        raise click.UsageError("--link-access HOST:PORT is for hosts; in a namespace it is: loadbalancer, nodeport, local or none")
+    return fields | {f"settings.{name}": value for name, value in settings_from(options).items()}
+
+
+def init(invocation: Invocation, site_name: str | None, fields: Doc, *, print_only: bool, wait: bool, timeout: float) -> int:
+    site = NamespaceSite(invocation, timeout)
+    site.require_namespace()
+    fields = _with_image(fields)
+    old = wanted.read_all(site, "Site") if site.root() is not None else []
+    if old and site_name not in (None, old[0].name):
+        raise ConfigError(
+            f"namespace {site.namespace} has a site already, and it is called {old[0].name!r}; a site keeps its name",
+            hint=f"leave --site-name away, or use another namespace: van -n NAME init --site-name {site_name}",
+        )
+    if old:
+        change = wanted.update(site, "Site", old[0].name, fields, dry_run=True)
+    else:
+        change = wanted.Change(wanted.build("Site", site_name or site.namespace, _defaults(fields)), "created", dry=True)
+    return _install(site, change, print_only=print_only, wait=wait)
+
+
+def update(invocation: Invocation, fields: Doc, *, print_only: bool, wait: bool, timeout: float) -> int:
+    site = NamespaceSite(invocation, timeout)
+    site.require()
+    found = wanted.read_all(site, "Site")
+    if not found:
+        raise ConfigError(f"the Site of namespace {site.namespace} cannot be read", hint=f"see {invocation.van('status')}")
+    change = wanted.update(site, "Site", found[0].name, _with_image(fields), dry_run=True)
+    return _install(site, change, print_only=print_only, wait=wait)
+
+
+def _with_image(fields: Doc) -> Doc:
+    """VAN_IMAGE is remembered, so that a later command without it does not go back."""
+    image = os.environ.get("VAN_IMAGE")
+    return {"settings.image": image, **fields} if image else fields
+
+
+def _defaults(fields: Doc) -> Doc:
+    return fields if fields.get("edge") else {"linkAccess": "default", **fields}
+
+
+def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) -> int:
+    resource, output = change.resource, site.invocation.output
+    chosen = plan(resource, image=built_in_image(__version__))  # what is wrong with it, before anything is changed
+    if print_only:
+        documents = [m.value for m in manifests(resource, chosen, site.namespace, root=site.root())]
+        dump(documents, output if output in ("json", "yaml") else "yaml")
+        return DONE
+    _check_rights(site)
+    existed = site.root() is not None
+    if change.done != "unchanged":
+        # The root of all others has no owner.
+        ResourceMaps(site.client, site.namespace, secrets=False).put(resource)
+        site.forget()
+    root = site.root()
+    if root is None:
+        raise ConfigError(
+            f"{resource.ref} does not stand in ConfigMap/{resource_map('Site', resource.name)}", hint="rename its ConfigMap to this name"
+        )
+    made = manifests(resource, chosen, site.namespace, root=root)
+    for manifest in made[1:]:
+        site.client.call(apply(manifest.kind, site.namespace, manifest.value))
+    _remove_unwanted(site, made)
+    if wait:
+        _wait(site, f"site {resource.name}")
+    _say(site, resource.name, change.done if existed else "created", waited=wait)
+    return DONE
+
+
+def _check_rights(site: NamespaceSite) -> None:
+    """Name every right that is missing, and a Role that has them, before anything is created."""
+    wanted_rights = needed()
+    with ThreadPoolExecutor(8) as at_once:
+        answers = list(at_once.map(lambda right: site.client.call(ask(right, site.namespace)), wanted_rights))
+    lacking = [right for right, answer in zip(wanted_rights, answers, strict=True) if not is_allowed(answer)]
+    if lacking:
+        raise VanrouterError(
+            f"you may not do in namespace {site.namespace} what an install needs: {', '.join(map(str, lacking))}",
+            hint="ask for the ClusterRole admin in this namespace, or for a Role that grants what is missing:\n"
+            + role_granting(lacking, site.namespace),
+        )
+
+
+def _remove_unwanted(site: NamespaceSite, made: list[Manifest]) -> None:
+    """What an earlier choice wanted and this one does not."""
+    kept = {(manifest.kind, manifest.name) for manifest in made}
+    for kind, name in OPTIONAL:
+        if (kind, name) not in kept:
+            with contextlib.suppress(NotFound):
+                site.client.call(delete(kind, site.namespace, name))
+
+
+# ---- Waiting ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _wait(site: NamespaceSite, what: str) -> None:
+    """Until router and controller are ready. What keeps a pod from it is shown while that lasts."""
+    started, shown, pause = time.monotonic(), "", 0.1
+    while True:
+        lacking = [said for name in (CONTROLLER, ROUTER) if (said := missing(_deployment(site, name)))]
+        if not lacking:
+            return
+        found = site.troubles() if time.monotonic() - started > _QUIET else []
+        why = "; ".join(f"{t['path']}: {t['message']}" for t in found) or "; ".join(lacking)
+        if site.expired:
+            hint = next((t["hint"] for t in found if t["hint"]), f"see {site.invocation.van('status')}; a longer time: --timeout")
+            raise DeadlineExceeded(f"{what}: not ready within {spell_duration(site.timeout)}; {why}", hint=hint)
+        if why != shown and time.monotonic() - started > _QUIET and sys.stderr.isatty():
+            click.echo(f"Waiting for {what}: {why}", err=True)
+            shown = why
+        time.sleep(min(pause, site.left))
+        pause = min(pause * 1.3, 0.5)
+
+
+def _deployment(site: NamespaceSite, name: str) -> Object:
+    return site.client.call(get(DEPLOYMENTS, site.namespace, name))
+
+
+def _say(site: NamespaceSite, name: str, done: str, *, waited: bool) -> None:
+    if site.invocation.output == "name":
+        say(f"site/{name}")
+        return
+    what = {"created": "is ready", "updated": "was updated", "unchanged": "existed already; it is unchanged"}[done]
+    if not waited:
+        say(f"Site {name} is starting. See: {site.invocation.van('status')}" if done == "created" else f"Site {name} {what}.")
+        return
+    say(f"Site {name} {what}.")
+    status = _soon_ready(site)
+    if status is None:
+        return
+    endpoints = ", ".join(str(HostPort(e["host"], e["port"])) for e in status["site"].get("endpoints", ()))
+    if endpoints:
+        say(f"Others can link to it at {endpoints}.")
+    for trouble in troubles(status):
+        warn(f"{trouble.what}: {trouble.why}" if trouble.what else trouble.why, trouble.next)
+    if done == "created":
+        way = f"Link another site to it with a token: {site.invocation.van('token create FILE')}" if endpoints else ""
+        say(way or f"Link it to another site with a token of that one: {site.invocation.van('link create FILE')}")
+
+
+def _soon_ready(site: NamespaceSite) -> Doc | None:
+    """The status once it says that the site is ready: that is a moment after the pods are. What it says else, when that lasts."""
+    until, status = time.monotonic() + SETTLES, None
+    while True:
+        with contextlib.suppress(NotReady):
+            status = site.status()
+            if is_ready(status):
+                return status
+        if time.monotonic() >= until or site.expired:
+            return status
+        time.sleep(0.1)

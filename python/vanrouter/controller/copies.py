@@ -1,0 +1,184 @@
+"""
+Copies of what the namespace has, and writes to it. Drives watches; decides nothing.
+
+A write that was answered is in the copy at once, before the watch brings it, so that nothing is written twice. ``ensure`` writes an object
+only where it differs from the copy.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from vanrouter.kube.calls import Call, Kind, Object, apply, create, delete, merge_patch
+from vanrouter.kube.client import KubeClient
+from vanrouter.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
+from vanrouter.kube.listwatch import Change, Removed
+from vanrouter.kube.names import ANY_TYPE
+from vanrouter.kube.watching import Watcher
+
+__all__ = ["Copies"]
+
+log: Final = logging.getLogger("vanrouter.controller")
+
+OVERLAY: Final = 5.0  # the watch has brought a write by then, or it lags: then the copy counts
+
+
+class _Written(msgspec.Struct):
+    value: Object | None  # None: deleted
+    version: str
+    until: float
+
+
+class _Copy:
+    """Of one kind: what the watch brought, and our own writes that it has not brought yet."""
+
+    def __init__(self, namespace: str, watcher: Callable[[Callable[[Sequence[Change]], None]], Watcher], wake: Callable[[], None]) -> None:
+        self._namespace, self._wake = namespace, wake
+        self.written: dict[str, _Written] = {}
+        self.watcher = watcher(self._heard)
+
+    def _heard(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            name = change.key[1]
+            known = self.written.get(name)
+            if known is None:
+                continue
+            seen = "" if isinstance(change, Removed) else str(change.object["metadata"].get("resourceVersion"))
+            if seen == known.version:
+                del self.written[name]
+        self._wake()
+
+    def objects(self, now: float) -> dict[str, Object]:
+        found: dict[str, Object] = {name: value for (_, name), value in self.watcher.objects.items()}
+        for name, written in list(self.written.items()):
+            if now >= written.until:
+                del self.written[name]
+            elif written.value is None:
+                found.pop(name, None)
+            else:
+                found[name] = written.value
+        return found
+
+    def note(self, name: str, value: Object | None, now: float) -> None:
+        known = self.watcher.objects.get((self._namespace, name))
+        version = str(value["metadata"].get("resourceVersion")) if value is not None else ""
+        if value is not None and known is not None and str(known["metadata"].get("resourceVersion")) == version:
+            self.written.pop(name, None)  # the watch was quicker
+            return
+        self.written[name] = _Written(value, version, now + OVERLAY)
+
+
+class Copies:
+    """ConfigMaps and Secrets of ours, and all Services."""
+
+    def __init__(self, client: KubeClient, namespace: str, *, rng: random.Random, wake: Callable[[], None]) -> None:
+        self.client, self.namespace, self.wake = client, namespace, wake
+        self.writes = 0  # of all kinds, answered: for tests, and a log line
+
+        def made(kind: Kind, labels: str) -> _Copy:
+            return _Copy(namespace, lambda heard: Watcher(client, kind, namespace, heard=heard, rng=rng, labels=labels), wake)
+
+        self._copies: Final = {
+            kind.plural: made(kind, labels) for kind, labels in ((CONFIG_MAPS, ANY_TYPE), (SECRETS, ANY_TYPE), (SERVICES, ""))
+        }
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """``started`` when each kind was listed completely: before that nothing may be concluded."""
+        async with trio.open_nursery() as nursery:
+            for copy in self._copies.values():
+                nursery.start_soon(copy.watcher.run)
+            for copy in self._copies.values():
+                await copy.watcher.wait_synced()
+            task_status.started()
+
+    def of(self, kind: Kind) -> dict[str, Object]:
+        return self._copies[kind.plural].objects(trio.current_time())
+
+    def current(self, kind: Kind) -> bool:
+        """Whether absence from the copy proves absence."""
+        return self._copies[kind.plural].watcher.current
+
+    @property
+    def problems(self) -> list[KubeError]:
+        return [copy.watcher.problem for copy in self._copies.values() if copy.watcher.problem is not None]
+
+    # ---- Writing -------------------------------------------------------------------------------------------------------------------------
+
+    async def send(self, call: Call) -> Object | None:
+        """Do it, and note it in the copy. None: it was decided on an old copy; the watch brings the new one. Raises KubeError."""
+        try:
+            answer = await self.client.call(call)
+        except (Conflict, AlreadyExists, NotFound) as exc:
+            if isinstance(exc, NotFound) and "namespace" in exc.hint:
+                raise
+            log.info("decided anew", extra={"call": str(call), "reason": str(exc)})
+            return None
+        self.writes += 1
+        log.info("wrote", extra={"call": str(call)})
+        gone = call.method == "DELETE"
+        if call.kind.plural in self._copies:
+            self._copies[call.kind.plural].note(call.name, None if gone else answer, trio.current_time())
+        return answer
+
+    async def ensure(self, kind: Kind, value: Object, *, fenced: bool = False) -> bool:
+        """Server-side apply, where labels, annotations, owners, data or spec differ from the copy. Whether something was written.
+
+        ``fenced``: only if the object is still the one of the copy, or there is still none.
+        """
+        known = self.of(kind).get(value["metadata"]["name"])
+        if known is not None and _holds(known, value):
+            return False
+        strange = {part: keys for part in ("data", "binaryData") if (keys := _too_many(known, value, part))}
+        if known is not None and strange:
+            # Apply leaves what others added.
+            name, version = value["metadata"]["name"], known["metadata"]["resourceVersion"]
+            patch = {**value, **{part: {**keys, **(value.get(part) or {})} for part, keys in strange.items()}}
+            return await self.send(merge_patch(kind, self.namespace, name, patch, resource_version=version)) is not None
+        if fenced and known is None:
+            return await self.send(create(kind, self.namespace, value)) is not None
+        if fenced and known is not None:
+            value = {**value, "metadata": {**value["metadata"], "resourceVersion": known["metadata"]["resourceVersion"]}}
+        return await self.send(apply(kind, self.namespace, value)) is not None
+
+    async def remove(self, kind: Kind, name: str) -> bool:
+        """Delete what the copy has under this name, if it is still that object. Nothing when the copy may be behind."""
+        known = self.of(kind).get(name)
+        if known is None or not self.current(kind):
+            return False
+        return await self.send(delete(kind, self.namespace, name, uid=known["metadata"]["uid"])) is not None
+
+
+def _holds(known: Object, value: Object) -> bool:
+    """Whether everything in ``value`` is so in ``known``; ``data`` as a whole: a key that somebody added is one too many."""
+    metadata, wish = known["metadata"], value["metadata"]
+    for part in ("labels", "annotations"):
+        if not (wish.get(part) or {}).items() <= (metadata.get(part) or {}).items():
+            return False
+    owners = {o.get("uid") for o in metadata.get("ownerReferences") or []}
+    if not {o["uid"] for o in wish.get("ownerReferences") or []} <= owners:
+        return False
+    if "data" in value and any((known.get(part) or {}) != (value.get(part) or {}) for part in ("data", "binaryData")):
+        return False
+    return "spec" not in value or _within(value["spec"], known.get("spec") or {})
+
+
+def _too_many(known: Object | None, value: Object, part: str) -> dict[str, None]:
+    """Keys of the copy that are not wanted, as a merge patch removes them."""
+    if known is None or "data" not in value:
+        return {}
+    return dict.fromkeys(key for key in known.get(part) or {} if key not in (value.get(part) or {}))
+
+
+def _within(wish: Any, known: Any) -> bool:
+    if isinstance(wish, Mapping):
+        return isinstance(known, Mapping) and all(_within(value, known.get(key)) for key, value in wish.items())
+    if isinstance(wish, list):
+        return isinstance(known, list) and len(wish) == len(known) and all(map(_within, wish, known))
+    return bool(wish == known)

@@ -1,0 +1,261 @@
+"""
+Tokens in: a labelled token Secret becomes a credential and a Link; credentials are renewed.
+
+    token Secret ▸ van-pending.ID (key and request) ▸ ask the issuer ▸ van-credential.NAME ▸ Link ▸ the token is marked ▸ pending goes
+
+Each step is repeated harmlessly: a controller that is killed between two of them goes on where it was, with the same key, and the issuer
+gives the same certificate. The mark (annotation ``vanrouter.io/redeemed: LINK``) is what says that a token is done, also after its link was
+deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import trio
+
+from vanrouter.controller.copies import Copies
+from vanrouter.controller.keys import SiteKeys
+from vanrouter.controller.marks import FAILED, LINK_NAME, REDEEMED
+from vanrouter.errors import StoreError, TokenError, VanrouterError
+from vanrouter.kube.calls import Object, merge_patch
+from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
+from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret
+from vanrouter.kube.records import resource_object
+from vanrouter.kube.state import NAME, files_in, secret_of
+from vanrouter.pki import Renewal, renew_at, renewal_state
+from vanrouter.resources import Endpoint, Link, Metadata
+from vanrouter.resources.kinds import LinkSpec, Secret
+from vanrouter.resources.writing import to_yaml
+from vanrouter.stores.resources import Problem
+from vanrouter.tokens import LinkCredential, Pending, parse_token, prepare
+from vanrouter.tokens.redeem import redeem, renew
+
+__all__ = ["Redeeming", "credentials_in"]
+
+log: Final = logging.getLogger("vanrouter.controller")
+
+AGAIN: Final = 1.0
+AGAIN_CAP: Final = 30.0
+RENEW_AGAIN: Final = 300.0
+UNUSED: Final = 30.0
+KEEP_PENDING: Final = 600.0  # after the token has expired: so long the same key is answered
+
+
+class Redeeming:
+    """One redemption at a time for each token; all are tasks of the nursery that ``run`` is given."""
+
+    def __init__(
+        self, copies: Copies, keys: SiteKeys, site_name: str, *, rng: random.Random, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._copies, self._keys, self._site_name, self._rng, self._clock = copies, keys, site_name, rng, clock
+        self._busy: set[str] = set()
+        self._failed: dict[str, str] = {}  # token Secret -> its version that failed for good
+        self._renew_at: dict[str, tuple[str, float]] = {}  # credential -> (version of the Secret, when)
+        self._unused: dict[str, float] = {}
+        self.problems: dict[str, Problem] = {}
+        self.deadline = math.inf  # wall clock: the next renewal
+
+    def look(self, nursery: trio.Nursery, tokens: Mapping[str, Secret], *, owners: tuple[Object, ...]) -> None:
+        """Start what is to be done about tokens and renewals."""
+        secrets = self._copies.of(SECRETS)
+        for name in [n for n in self.problems if n.removeprefix("Secret/") not in secrets]:
+            del self.problems[name]
+        for name, secret in sorted(tokens.items()):
+            value = secrets.get(name)
+            if value is None or name in self._busy or REDEEMED in (value["metadata"].get("annotations") or {}):
+                continue
+            if self._failed.get(name) != value["metadata"]["resourceVersion"]:
+                self._busy.add(name)
+                nursery.start_soon(self._redeem_task, name, secret, owners)
+        self._look_at_renewals(nursery, secrets, owners)
+
+    async def clean(self, links: Iterable[Link], *, now: float) -> None:
+        """Credentials that we got and no link uses any more: after a while, and only when the copy is current."""
+        used = {link.spec.tls_credentials or link.name for link in links}
+        secrets = self._copies.of(SECRETS)
+        idle = {name for name, (secret, files) in _credentials(secrets).items() if name not in used and "link.json" in files}
+        pending = [name for name, value in secrets.items() if _type(value) == PENDING]
+        for name in pending:
+            if self._is_over(secrets[name]) and not self._busy:
+                await self._copies.remove(SECRETS, name)
+        begun = pending or self._busy
+        self._unused = {name: self._unused.get(name, now) for name in idle}
+        for name, since in self._unused.items():
+            if now >= since + UNUSED and not begun and self._copies.current(CONFIG_MAPS):
+                await self._copies.remove(SECRETS, credential_secret(name))
+
+    def _is_over(self, value: Object) -> bool:
+        """Whether this redemption can never be answered any more."""
+        try:
+            return self._clock() >= Pending.load(files_in(value).get("pending.json", b"")).token.expires + KEEP_PENDING
+        except VanrouterError:
+            return True
+
+    @property
+    def clean_at(self) -> float:
+        """Monotonic."""
+        return min(self._unused.values(), default=math.inf) + UNUSED
+
+    # ---- Redeeming -----------------------------------------------------------------------------------------------------------------------
+
+    async def _redeem_task(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> None:
+        delay = AGAIN
+        try:
+            while True:
+                try:
+                    await self._redeem(name, secret, owners)
+                except VanrouterError as exc:
+                    self.problems[f"Secret/{name}"] = Problem(f"Secret/{name}", str(exc), exc.hint)
+                    log.warning("token not redeemed", extra={"secret": name, "reason": str(exc), "hint": exc.hint})
+                    if not (isinstance(exc, StoreError) or (isinstance(exc, TokenError) and exc.retryable)):
+                        await self._give_up(name, exc)
+                        return
+                except Exception:
+                    log.exception("a bug in redeeming", extra={"secret": name})
+                else:
+                    self.problems.pop(f"Secret/{name}", None)
+                    return
+                await trio.sleep(delay * self._rng.uniform(0.5, 1.0))
+                delay = min(delay * 2, AGAIN_CAP)
+                if name not in self._copies.of(SECRETS):
+                    return
+        finally:
+            self._busy.discard(name)
+            self._copies.wake()
+
+    async def _give_up(self, name: str, exc: VanrouterError) -> None:
+        """Until somebody changes the Secret. The mark is for who waits for it."""
+        said = json.dumps({"message": str(exc), "hint": exc.hint})
+        mark = merge_patch(SECRETS, self._copies.namespace, name, {"metadata": {"annotations": {FAILED: said}}})
+        value = None
+        with contextlib.suppress(StoreError):
+            value = await self._copies.send(mark)
+        value = value or self._copies.of(SECRETS).get(name)
+        self._failed[name] = value["metadata"]["resourceVersion"] if value is not None else ""
+
+    async def _redeem(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> None:
+        token = parse_token(to_yaml(secret), f"Secret/{name}")
+        holder = pending_secret(token.id)
+        secrets = self._copies.of(SECRETS)
+        done = next((n for n, (_, f) in _credentials(secrets).items() if _token_id(f) == token.id), "")
+        if not done:
+            begun = files_in(secrets[holder]) if holder in secrets else {}
+            key = Pending.load(begun["pending.json"]).key if "pending.json" in begun else None
+            pending = prepare(token, site_name=self._site_name, identity=self._keys.identity, key=key)
+            link, wanted = begun.get("link", b"").decode(), secret.metadata.annotations.get(LINK_NAME, "")
+            renamed = bool(wanted) and not link.startswith(wanted)  # what was begun under another name was refused
+            if not link or renamed:
+                link = self._free_name(wanted or token.name, secrets)
+            files = {"pending.json": pending.dump().reveal(), "link": link.encode()}
+            if key is None or renamed:
+                await self._write(secret_of(holder, PENDING, files, owners=owners, name=token.id))
+            credential = await redeem(pending, clock=self._clock)
+            content = {file: data.reveal() for file, data in credential.files().items()}
+            await self._write(secret_of(credential_secret(link), CREDENTIAL, content, owners=owners, name=link))
+            done = link
+        else:
+            credential = LinkCredential.from_files(_credentials(secrets)[done][1])
+        await self._copies.ensure(CONFIG_MAPS, resource_object(_link(done, credential), owners=owners))
+        mark = {"metadata": {"annotations": {REDEEMED: done, FAILED: None}}}
+        await self._copies.send(merge_patch(SECRETS, self._copies.namespace, name, mark))
+        if holder in self._copies.of(SECRETS):
+            await self._copies.remove(SECRETS, holder)
+        log.info("token redeemed", extra={"link": done, "site": credential.issuer_name, "token": token.name})
+
+    async def _write(self, value: Object) -> None:
+        """Raises StoreError when it is not known to be there."""
+        if not await self._copies.ensure(SECRETS, value) and value["metadata"]["name"] not in self._copies.of(SECRETS):
+            raise StoreError(f"Secret/{value['metadata']['name']} could not be written")
+
+    def _free_name(self, name: str, secrets: Mapping[str, Object]) -> str:
+        taken = set(_credentials(secrets)) | {n.removeprefix("van.link.") for n in self._copies.of(CONFIG_MAPS)}
+        return next(n for n in (name, *(f"{name[:58]}-{i}" for i in range(2, 10_000))) if n not in taken)
+
+    # ---- Renewing ------------------------------------------------------------------------------------------------------------------------
+
+    def _look_at_renewals(self, nursery: trio.Nursery, secrets: Mapping[str, Object], owners: tuple[Object, ...]) -> None:
+        wall, self.deadline = self._clock(), math.inf
+        for name, (value, files) in _credentials(secrets).items():
+            if "link.json" not in files:
+                continue
+            version = value["metadata"]["resourceVersion"]
+            known = self._renew_at.get(name)
+            if known is None or known[0] != version:
+                try:
+                    known = (version, renew_at(LinkCredential.from_files(files).leaf, jitter=self._rng.random()))
+                except VanrouterError as exc:
+                    self.problems[f"Secret/{credential_secret(name)}"] = Problem(f"Secret/{credential_secret(name)}", str(exc), exc.hint)
+                    known = (version, math.inf)
+                self._renew_at[name] = known
+            if wall >= known[1] and f"renew {name}" not in self._busy:
+                self._busy.add(f"renew {name}")
+                nursery.start_soon(self._renew, name, files, owners)
+            elif wall < known[1]:
+                self.deadline = min(self.deadline, known[1])
+
+    async def _renew(self, name: str, files: dict[str, bytes], owners: tuple[Object, ...]) -> None:
+        problem = f"Link/{name}"
+        try:
+            current = LinkCredential.from_files(files)
+            if renewal_state(current.leaf, self._clock()) in (Renewal.FRESH, Renewal.NOT_YET):
+                return
+            renewed = await renew(current, identity=self._keys.identity, clock=self._clock)
+            content = {file: data.reveal() for file, data in renewed.files().items()}
+            await self._write(secret_of(credential_secret(name), CREDENTIAL, content, owners=owners, name=name))
+            self.problems.pop(problem, None)
+            log.info("certificate renewed", extra={"link": name, "site": renewed.issuer_name})
+        except VanrouterError as exc:
+            self.problems[problem] = Problem(problem, f"its certificate was not renewed: {exc}", exc.hint)
+            version = self._renew_at[name][0]
+            self._renew_at[name] = (version, self._clock() + RENEW_AGAIN * self._rng.uniform(0.5, 1.0))
+            log.warning("certificate not renewed", extra={"link": name, "reason": str(exc), "hint": exc.hint})
+        except Exception:
+            self._renew_at[name] = (self._renew_at[name][0], self._clock() + RENEW_AGAIN)
+            log.exception("a bug in renewing", extra={"link": name})
+        finally:
+            self._busy.discard(f"renew {name}")
+            self._copies.wake()
+
+
+def credentials_in(secrets: Mapping[str, Object], links: Iterable[Link], given: Mapping[str, Secret]) -> dict[str, dict[str, bytes]]:
+    """What routers need for these links: credentials that tokens gave, and Secrets of a user that a link names."""
+    used = {link.spec.tls_credentials or link.name for link in links}
+    found = {name: files for name, (_, files) in _credentials(secrets).items() if name in used}
+    return {name: dict(given[name].data) for name in used if name in given} | found
+
+
+def _credentials(secrets: Mapping[str, Object]) -> dict[str, tuple[Object, dict[str, bytes]]]:
+    found: dict[str, tuple[Object, dict[str, bytes]]] = {}
+    for value in secrets.values():
+        if _type(value) == CREDENTIAL:
+            annotations = value["metadata"].get("annotations") or {}
+            try:
+                found[str(annotations.get(NAME) or value["metadata"]["name"].removeprefix("van-credential."))] = (value, files_in(value))
+            except StoreError:
+                continue
+    return found
+
+
+def _token_id(files: Mapping[str, bytes]) -> str:
+    try:
+        return LinkCredential.from_files(dict(files)).token_id
+    except VanrouterError:
+        return ""
+
+
+def _type(value: Object) -> str:
+    return str((value["metadata"].get("labels") or {}).get(TYPE, ""))
+
+
+def _link(name: str, credential: LinkCredential) -> Link:
+    endpoints = [Endpoint(host=e.host, port=e.port) for e in credential.endpoints]
+    spec = LinkSpec(endpoints=endpoints, tls_credentials=name, cost=credential.cost, site_id=credential.issuer)
+    return Link(metadata=Metadata(name=name), spec=spec)

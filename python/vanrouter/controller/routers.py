@@ -1,0 +1,112 @@
+"""
+The routers that are connected: their latest status documents, and questions to and from them.
+
+While no router is connected, what they said last counts: nothing is concluded from silence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import trio
+
+from vanrouter.controller.report import Doc, merge_documents, slots_of
+from vanrouter.errors import ConfigError, NotReady
+from vanrouter.kube.channel import Channel
+
+__all__ = ["Routers"]
+
+Params = dict[str, Any]
+
+SILENT: Final = 15.0  # so long after the last router left, the site's status says that there is none
+ASK_SECONDS: Final = 10.0
+ASKABLE: Final = ("network", "trace", "simulate", "status")
+
+
+class Routers:
+    """``join`` answers visitors' requests; it is set when there is an issuer."""
+
+    def __init__(self, *, wake: Callable[[], None], hello: Callable[[], Params]) -> None:
+        self._wake, self._hello = wake, hello
+        self._channels: dict[Channel, Doc | None] = {}
+        self._last: dict[str, Doc] = {}
+        self._alone_since = trio.current_time()
+        self._merged: Doc | None = None
+        self.join: Callable[[Params], Awaitable[Params]] | None = None
+
+    # ---- Their status --------------------------------------------------------------------------------------------------------------------
+
+    def document(self) -> Doc:
+        """Merged over the routers; empty: none has said anything since this controller started."""
+        if self._merged is None:
+            self._merged = merge_documents(self._documents())
+        return self._merged
+
+    def slots(self) -> set[tuple[str, int]]:
+        return {slot for document in self._documents().values() for slot in slots_of(document)}
+
+    @property
+    def are_certain(self) -> bool:
+        """Whether what no router says is not there: one that has started up says what there is."""
+        return any((d or {}).get("site", {}).get("ready") for d in self._channels.values())
+
+    @property
+    def has_any(self) -> bool:
+        return bool(self._channels)
+
+    @property
+    def are_silent(self) -> bool:
+        return not self._channels and trio.current_time() >= self._alone_since + SILENT
+
+    @property
+    def deadline(self) -> float:
+        until = self._alone_since + SILENT
+        return until if not self._channels and trio.current_time() < until else math.inf
+
+    def _documents(self) -> dict[str, Doc]:
+        here = {_pod(channel): document for channel, document in self._channels.items() if document is not None}
+        return here or self._last
+
+    # ---- Channels ------------------------------------------------------------------------------------------------------------------------
+
+    def changed(self, channel: Channel, is_here: bool) -> None:
+        if is_here:
+            self._channels[channel] = None
+        else:
+            self._last = self._documents()
+            self._channels.pop(channel, None)
+            self._alone_since = trio.current_time()
+        self._merged = None
+        self._wake()
+
+    async def handle(self, channel: Channel, method: str, params: Params) -> Any:
+        if method == "hello":
+            channel.peer = {key: str(params.get(key, "")) for key in ("router", "pod", "version")}
+            return self._hello()
+        if method == "status":
+            document = params.get("document")
+            if not isinstance(document, dict) or channel not in self._channels:
+                raise ConfigError("status wants a document")
+            if document != self._channels[channel]:
+                self._channels[channel] = document
+                self._last, self._merged = self._documents(), None
+                self._wake()
+            return {}
+        if method in ("join", "renew") and self.join is not None:
+            return await self.join(params)
+        raise ConfigError(f"there is no method {method!r}", hint="the router may be newer than the controller: compare their versions")
+
+    async def ask(self, method: str, params: Params) -> Any:
+        """One of the routers, that which is most ready. Raises NotReady, and what the router raises."""
+        if method not in ASKABLE:
+            raise ConfigError(f"there is no method {method!r}", hint=f"this site knows: {', '.join(ASKABLE)}")
+        order = sorted(self._channels, key=lambda c: (not ((self._channels[c] or {}).get("site") or {}).get("ready"), _pod(c)))
+        if not order:
+            raise NotReady("no router of this site is connected to its controller", hint="look at the pods: kubectl get pods")
+        return await order[0].ask(method, params, seconds=ASK_SECONDS)
+
+
+def _pod(channel: Channel) -> str:
+    return channel.peer.get("pod") or channel.address

@@ -1,0 +1,322 @@
+"""
+The loop of the controller: copies in, decisions, writes out. One task decides and writes; nothing else writes but redemptions.
+
+    watches, routers, deadlines ──wake──▶ one pass: keys ▸ link access ▸ ports ▸ Services ▸ view ▸ status ▸ answers
+                                                     each step writes only what differs from the copy
+
+A step that fails is logged, shown in the site's status, and tried again; the others go on. When the Site is gone, what was taken over is
+given back, and the process ends: whoever started it starts it again, and it waits for a Site.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import trio
+
+import vanrouter
+from vanrouter.controller.access import LinkAccess, Reached
+from vanrouter.controller.answers import Answerer, answer_requests
+from vanrouter.controller.copies import Copies
+from vanrouter.controller.issuing import Issuing, grant_docs
+from vanrouter.controller.keys import compose_keys
+from vanrouter.controller.redeeming import Redeeming, credentials_in
+from vanrouter.controller.routers import Routers
+from vanrouter.controller.services import ServicePlan, give_back, is_taken
+from vanrouter.controller.start import controller_leaf, establish_keys
+from vanrouter.controller.view import services_view
+from vanrouter.controller.writing import Statuses, Wishes, wished, write_router_map
+from vanrouter.errors import VanrouterError
+from vanrouter.kube.blocking import BlockingClient
+from vanrouter.kube.calls import Call, Object
+from vanrouter.kube.channel import CONTROL_PORT, Leaf, serve_channels
+from vanrouter.kube.client import KubeClient
+from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
+from vanrouter.kube.ledger import SecretLedger
+from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, STATUS, TYPE
+from vanrouter.kube.records import Records
+from vanrouter.kube.state import files_in, secret_of
+from vanrouter.resources.kinds import TOKEN_VALUE, Connector, Link, Secret, Site
+from vanrouter.stores.resources import Loaded
+
+__all__ = ["Controller"]
+
+log: Final = logging.getLogger("vanrouter.controller")
+
+SETTLE: Final = 0.02  # changes come in bunches
+AGAIN: Final = 1.0
+AGAIN_CAP: Final = 20.0
+LONGEST: Final = 3600.0
+AT_ONCE: Final = 20
+PRUNE_EVERY: Final = 3600.0
+
+
+class Controller:
+    """``run`` it. ``name``: of the pod."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        blocking: BlockingClient,
+        namespace: str,
+        *,
+        port: int = CONTROL_PORT,
+        name: str = "",
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.namespace, self.name = namespace, name or socket.gethostname()
+        self._blocking, self._port, self._rng, self._clock = blocking, port, rng or random.SystemRandom(), clock
+        self._woken = trio.Event()
+        self.copies = Copies(client, namespace, rng=self._rng, wake=self.wake)
+        self.routers = Routers(wake=self.wake, hello=lambda: {"controller": self.name, "version": vanrouter.__version__})
+        self._records = Records()
+        self._plan = ServicePlan(namespace)
+        self._access = LinkAccess(namespace)
+        self._statuses = Statuses(clock=clock)
+        self._wishes = Wishes()
+        self._leaf: tuple[Leaf, float] | None = None
+        self._keys_at = math.inf  # wall clock
+        self._failing: dict[str, tuple[float, float]] = {}  # step -> (try again at, delay)
+        self._grants: list[dict[str, Any]] | None = None
+        self._prune_at = 0.0
+        self.port = 0  # in which routers are served
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until the Site is gone, or cancelled. ``started`` when routers are served."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.copies.run)
+            site = await self._wait_for_site()
+            self._owners = self._owners_of(site)
+            self.keys = await establish_keys(self._blocking, self.namespace, site.name, self._owners, now=self._clock())
+            ledger = SecretLedger(self._blocking, self.namespace, owners=self._owners)
+            self._issuing = Issuing(ledger, self.keys, site.name, clock=self._clock)
+            self._issuing.changed = self._forget_grants
+            self.routers.join = self._issuing.join
+            self._redeeming = Redeeming(self.copies, self.keys, site.name, rng=self._rng, clock=self._clock)
+            self._answerer = Answerer(self._issuing, self.routers)
+            log.info("controller runs", extra={"namespace": self.namespace, "site": site.name, "site_id": self.keys.site_id})
+            await self._work(nursery, task_status)
+            nursery.cancel_scope.cancel()
+
+    # ---- The loop ------------------------------------------------------------------------------------------------------------------------
+
+    async def _work(self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+        served = False
+        while True:
+            self._woken = trio.Event()
+            try:
+                if not await self._pass(nursery):
+                    return
+            except Exception:  # the next change, or the next try, goes on
+                log.exception("a bug in the controller")
+                self._failing["pass"] = (trio.current_time() + AGAIN_CAP, AGAIN_CAP)
+            else:
+                self._failing.pop("pass", None)
+            if not served:  # routers that are connected find their keys
+                listeners = await trio.open_tcp_listeners(self._port)
+                self.port = listeners[0].socket.getsockname()[1]
+                nursery.start_soon(self._serve, listeners)
+                task_status.started()
+                served = True
+            with trio.move_on_at(self._deadline()):
+                await self._woken.wait()
+            await trio.sleep(SETTLE)
+
+    async def _pass(self, nursery: trio.Nursery) -> bool:
+        """Whether there is still a Site."""
+        loaded = self._load()
+        site = next((r.resource for r in loaded.resources.values() if isinstance(r.resource, Site)), None)
+        if site is None or self._owners_of(site) != self._owners:
+            if self.copies.current(CONFIG_MAPS):
+                await self._give_all_back()
+                return False
+            return True
+        resources = [located.resource for located in loaded.resources.values()]
+        links = [r for r in resources if isinstance(r, Link)]
+        tokens = {r.name: r for r in resources if isinstance(r, Secret) and r.is_token}
+        given = {r.name: r for r in resources if isinstance(r, Secret) and not r.is_token}
+        reached = self._access.look(site.spec, self.copies.of(SERVICES).get("van-router"), owners=self._owners, now=trio.current_time())
+        self._issuing.set_endpoints(reached.endpoints)
+        self._issuing.condition = reached.condition
+        self._wishes = wished(resources, site.spec, self.routers, self._wishes, self._router_map(), now=trio.current_time())
+        document = self.routers.document()
+
+        await self._step("keys", lambda: self._write_keys(reached, links, given))
+        await self._step("link access", lambda: self._write_access(reached))
+        await self._step("ports", lambda: write_router_map(self.copies, self._wishes, reached, self._owners, now=trio.current_time()))
+        await self._step("services", self._write_services)
+        if document:
+            connectors = [r for r in resources if isinstance(r, Connector)]
+            view = services_view(connectors, document.get("services") or [], owners=self._owners)
+            await self._step("view", lambda: self.copies.ensure(CONFIG_MAPS, view))
+        await self._step("status", lambda: self._write_status(document, reached, loaded, site))
+        await self._step("answers", lambda: answer_requests(self.copies, self._answerer, nursery, clock=self._clock))
+        await self._step("grants", self._prune)
+        self._redeeming.look(nursery, tokens, owners=self._owners)
+        await self._step("credentials", lambda: self._redeeming.clean(links, now=trio.current_time()))
+        return True
+
+    async def _step(self, what: str, do: Callable[[], Awaitable[object]]) -> None:
+        now = trio.current_time()
+        at, delay = self._failing.get(what, (0.0, 0.0))
+        if now < at:
+            return
+        try:
+            await do()
+        except VanrouterError as exc:
+            delay = min(max(AGAIN, delay * 2), AGAIN_CAP)
+            self._failing[what] = (now + delay * self._rng.uniform(0.5, 1.0), delay)
+            self._statuses.problem(what, exc)
+            log.warning("step failed", extra={"step": what, "reason": str(exc), "hint": exc.hint})
+        except Exception as exc:
+            self._failing[what] = (now + AGAIN_CAP, AGAIN_CAP)
+            log.exception("a bug in the controller", extra={"step": what, "reason": repr(exc)})
+        else:
+            self._failing.pop(what, None)
+            self._statuses.problem(what, None)
+
+    def _deadline(self) -> float:
+        now, wall = trio.current_time(), self._clock()
+        later = min(self._keys_at, self._redeeming.deadline, self._prune_at, self._leaf[1] if self._leaf else math.inf) - wall
+        times = [
+            now + min(max(later, 0.05), LONGEST),
+            self._wishes.deadline,
+            self._access.deadline,
+            self._statuses.deadline,
+            self._redeeming.clean_at,
+        ]
+        times += [at for at, _ in self._failing.values()]
+        times.append(self.routers.deadline)
+        return max(min(times), now + SETTLE)
+
+    # ---- Reading -------------------------------------------------------------------------------------------------------------------------
+
+    def _load(self) -> Loaded:
+        maps, secrets = self.copies.of(CONFIG_MAPS).values(), self.copies.of(SECRETS).values()
+        return self._records.feed(
+            [m for m in maps if _type(m) == RESOURCE],
+            [s for s in secrets if _type(s) in (RESOURCE, TOKEN_VALUE)],
+            statuses=[m for m in maps if _type(m) == STATUS],
+        )
+
+    async def _wait_for_site(self) -> Site:
+        told = False
+        while True:
+            self._woken = trio.Event()
+            found = [r.resource for r in self._load().resources.values() if isinstance(r.resource, Site)]
+            if found:
+                return found[0]
+            if not told:
+                log.info("waiting for a Site", extra={"namespace": self.namespace})
+                told = True
+            await self._woken.wait()
+
+    def _owners_of(self, site: Site) -> tuple[Object, ...]:
+        for source in self._records.sources():
+            if any(r.kind == "Site" and r.name == site.name for r in self._records.resources_in(source)):
+                uid = self._records.stamps[f"ConfigMap/{source}"][0]
+                return ({"apiVersion": "v1", "kind": "ConfigMap", "name": source, "uid": uid},)
+        return ()
+
+    def _router_map(self) -> Object | None:
+        return self.copies.of(CONFIG_MAPS).get("van-router")
+
+    # ---- Steps ---------------------------------------------------------------------------------------------------------------------------
+
+    async def _write_keys(self, reached: Reached, links: list[Link], given: dict[str, Secret]) -> None:
+        secrets = self.copies.of(SECRETS)
+        current = files_in(secrets[KEYS_SECRET]) if KEYS_SECRET in secrets else {}
+        credentials = credentials_in(secrets, links, given)
+        hosts = [host for host, _ in reached.endpoints]
+        made = compose_keys(current, self.keys, hosts=hosts, credentials=credentials, now=self._clock())
+        self._keys_at = made.look_at
+        await self.copies.ensure(SECRETS, secret_of(KEYS_SECRET, KEYS, made.files, owners=self._owners), fenced=True)
+
+    async def _write_access(self, reached: Reached) -> None:
+        if reached.service is not None:
+            await self.copies.ensure(SERVICES, reached.service)
+        elif reached.condition is None and _type(self.copies.of(SERVICES).get("van-router") or {}) == "access":
+            await self.copies.remove(SERVICES, "van-router")
+
+    async def _write_services(self) -> None:
+        services = self.copies.of(SERVICES)
+        wanted = self._wishes.services(self._router_map())
+        current = self.copies.current(SERVICES) and self.copies.current(CONFIG_MAPS)
+        calls = self._plan.calls(wanted, services, owners=self._owners, current=current)
+        await self._send_all(calls)
+        self._statuses.notes = dict(self._plan.notes)
+
+    async def _send_all(self, calls: list[Call]) -> None:
+        limit = trio.CapacityLimiter(AT_ONCE)
+        failed: list[VanrouterError] = []
+
+        async def send(call: Call) -> None:
+            async with limit:
+                try:
+                    await self.copies.send(call)
+                except VanrouterError as exc:
+                    failed.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            for call in calls:
+                nursery.start_soon(send, call)
+        if failed:
+            raise failed[0]
+
+    async def _write_status(self, document: dict[str, Any], reached: Reached, loaded: Loaded, site: Site) -> None:
+        if self._grants is None:
+            self._grants = grant_docs(await self._issuing.grants())
+        problems = [*loaded.problems, *self._redeeming.problems.values()]
+        await self._statuses.write(
+            self.copies,
+            self._records,
+            document,
+            reached,
+            site=site,
+            grants=self._grants,
+            problems=problems,
+            name=self.name,
+            routers=self.routers,
+        )
+
+    async def _prune(self) -> None:
+        if self._clock() >= self._prune_at:
+            self._prune_at = self._clock() + PRUNE_EVERY
+            if await self._issuing.prune():
+                self._forget_grants()
+
+    async def _give_all_back(self) -> None:
+        taken = [s for s in self.copies.of(SERVICES).values() if is_taken(s)]
+        log.info("the Site is gone", extra={"namespace": self.namespace, "given_back": len(taken)})
+        try:
+            await self._send_all([call for s in taken if (call := give_back(self.namespace, s)[0]) is not None])
+        except VanrouterError as exc:
+            log.warning("not all Services were given back", extra={"reason": str(exc), "hint": "run: van delete"})
+
+    def _forget_grants(self) -> None:
+        self._grants = None
+        self.wake()
+
+    # ---- Routers -------------------------------------------------------------------------------------------------------------------------
+
+    async def _serve(self, listeners: list[trio.SocketListener]) -> None:
+        await serve_channels(listeners, self._shown, self.routers.handle, changed=self.routers.changed)
+
+    def _shown(self) -> Leaf:
+        if self._leaf is None or self._clock() >= self._leaf[1]:
+            self._leaf = controller_leaf(self.keys, now=self._clock())
+        return self._leaf[0]
+
+
+def _type(value: Object) -> str:
+    return str(((value.get("metadata") or {}).get("labels") or {}).get(TYPE, ""))

@@ -1,0 +1,48 @@
+"""
+``van-services``: what people see of exposed services, one key per address. A view: derived, put back when somebody edits it. Pure.
+
+    hello: {"address":"hello","protocol":"tcp","ports":[80],"targets":[{"name":"hello","selector":"app=hello","targetPorts":{"80":80}}]}
+
+``targets`` has those of this site only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from vanrouter.kube.calls import Object
+from vanrouter.kube.names import SERVICES_MAP, VIEW, labelled
+from vanrouter.resources.kinds import Connector
+
+__all__ = ["TARGET", "services_view"]
+
+TARGET: Final = "vanrouter.io/target"  # annotation of a Connector: what was exposed, like ``deployment/hello``
+
+
+def services_view(connectors: Iterable[Connector], services: Iterable[Mapping[str, Any]], *, owners: tuple[Object, ...] = ()) -> Object:
+    """The ConfigMap. ``services``: of the status document, those of the whole network."""
+    found: dict[str, dict[str, Any]] = {}
+    for service in services:
+        entry = _entry(found, str(service["address"]), str(service["protocol"]))
+        entry["ports"] = sorted({*entry["ports"], *service["ports"]})
+    for connector in connectors:
+        expose, spec = connector.spec.expose, connector.spec
+        if expose is None:
+            continue
+        entry = _entry(found, expose.address or spec.routing_key, expose.protocol)
+        entry["ports"] = sorted({*entry["ports"], expose.port})
+        name = connector.metadata.annotations.get(TARGET, connector.name).rpartition("/")[2]
+        what = {"selector": spec.selector} if spec.selector else {"host": spec.host}
+        target = next((t for t in entry["targets"] if t["name"] == name and what.items() <= t.items()), None)
+        if target is None:
+            target = {"name": name, **what, "targetPorts": {}}
+            entry["targets"].append(target)
+        target["targetPorts"][str(expose.port)] = spec.port
+    data = {address: json.dumps(entry, separators=(",", ":")) for address, entry in sorted(found.items())}
+    return {"metadata": labelled(SERVICES_MAP, VIEW, owners=owners), "data": data}
+
+
+def _entry(found: dict[str, dict[str, Any]], address: str, protocol: str) -> dict[str, Any]:
+    return found.setdefault(address, {"address": address, "protocol": protocol, "ports": [], "targets": []})

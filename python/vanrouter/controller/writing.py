@@ -1,0 +1,265 @@
+"""
+What the controller wants there to be, and how it writes it: listeners' hosts and ports, ``van-router``, and status.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import trio
+
+import vanrouter
+from vanrouter.controller.access import Reached
+from vanrouter.controller.copies import Copies
+from vanrouter.controller.ports import PodPorts
+from vanrouter.controller.report import Doc, condition_doc, rfc3339, status_records
+from vanrouter.controller.routers import Routers
+from vanrouter.controller.services import Note, WantedService, is_ours, is_taken
+from vanrouter.errors import VanrouterError
+from vanrouter.kube.calls import Object
+from vanrouter.kube.kinds import CONFIG_MAPS, SERVICES
+from vanrouter.kube.names import ROUTER, ROUTER_MAP, labelled, status_map
+from vanrouter.kube.records import Records, put_site_text, site_text, status_object, statuses_in
+from vanrouter.resources import Resource
+from vanrouter.resources.kinds import Connector, Listener, MultiKeyListener, Site, SiteSpec
+from vanrouter.stores.resources import Problem
+
+__all__ = ["Statuses", "Wishes", "wished", "write_router_map"]
+
+ROUTER_JSON: Final = "router.json"
+LINGER: Final = 10.0
+BETWEEN: Final = 0.5  # between two writes of status
+ANOTHER: Final = 30.0  # a controller that wrote the site's status so lately may still be there
+Slot = tuple[str, int]
+
+
+class Wishes:
+    """(host, port) of listeners. ``named``: hosts that a resource of this site says."""
+
+    def __init__(self) -> None:
+        self.slots: set[Slot] = set()
+        self.own: set[Slot] = set()  # what a resource of this site says
+        self.deleted: set[Slot] = set()  # what one said, as long as there are traces of it
+        self.lingering: dict[Slot, float] = {}  # withdrawn by others, since when
+        self.automatic: set[Slot] = set()
+        self.named: set[str] = set()
+        self.ports: PodPorts | None = None
+
+    @property
+    def deadline(self) -> float:
+        return min(self.lingering.values(), default=math.inf) + LINGER
+
+    def services(self, router_map: Object | None) -> dict[str, WantedService]:
+        """Only with ports that ``van-router`` has: a Service never comes before the port that it leads to."""
+        given = _router_json(router_map).get("ports") or {}
+        found: dict[str, WantedService] = {}
+        for host, port in sorted(self.slots):
+            number = given.get(f"{host}:{port}")
+            want = found.setdefault(host, WantedService(host, {}, host in self.named))
+            if isinstance(number, int):
+                want.ports[port] = number
+        return {host: want for host, want in found.items() if want.ports}
+
+
+def wished(
+    resources: Iterable[Resource], spec: SiteSpec, routers: Routers, before: Wishes, router_map: Object | None, *, now: float
+) -> Wishes:
+    """What service sync made is what the routers say; while none of them is certain, nothing of it is withdrawn.
+
+    What others withdraw lingers for 10 s, with its port: a router over there that restarts offers it again. What a person deletes here
+    goes at once.
+    """
+    wishes = Wishes()
+    wishes.ports = before.ports
+    known = {str(k): v for k, v in (_router_json(router_map).get("ports") or {}).items() if isinstance(v, int)}
+    if wishes.ports is None:
+        wishes.ports = PodPorts(known)
+    for resource in resources:
+        if isinstance(resource, Listener | MultiKeyListener):
+            wishes.own.add((resource.spec.host, resource.spec.port))
+            wishes.named.add(resource.spec.host)
+        elif isinstance(resource, Connector) and resource.spec.expose is not None:
+            address = resource.spec.expose.address or resource.spec.routing_key
+            wishes.named.add(address)
+            if spec.service_sync:
+                wishes.own.add((address, resource.spec.expose.port))
+    written = {(host, int(port)) for host, _, port in (slot.rpartition(":") for slot in known) if port.isdigit()}
+    wishes.deleted = ((before.deleted | before.own) - wishes.own) & (written | before.slots)
+    wishes.automatic = routers.slots()
+    if not routers.are_certain:  # what a predecessor wrote, or another controller writes, stays too
+        wishes.automatic |= (before.automatic | written) - wishes.deleted
+    wishes.slots = wishes.own | (wishes.automatic if spec.service_sync else set())
+    for slot in before.slots - wishes.slots - wishes.deleted:
+        since = before.lingering.get(slot, now)
+        if now < since + LINGER:
+            wishes.lingering[slot] = since
+    wishes.slots |= wishes.lingering.keys()
+    return wishes
+
+
+async def write_router_map(copies: Copies, wishes: Wishes, reached: Reached, owners: tuple[Object, ...], *, now: float) -> None:
+    """``van-router``: ports and endpoints, with a generation that grows when they change."""
+    assert wishes.ports is not None
+    known = copies.of(CONFIG_MAPS).get(ROUTER_MAP)
+    before = _router_json(known)
+    wishes.ports.adopt({str(k): v for k, v in (before.get("ports") or {}).items() if isinstance(v, int)})
+    # A port that a Service still leads to stays until that Service is changed or gone.
+    leads = {slot for slot, port in _led_to(copies.of(SERVICES)) if wishes.ports.given.get(slot) == port}
+    wishes.ports.want({f"{host}:{port}" for host, port in wishes.slots} | leads, now=now)
+    endpoints = [{"host": host, "port": port} for host, port in reached.endpoints]
+    said = {"ports": dict(sorted(wishes.ports.given.items())), "endpoints": endpoints}
+    generation = before.get("generation", 0) if isinstance(before.get("generation", 0), int) else 0
+    if {key: before.get(key) for key in said} != said:
+        generation += 1
+    data = {ROUTER_JSON: json.dumps({"generation": generation, **said}, separators=(",", ":"))}
+    # Under the version on which this was decided: of two controllers one decides anew.
+    await copies.ensure(CONFIG_MAPS, {"metadata": labelled(ROUTER_MAP, ROUTER, owners=owners), "data": data}, fenced=True)
+
+
+def _led_to(services: Mapping[str, Object]) -> Iterator[tuple[str, int]]:
+    """(slot, port of the pod) of each port of the Services that lead to routers."""
+    for name, service in services.items():
+        if is_ours(service) or is_taken(service):
+            for port in (service.get("spec") or {}).get("ports") or []:
+                yield f"{name}:{port.get('port')}", port.get("targetPort")
+
+
+def _router_json(value: Object | None) -> dict[str, Any]:
+    try:
+        found = json.loads(((value or {}).get("data") or {}).get(ROUTER_JSON, "{}"))
+    except (ValueError, RecursionError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class Statuses:
+    """Status of resources and of the site, written when it differs and at most each half second."""
+
+    def __init__(self, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since: dict[str, tuple[str, float]] = {}  # of what: how it is, since when
+        self._remembered: set[str] = set()
+        self._problems: dict[str, Problem] = {}
+        self._next = 0.0
+        self._seen = ("", 0.0)  # version of the site's status, and when it was first seen
+        self.notes: dict[str, Note] = {}
+        self.deadline = math.inf
+
+    def problem(self, step: str, error: VanrouterError | None) -> None:
+        """A step of the controller fails, or does no longer."""
+        if error is None:
+            self._problems.pop(step, None)
+        else:
+            self._problems[step] = Problem(f"controller: {step}", str(error), error.hint)
+
+    async def write(
+        self,
+        copies: Copies,
+        records: Records,
+        document: Doc,
+        reached: Reached,
+        *,
+        site: Site,
+        grants: list[Doc],
+        problems: list[Problem],
+        name: str,
+        routers: Routers,
+    ) -> None:
+        now = trio.current_time()
+        if now < self._next:
+            self.deadline = self._next
+            return
+        self.deadline = math.inf
+        maps = copies.of(CONFIG_MAPS)
+        for source in records.sources():
+            resources = records.resources_in(source)
+            known = maps.get(status_map(source))
+            self._remember(known)
+            is_root = any(r.kind == "Site" and r.name == site.name for r in resources)
+            whole = self._site_document(document, known, reached, grants, problems, name, routers) if is_root else {}
+            said = whole if is_root and document else document
+            listed = status_records(resources, said, self.notes, since=self._date) if document else statuses_in(known or {})
+            present = {(r.kind, r.name) for r in resources}
+            value = status_object(maps[source], [r for r in listed if (r.kind, r.name) in present], records.good_texts(source))
+            if is_root and not (routers.has_any or self._is_mine(known, name, now)):
+                continue
+            if is_root:
+                put_site_text(value, json.dumps(whole, separators=(",", ":"), sort_keys=True))
+            if await copies.ensure(CONFIG_MAPS, value):
+                self._next = now + BETWEEN
+
+    def _is_mine(self, known: Object | None, name: str, now: float) -> bool:
+        """Whether a controller without routers may speak of the site: not while another one does."""
+        version = str((known or {}).get("metadata", {}).get("resourceVersion", ""))
+        if version != self._seen[0]:
+            self._seen = version, now
+        if (_last(known).get("site") or {}).get("controller", {}).get("name", name) == name:
+            return True
+        if now < self._seen[1] + ANOTHER:
+            self.deadline = min(self.deadline, self._seen[1] + ANOTHER)
+            return False
+        return True
+
+    def _site_document(
+        self, document: Doc, known: Object | None, reached: Reached, grants: list[Doc], problems: list[Problem], name: str, routers: Routers
+    ) -> Doc:
+        """The document with what the routers cannot know. Without any router what was said last, and that nobody says it now."""
+        whole = copy.deepcopy(document) or _last(known)
+        site = whole.setdefault("site", {})
+        site["controller"] = {"name": name, "version": vanrouter.__version__}
+        site["endpoints"] = [{"host": host, "port": port} for host, port in reached.endpoints]
+        if reached.condition is not None:
+            wall = self._clock() - (trio.current_time() - reached.condition.since)
+            said = condition_doc(reached.condition, self._date("access", f"{reached.condition.status} {reached.condition.reason}", wall))
+            others = [c for c in site.get("conditions") or [] if c.get("type") != "LinkAccess"]
+            is_theirs = reached.condition.status == "True" and len(others) < len(site.get("conditions") or [])
+            if not is_theirs:
+                site["conditions"] = [*others, said]
+        whole["grants"] = grants
+        found = [{"path": p.path, "message": p.message, "hint": p.hint} for p in [*problems, *self._problems.values()]]
+        found += [{"path": f"Service/{host}", "message": n.message, "hint": n.next} for host, n in sorted(self.notes.items())]
+        if routers.are_silent:
+            site["ready"] = False
+            text = "no router is connected to the controller; what is said of links and services is what was said last"
+            found.append({"path": "routers", "message": text, "hint": "look at the pods: kubectl get pods"})
+        theirs = document.get("problems") or []
+        whole["problems"] = theirs + [p for p in found if p not in theirs]
+        return whole
+
+    def _remember(self, known: Object | None) -> None:
+        """Dates that a predecessor gave: a controller that starts anew changes nothing."""
+        if known is None or known["metadata"]["uid"] in self._remembered:
+            return
+        self._remembered.add(known["metadata"]["uid"])
+        for record in statuses_in(known):
+            for condition in (c for c in record.status.get("conditions") or [] if c.get("type") == "Service"):
+                self._seed(f"{record.kind}/{record.name}", str(condition.get("reason")), condition)
+        for condition in (_last(known).get("site") or {}).get("conditions") or []:
+            if condition.get("type") == "LinkAccess":
+                self._seed("access", f"{condition.get('status')} {condition.get('reason')}", condition)
+
+    def _seed(self, what: str, how: str, condition: Doc) -> None:
+        try:
+            self._since[what] = how, dt.datetime.fromisoformat(str(condition.get("since"))).timestamp()
+        except ValueError:
+            return
+
+    def _date(self, what: str, how: str, wall: float | None = None) -> str:
+        """Since when it is so."""
+        known = self._since.get(what)
+        if known is None or known[0] != how:
+            self._since[what] = known = how, self._clock() if wall is None else wall
+        return rfc3339(known[1])
+
+
+def _last(known: Object | None) -> Doc:
+    try:
+        found = json.loads(site_text(known or {}) or "{}")
+    except (ValueError, RecursionError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}

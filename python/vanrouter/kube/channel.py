@@ -1,0 +1,399 @@
+"""
+The connection between a router and the controller of its namespace, for trio: mutual TLS around a ``Conversation``.
+
+The router dials and dials again (``ControllerLink``); the controller accepts (``serve_channels``). Both show a leaf of their site's own CA
+and check CA and site id, as on a link: a guest's leaf, which the same CA signed for another site, opens nothing here. Nothing of the data
+plane waits for this connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import random
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import trio
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from vanrouter.errors import ConfigError, DeadlineExceeded, LinkError, NotReady, PeerRejected, RemoteProtocolError, VanrouterError
+from vanrouter.kube.conversation import Answered, Asked, Conversation, Told
+from vanrouter.pki.authority import van_name
+
+__all__ = ["ALPN_CONTROL", "CONTROL_PORT", "Channel", "ControllerLink", "Leaf", "serve_channels"]
+
+log: Final = logging.getLogger("vanrouter.kube")
+
+ALPN_CONTROL: Final = "van-control/1"
+CONTROL_PORT: Final = 55672
+HANDSHAKE_SECONDS: Final = 5.0
+ASK_SECONDS: Final = 3.0
+LONGEST_WORK: Final = 30.0  # of answering one question
+SEND_SECONDS: Final = 10.0  # an end that does not read is none
+MAX_CHANNELS: Final = 64
+FIRST_DELAY: Final = 0.25
+CAP: Final = 5.0
+READ: Final = 65_536
+
+Params = dict[str, Any]
+Handler = Callable[["Channel", str, Params], Awaitable[Any]]
+"""Answers a question (or takes what was told, with the result ignored). Raises a VanrouterError to refuse."""
+
+
+class Leaf(msgspec.Struct, frozen=True):
+    """What one end shows, and whom it trusts: PEM. ``site`` is the site id that the other end must have too."""
+
+    site: str
+    certificate: bytes
+    key: bytes
+    ca: bytes
+
+    def __repr__(self) -> str:
+        return f"Leaf(site={self.site!r}, key='***')"
+
+    def context(self, *, server_side: bool) -> ssl.SSLContext:
+        """Raises ConfigError when the pieces do not fit."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.set_alpn_protocols([ALPN_CONTROL])
+        if server_side:
+            context.num_tickets = 0
+        try:
+            context.load_verify_locations(cadata=self.ca.decode("ascii"))
+            with _file(self.certificate + b"\n" + self.key) as path:
+                context.load_cert_chain(path)
+        except (ssl.SSLError, ValueError) as exc:
+            raise ConfigError(
+                f"certificate, key and CA for the connection between router and controller do not fit together ({exc})"
+            ) from None
+        return context
+
+
+class Channel:
+    """One open connection. ``run`` it; the rest may be called meanwhile."""
+
+    def __init__(self, stream: trio.SSLStream[trio.SocketStream], handler: Handler, *, address: str = "") -> None:
+        self.address = address
+        self.peer: Params = {}  # what the other end said in ``hello``: the handler keeps it here
+        self._stream, self._handler = stream, handler
+        self._conversation = Conversation(now=trio.current_time())
+        self._waiting: dict[int, tuple[trio.Event, list[Answered]]] = {}
+        self._sending = trio.Lock()
+        self._closed = False
+
+    async def ask(self, method: str, params: Params | None = None, *, seconds: float = ASK_SECONDS) -> Any:
+        """The result. Raises what the other end raised; NotReady when the connection ends; DeadlineExceeded."""
+        if self._closed:
+            raise _gone(method)
+        number, line = self._conversation.ask(method, params or {})
+        event, box = self._waiting[number] = trio.Event(), list[Answered]()
+        try:
+            with trio.fail_after(seconds):
+                await self._send(line)
+                await event.wait()
+        except trio.TooSlowError:
+            raise DeadlineExceeded(f"{method}: no answer within {seconds:g} s") from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise _gone(method) from None
+        finally:
+            self._waiting.pop(number, None)
+        if not box:
+            raise _gone(method)
+        if (error := box[0].error) is not None:
+            raise error
+        return box[0].result
+
+    async def tell(self, method: str, params: Params | None = None) -> None:
+        """Want no answer. Raises NotReady when the connection is gone."""
+        try:
+            await self._send(self._conversation.tell(method, params or {}))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise _gone(method) from None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until the connection ends. Raises LinkError that says why."""
+        try:
+            with _one_error():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watch_silence)
+                    task_status.started()
+                    await self._read(nursery)
+                    nursery.cancel_scope.cancel()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise LinkError(f"the connection broke: {exc.__cause__ or exc}") from None
+        finally:
+            self._closed = True
+            for event, _ in self._waiting.values():
+                event.set()
+            await trio.aclose_forcefully(self._stream)
+
+    async def _read(self, nursery: trio.Nursery) -> None:
+        while data := await self._stream.receive_some(READ):
+            for event in self._conversation.receive_untrusted(bytes(data), now=trio.current_time()):
+                match event:
+                    case Answered():
+                        if event.id in self._waiting:
+                            waiting, box = self._waiting[event.id]
+                            box.append(event)
+                            waiting.set()
+                    case Asked():
+                        nursery.start_soon(self._answer, event)
+                    case Told():
+                        await self._hear(event)
+
+    async def _answer(self, asked: Asked) -> None:
+        try:
+            with trio.fail_after(LONGEST_WORK):
+                result = {} if asked.method == "ping" else await self._handler(self, asked.method, asked.params)
+            line = self._conversation.answer(asked.id, result)
+        except VanrouterError as exc:
+            line = self._conversation.refuse(asked.id, exc)
+        except trio.TooSlowError:
+            line = self._conversation.refuse(asked.id, DeadlineExceeded(f"{asked.method} took longer than {LONGEST_WORK:.0f} s"))
+        except Exception as exc:
+            log.exception("a question failed for a reason of ours", extra={"method": asked.method})
+            line = self._conversation.refuse(asked.id, exc)
+        await self._send(line)
+
+    async def _hear(self, told: Told) -> None:
+        """In order, and before what comes after it is read."""
+        if told.method == "ping":
+            return
+        try:
+            await self._handler(self, told.method, told.params)
+        except VanrouterError as exc:
+            log.warning("not understood", extra={"method": told.method, "reason": str(exc), "from": self.address})
+        except Exception:
+            log.exception("what was told failed for a reason of ours", extra={"method": told.method})
+
+    async def _watch_silence(self) -> None:
+        while True:
+            await trio.sleep_until(self._conversation.deadline)
+            if line := self._conversation.handle_timeout(trio.current_time()):
+                await self._send(line)
+
+    async def _send(self, line: bytes) -> None:
+        with trio.move_on_after(SEND_SECONDS) as scope:
+            async with self._sending:
+                # Half a line would be the end of the connection: what is begun is sent whole, or the connection is closed.
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_SECONDS) as whole:
+                    await self._stream.send_all(line)
+                if whole.cancelled_caught:
+                    await trio.aclose_forcefully(self._stream)
+                    raise trio.BrokenResourceError("the other end does not read")
+        if scope.cancelled_caught:
+            raise trio.BrokenResourceError("the other end does not read")
+
+
+# ---- The controller's end ---------------------------------------------------------------------------------------------------------------
+
+
+async def serve_channels(
+    listeners: Sequence[trio.SocketListener],
+    leaf: Callable[[], Leaf],
+    handler: Handler,
+    *,
+    changed: Callable[[Channel, bool], None] = lambda _channel, _here: None,
+) -> None:
+    """Accept routers until cancelled. ``leaf`` is asked for each connection; ``changed`` is told who came and who left."""
+    limit = trio.CapacityLimiter(MAX_CHANNELS)
+
+    async def serve(sock: trio.SocketStream) -> None:
+        address, is_router = _address(sock), False
+        try:
+            limit.acquire_on_behalf_of_nowait(sock)
+        except trio.WouldBlock:
+            await trio.aclose_forcefully(sock)
+            return
+        try:
+            shown = leaf()
+            stream = trio.SSLStream(sock, shown.context(server_side=True), server_side=True, https_compatible=True)
+            async with _shaken(stream, shown.site):
+                is_router = True
+                channel = Channel(stream, handler, address=address)
+                changed(channel, True)
+                try:
+                    await channel.run()
+                finally:
+                    changed(channel, False)
+        except (LinkError, ConfigError) as exc:
+            level = logging.INFO if is_router else logging.DEBUG  # probes come each second, and only knock
+            log.log(level, "connection of a router ended", extra={"from": address, "reason": str(exc)})
+        finally:
+            limit.release_on_behalf_of(sock)
+
+    async with trio.open_nursery() as nursery:
+        await trio.serve_listeners(serve, list(listeners), handler_nursery=nursery)
+
+
+# ---- The router's end -------------------------------------------------------------------------------------------------------------------
+
+
+class ControllerLink:
+    """The router's connection to its controller, dialled again whenever it ends.
+
+    ``leaf`` is asked for each attempt, so that renewed keys are used; None: there are none yet. ``greet`` gives the params of ``hello``;
+    ``connected`` is called after each answered ``hello``: the time to tell the latest status. ``handler`` gets the controller's questions.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        leaf: Callable[[], Leaf | None],
+        greet: Callable[[], Params],
+        handler: Handler,
+        connected: Callable[[], None] = lambda: None,
+        rng: random.Random,
+    ) -> None:
+        self.host, self.port = host, port
+        self._leaf, self._greet, self._handler, self._connected, self._rng = leaf, greet, handler, connected, rng
+        self._channel: Channel | None = None
+        self._arrived = trio.Event()
+        self.problem = "not tried yet"  # why there is no connection; empty: there is one
+
+    @property
+    def is_connected(self) -> bool:
+        return self._channel is not None
+
+    async def ask(self, method: str, params: Params | None = None, *, seconds: float = ASK_SECONDS) -> Any:
+        """Raises NotReady when there is no controller within ``seconds``, else as ``Channel.ask``."""
+        until = trio.current_time() + seconds
+        with trio.move_on_at(until):
+            while self._channel is None:
+                await self._arrived.wait()
+        if self._channel is None:
+            raise NotReady(f"no connection to the controller at {self.host}:{self.port}: {self.problem}", hint="look at its pod")
+        return await self._channel.ask(method, params, seconds=max(until - trio.current_time(), 0.05))
+
+    async def tell(self, method: str, params: Params | None = None) -> None:
+        """Raises NotReady at once when there is no connection."""
+        if self._channel is None:
+            raise NotReady(f"no connection to the controller at {self.host}:{self.port}: {self.problem}")
+        await self._channel.tell(method, params)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        delay = 0.0
+        while True:
+            began = math.inf
+            try:
+                with _one_error():
+                    async with self._dialled() as channel, trio.open_nursery() as nursery:
+                        await nursery.start(channel.run)
+                        channel.peer = await channel.ask("hello", self._greet())
+                        self._channel, self.problem, began = channel, "", trio.current_time()
+                        self._arrived.set()
+                        log.info("connected to the controller", extra={"at": f"{self.host}:{self.port}"})
+                        self._connected()
+                self._lost("the controller closed the connection")
+            except (VanrouterError, OSError) as exc:
+                self._lost(str(exc))
+            except BaseException:
+                self._lost("this router ends")
+                raise
+            delay = 0.0 if trio.current_time() - began > CAP else min(max(FIRST_DELAY, delay * 2), CAP)
+            await trio.sleep((delay or FIRST_DELAY) * self._rng.uniform(0.5, 1.0))
+
+    def _lost(self, why: str) -> None:
+        if self._channel is not None or self.problem != why:
+            log.info("no connection to the controller", extra={"at": f"{self.host}:{self.port}", "reason": why})
+        if self._channel is not None:
+            self._channel, self._arrived = None, trio.Event()
+        self.problem = why
+
+    @contextlib.asynccontextmanager
+    async def _dialled(self) -> AsyncIterator[Channel]:
+        leaf = self._leaf()
+        if leaf is None:
+            raise NotReady("there are no keys to show yet")
+        with trio.move_on_after(HANDSHAKE_SECONDS) as scope:
+            sock = await trio.open_tcp_stream(self.host, self.port)
+        if scope.cancelled_caught:
+            raise NotReady(f"nobody answered within {HANDSHAKE_SECONDS:g} s")
+        context = leaf.context(server_side=False)
+        stream = trio.SSLStream(sock, context, server_hostname=van_name(leaf.site), https_compatible=True)  # type: ignore[arg-type]
+        async with _shaken(stream, leaf.site):
+            yield Channel(stream, self._handler, address=_address(sock))
+
+
+# ---- Both -------------------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def _shaken(stream: trio.SSLStream[trio.SocketStream], site: str) -> AsyncIterator[None]:
+    """Hands shaken with an end of our own site, else LinkError. Closed at the end."""
+    try:
+        try:
+            with trio.fail_after(HANDSHAKE_SECONDS):
+                await stream.do_handshake()
+        except trio.TooSlowError:
+            raise LinkError(f"no TLS handshake within {HANDSHAKE_SECONDS:g} s") from None
+        except trio.BrokenResourceError as exc:
+            cause = exc.__cause__
+            raise LinkError(f"the TLS handshake failed: {getattr(cause, 'verify_message', '') or cause or exc}") from None
+        if stream.selected_alpn_protocol() != ALPN_CONTROL:
+            raise RemoteProtocolError(f"the other end does not speak {ALPN_CONTROL}")
+        _check_site_untrusted(stream.getpeercert(binary_form=True), site)
+        yield
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+def _check_site_untrusted(der: bytes | None, site: str) -> None:
+    """OpenSSL checked chain, dates and purpose. Raises PeerRejected for a leaf that our CA gave to somebody else."""
+    names = x509.load_der_x509_certificate(der or b"").subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if [name.value for name in names] != [site]:
+        raise PeerRejected("its certificate is not of this site")
+
+
+@contextlib.contextmanager
+def _file(pem: bytes) -> Iterator[str]:
+    """OpenSSL reads keys from files only: memory that has a path for a moment, or a file that nobody else may open."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("leaf", os.MFD_CLOEXEC)
+        try:
+            os.write(fd, pem)
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+        return
+    with tempfile.NamedTemporaryFile(prefix="van-", suffix=".pem") as file:  # 0600
+        file.write(pem)
+        file.flush()
+        yield file.name
+
+
+def _address(sock: trio.SocketStream) -> str:
+    try:
+        host, port = sock.socket.getpeername()[:2]
+    except OSError:
+        return ""
+    return f"{host}:{port}"
+
+
+def _gone(method: str) -> NotReady:
+    return NotReady(f"{method}: the connection between router and controller ended before the answer came", hint="try again")
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Of tasks that ended together, the error of the first; a cancellation goes on as it is."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if group.subgroup(trio.Cancelled) is not None:
+            raise
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None

@@ -1,0 +1,214 @@
+"""
+Every object of an install, from the Site resource. Pure: what comes out is applied as it is, and `van manifest` prints the same.
+
+In the order in which they are applied: the root first, because all others are owned by it. `docs/kubernetes-design.md` says what each is
+for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from vanrouter.kube.calls import Kind, Object
+from vanrouter.kube.kinds import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    POD_DISRUPTION_BUDGETS,
+    ROLE_BINDINGS,
+    ROLES,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+)
+from vanrouter.kube.names import CONTROLLER_LABELS, IDENTITY_SECRET, KEYS_SECRET, ROUTER_LABELS
+from vanrouter.kube.plan import Plan, Sizes
+from vanrouter.kube.records import resource_object
+from vanrouter.resources.kinds import Site
+
+__all__ = ["CONTROLLER", "CONTROLLER_RULES", "OPTIONAL", "ROUTER", "ROUTER_RULES", "Manifest", "manifests"]
+
+ROUTER: Final = "van-router"
+CONTROLLER: Final = "van-controller"
+_LABELS: Final = {ROUTER: ROUTER_LABELS, CONTROLLER: CONTROLLER_LABELS}
+
+_WORDS: Final = {ROUTER: ("run", "--kubernetes", "/var/lib/vanrouter/site"), CONTROLLER: ("controller",)}
+
+LINK_PORT: Final = 55671
+CONTROL_PORT: Final = 55672
+GRACE: Final = 30
+DRAIN: Final = 60
+HOME: Final = "/var/lib/vanrouter"
+
+_FOLLOW: Final = ["list", "watch"]
+_READ: Final = ["get", *_FOLLOW]
+
+# What the programs use, no more: tests/cluster/test_rights.py compares with the audit log of an API server.
+ROUTER_RULES: Final[list[Object]] = [
+    {"apiGroups": [""], "resources": ["configmaps"], "verbs": _READ},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": _FOLLOW},
+    # A list or watch of one object by name is granted by its name.
+    {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [IDENTITY_SECRET, KEYS_SECRET], "verbs": _FOLLOW},
+]
+CONTROLLER_RULES: Final[list[Object]] = [
+    {"apiGroups": [""], "resources": ["configmaps"], "verbs": [*_FOLLOW, "create", "patch"]},
+    {"apiGroups": [""], "resources": ["secrets"], "verbs": [*_READ, "create", "patch", "update", "delete"]},
+    {"apiGroups": [""], "resources": ["services"], "verbs": [*_FOLLOW, "create", "patch", "delete"]},
+]
+
+OPTIONAL: Final = ((POD_DISRUPTION_BUDGETS, ROUTER),)
+"""What another choice may no longer want: removed by whoever installs."""
+
+
+class Manifest(NamedTuple):
+    kind: Kind
+    value: Object  # with apiVersion and kind
+
+    @property
+    def name(self) -> str:
+        return str(self.value["metadata"]["name"])
+
+    @property
+    def ref(self) -> str:
+        return f"{self.kind.kind}/{self.name}"
+
+
+def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = None) -> list[Manifest]:
+    """``root``: as it is in the cluster. What is printed before there is one names no owner: an owner is known by its uid only."""
+    owners: tuple[Object, ...] = ()
+    if root is not None:
+        owners = ({"apiVersion": "v1", "kind": "ConfigMap", "name": root["metadata"]["name"], "uid": root["metadata"]["uid"]},)
+    made: list[Manifest] = []
+
+    def add(kind: Kind, name: str, **content: Any) -> None:
+        metadata: Object = {"name": name, "namespace": namespace, "labels": {**plan.labels, **_LABELS[name]}}
+        if plan.annotations:
+            metadata["annotations"] = dict(plan.annotations)
+        if owners:
+            metadata["ownerReferences"] = list(owners)
+        made.append(Manifest(kind, {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, **content}))
+
+    made.append(_root(site, namespace))
+    for name in (ROUTER, CONTROLLER):
+        add(SERVICE_ACCOUNTS, name, automountServiceAccountToken=False)
+    for name, rules in ((ROUTER, ROUTER_RULES), (CONTROLLER, CONTROLLER_RULES)):
+        add(ROLES, name, rules=rules)
+    for name in (ROUTER, CONTROLLER):
+        reference = {"apiGroup": ROLES.group, "kind": ROLES.kind, "name": name}
+        add(ROLE_BINDINGS, name, roleRef=reference, subjects=[{"kind": "ServiceAccount", "name": name, "namespace": namespace}])
+    # Routers ask the controller before it is ready, and it decides whom it answers.
+    port = {"name": "control", "port": CONTROL_PORT, "targetPort": CONTROL_PORT, "protocol": "TCP"}
+    add(SERVICES, CONTROLLER, spec={"type": "ClusterIP", "selector": CONTROLLER_LABELS, "ports": [port], "publishNotReadyAddresses": True})
+    if plan.routers > 1:
+        add(POD_DISRUPTION_BUDGETS, ROUTER, spec={"maxUnavailable": 1, "selector": {"matchLabels": ROUTER_LABELS}})
+    add(DEPLOYMENTS, CONTROLLER, spec=_controller(plan))
+    add(DEPLOYMENTS, ROUTER, spec=_router(plan))
+    return made
+
+
+def _root(site: Site, namespace: str) -> Manifest:
+    value = resource_object(site)
+    value["metadata"]["namespace"] = namespace
+    return Manifest(CONFIG_MAPS, {"apiVersion": CONFIG_MAPS.api_version, "kind": CONFIG_MAPS.kind, **value})
+
+
+# ---- Pods -------------------------------------------------------------------------------------------------------------------------------
+
+
+def _router(plan: Plan) -> Object:
+    ports = [{"name": "links", "containerPort": LINK_PORT, "protocol": "TCP"}]
+    probes = {
+        "readinessProbe": _probe(_https("/readyz"), period=1, timeout=2, failures=2),
+        "livenessProbe": _probe(_https("/livez"), period=10, timeout=5, failures=3),
+    }
+    spec = _pod(plan, ROUTER, plan.router, ports, probes)
+    spec["terminationGracePeriodSeconds"] = GRACE + DRAIN + 5
+    if plan.routers > 1:
+        for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone"):
+            spread = {
+                "maxSkew": 1,
+                "topologyKey": key,
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": ROUTER_LABELS},
+            }
+            spec.setdefault("topologySpreadConstraints", []).append(spread)
+    return {
+        "replicas": plan.routers,
+        "minReadySeconds": 0,
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        **_template(plan, ROUTER, spec),
+    }
+
+
+def _controller(plan: Plan) -> Object:
+    ports = [{"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"}]
+    probes = {
+        # It takes mutual TLS only, and the kubelet has no certificate of this site.
+        "readinessProbe": _probe({"tcpSocket": {"port": CONTROL_PORT}}, period=1, timeout=2, failures=2),
+        "livenessProbe": _probe({"tcpSocket": {"port": CONTROL_PORT}}, period=10, timeout=5, failures=6),
+    }
+    spec = _pod(plan, CONTROLLER, plan.controller, ports, probes)
+    spec["terminationGracePeriodSeconds"] = 10
+    # Never two at once: the second would wait for the first one anyway.
+    return {"replicas": 1, "strategy": {"type": "Recreate"}, **_template(plan, CONTROLLER, spec)}
+
+
+def _template(plan: Plan, name: str, spec: Object) -> Object:
+    metadata: Object = {"labels": {**plan.labels, **_LABELS[name]}}
+    if plan.annotations:
+        metadata["annotations"] = dict(plan.annotations)
+    return {"selector": {"matchLabels": _LABELS[name]}, "template": {"metadata": metadata, "spec": spec}}
+
+
+def _pod(plan: Plan, name: str, sizes: Sizes, ports: list[Object], probes: Object) -> Object:
+    container = {
+        "name": name.removeprefix("van-"),
+        "image": plan.image,
+        "imagePullPolicy": plan.pull_policy,
+        "args": list(_WORDS[name]),  # of `vanrouter`
+        "env": _environment(plan),
+        "ports": ports,
+        **probes,
+        "resources": _resources(sizes),
+        "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "home", "mountPath": HOME}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - in the pod
+    }
+    spec: Object = {
+        "serviceAccountName": name,
+        "automountServiceAccountToken": True,
+        "enableServiceLinks": False,
+        # No fixed user: the image runs under any, and some clusters choose one.
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [{"name": "home", "emptyDir": {}}, {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}],
+    }
+    if plan.pull_secret:
+        spec["imagePullSecrets"] = [{"name": plan.pull_secret}]
+    if plan.node_selector:
+        spec["nodeSelector"] = dict(plan.node_selector)
+    if plan.tolerations:
+        spec["tolerations"] = list(plan.tolerations)
+    if plan.affinity:
+        spec["affinity"] = dict(plan.affinity)
+    return spec
+
+
+def _environment(plan: Plan) -> list[Object]:
+    given: list[Object] = [{"name": "VAN_POD", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}]
+    return [*given, {"name": "VAN_LOG_LEVEL", "value": plan.log_level}] if plan.log_level else given
+
+
+def _resources(sizes: Sizes) -> Object:
+    asked = {"requests": (sizes.cpu, sizes.memory), "limits": (sizes.cpu_limit, sizes.memory_limit)}
+    found: Object = {}
+    for key, (cpu, memory) in asked.items():
+        quantities = {name: value for name, value in (("cpu", cpu), ("memory", memory)) if value}
+        if quantities:
+            found[key] = quantities
+    return found
+
+
+def _https(path: str) -> Object:
+    return {"httpGet": {"scheme": "HTTPS", "port": LINK_PORT, "path": path}}
+
+
+def _probe(how: Object, *, period: int, timeout: int, failures: int) -> Object:
+    return {**how, "periodSeconds": period, "timeoutSeconds": timeout, "failureThreshold": failures}

@@ -1,0 +1,77 @@
+"""
+Which rights an install needs, which of them are missing, and a Role that would grant those. Sans-IO: the questions are calls.
+
+Nobody can give what he does not have: the rights of router and controller are needed by whoever installs them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from vanrouter.kube.calls import Call, Object, create
+from vanrouter.kube.kinds import ACCESS_REVIEWS
+from vanrouter.kube.manifests import CONTROLLER_RULES, ROUTER_RULES
+
+__all__ = ["Right", "ask", "is_allowed", "needed", "role_granting"]
+
+_INSTALL: Final = ("list", "create", "patch", "delete")
+INSTALLER_RULES: Final[list[Object]] = [
+    {"apiGroups": [""], "resources": ["configmaps", "secrets", "services", "serviceaccounts"], "verbs": list(_INSTALL)},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "delete"]},
+    {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", *_INSTALL]},
+    {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["list", "delete"]},
+    {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": list(_INSTALL)},
+    {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": list(_INSTALL)},
+]
+
+
+class Right(NamedTuple):
+    group: str
+    resource: str
+    verb: str
+    name: str = ""  # of one object only
+
+    def __str__(self) -> str:
+        resource = f"{self.resource}.{self.group}" if self.group else self.resource
+        return f"{self.verb} {resource}" + (f"/{self.name}" if self.name else "")
+
+
+def needed() -> list[Right]:
+    """Of whoever installs, once each."""
+    found: dict[Right, None] = {}
+    for rule in (*INSTALLER_RULES, *ROUTER_RULES, *CONTROLLER_RULES):
+        for resource in rule["resources"]:
+            for verb in rule["verbs"]:
+                for name in rule.get("resourceNames", [""]):
+                    found[Right(rule["apiGroups"][0], resource, verb, name)] = None
+    return [right for right in found if not right.name or right._replace(name="") not in found]
+
+
+def ask(right: Right, namespace: str) -> Call:
+    """Whether we have it: the answer is for ``is_allowed``."""
+    wanted = {"namespace": namespace, "group": right.group, "resource": right.resource, "verb": right.verb, "name": right.name}
+    return create(ACCESS_REVIEWS, "", {"spec": {"resourceAttributes": {key: value for key, value in wanted.items() if value}}})
+
+
+def is_allowed(answer: Object) -> bool:
+    status = answer.get("status")
+    return isinstance(status, dict) and status.get("allowed") is True
+
+
+def role_granting(missing: Iterable[Right], namespace: str) -> str:
+    """A Role as YAML, for an administrator to apply."""
+    rules: dict[tuple[str, str, str], list[str]] = {}
+    for right in missing:
+        rules.setdefault((right.group, right.resource, right.name), []).append(right.verb)
+    lines = [
+        "apiVersion: rbac.authorization.k8s.io/v1",
+        "kind: Role",
+        f"metadata: {{name: van-installer, namespace: {namespace}}}",
+        "rules:",
+    ]
+    for (group, resource, name), verbs in rules.items():
+        only = f", resourceNames: [{name}]" if name else ""
+        lines.append(f"- {{apiGroups: [{json.dumps(group)}], resources: [{resource}]{only}, verbs: [{', '.join(verbs)}]}}")
+    return "\n".join(lines)

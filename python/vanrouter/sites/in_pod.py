@@ -1,0 +1,97 @@
+"""
+What a running site knows because its router is in a pod: which port of the pod is for which listener, which pods there are, and the way to
+the controller of the namespace. Holds what the feeder wrote; decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from vanrouter.kube.feeder import ROUTER_FILE, Feeder
+from vanrouter.kube.names import ROUTER_LABELS
+from vanrouter.kube.pods import Pod
+from vanrouter.plane import Visitor
+from vanrouter.sites.machine import local_addresses
+from vanrouter.stores import StateFiles
+from vanrouter.tokens import Endpoint
+from vanrouter.tokens.issuer import Answer
+from vanrouter.tokens.wire import BUSY
+
+__all__ = ["InPod"]
+
+log: Final = logging.getLogger("vanrouter.sites")
+
+ANY4: Final = "0.0.0.0"  # noqa: S104 - a pod's ports are reached through Services
+
+
+Join = Callable[[Visitor, str, str, bytes], Awaitable[Answer]]
+
+
+async def _no_controller(_visitor: Visitor, _method: str, _path: str, _body: bytes) -> Answer:
+    return Answer(*BUSY)
+
+
+class _Given(msgspec.Struct):
+    """``router.json``: what routers cannot find out."""
+
+    generation: int = 0
+    ports: dict[str, int] = {}
+    endpoints: list[dict[str, Any]] = []
+
+
+class InPod:
+    """``name``: of this pod."""
+
+    def __init__(self, feeder: Feeder, state: StateFiles, *, namespace: str, name: str, link_port: int, any_host: str = "") -> None:
+        self.feeder, self._state = feeder, state
+        self.namespace, self.name, self.link_port = namespace, name, link_port
+        self.join: Join = _no_controller
+        self.is_controlled: Callable[[], bool] = lambda: False  # whether there is a connection to the controller
+        self.any_host = any_host or (ANY4 if any(":" not in address for address in local_addresses()) else "::")
+        self._given = _Given()
+        self.read()
+
+    def read(self) -> None:
+        """What ``router.json`` says now; a file that is broken changes nothing."""
+        raw = self._state.read(ROUTER_FILE)
+        if raw is None:
+            return
+        try:
+            self._given = msgspec.json.decode(raw, type=_Given)
+        except msgspec.DecodeError as exc:
+            log.warning("ConfigMap/van-router is not understood; what it said before stays in force", extra={"error": str(exc)})
+
+    def port(self, host: str, port: int) -> int:
+        """Where in this pod connections to ``host:port`` arrive; 0: no port is given to it yet."""
+        return self._given.ports.get(f"{host}:{port}", 0)
+
+    @property
+    def pods(self) -> Mapping[str, Pod] | None:
+        return self.feeder.pods
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Where others reach the link access."""
+        return [Endpoint(str(e.get("host", "")), int(e.get("port", 0))) for e in self._given.endpoints]
+
+    def siblings(self) -> list[Pod]:
+        """The other routers of this site that this one dials: of two, the one whose name is later dials."""
+        own = (self.pods or {}).get(self.name)
+        if own is None:
+            return []
+        found = [pod for pod in (self.pods or {}).values() if _is_router(pod) and pod.name < self.name]
+        return [pod for pod in found if pod.address and not pod.leaving]
+
+
+def _is_router(pod: Pod) -> bool:
+    return ROUTER_LABELS.items() <= pod.labels.items()
+
+
+def host_name() -> str:
+    """In a pod this is the pod's name."""
+    return socket.gethostname()

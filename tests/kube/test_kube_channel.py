@@ -1,0 +1,193 @@
+"""Router and controller talk over mutual TLS: either asks, answers find their questions, a stranger gets nowhere, silence ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+
+from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, RemoteProtocolError
+from vanrouter.kube.channel import Channel, ControllerLink, Leaf, serve_channels
+from vanrouter.kube.conversation import MAX_LINE, MAX_UNANSWERED, Answered, Asked, Conversation, Told
+from vanrouter.model import SiteId
+from vanrouter.pki import CertificateAuthority, IdentityKey, PrivateKey, certificates_to_pem
+
+# ---- The conversation -------------------------------------------------------------------------------------------------------------------
+
+
+def test_how_bytes_are_chunked_never_changes_what_is_said() -> None:
+    here, there = Conversation(now=0.0), Conversation(now=0.0)
+    number, asked = here.ask("join", {"visitor": "10.0.0.1"})
+    wire = asked + here.tell("status", {"document": {"n": 1}})
+    heard = [event for index in range(len(wire)) for event in there.receive_untrusted(wire[index : index + 1], now=1.0)]
+    assert heard == [Asked(number, "join", {"visitor": "10.0.0.1"}), Told("status", {"document": {"n": 1}})]
+    assert here.receive_untrusted(there.answer(number, {"status": 200}), now=2.0) == [Answered(number, {"status": 200})]
+
+
+def test_an_error_arrives_as_the_class_that_was_raised() -> None:
+    here, there = Conversation(now=0.0), Conversation(now=0.0)
+    number, line = here.ask("trace", {})
+    there.receive_untrusted(line, now=0.0)
+    (answered,) = here.receive_untrusted(there.refuse(number, ConfigError("no such key", hint="look")), now=0.0)
+    assert isinstance(answered, Answered)
+    assert isinstance(answered.error, ConfigError)
+    assert (str(answered.error), answered.error.hint) == ("no such key", "look")
+
+
+def test_silence_is_asked_about_after_15_seconds_and_is_the_end_after_30() -> None:
+    here = Conversation(now=100.0)
+    assert here.deadline == 115.0
+    assert here.handle_timeout(114.9) == b""
+    assert json.loads(here.handle_timeout(115.0))["method"] == "ping"
+    assert here.deadline == 130.0
+    with pytest.raises(RemoteProtocolError, match="silent for 30 s"):
+        here.handle_timeout(130.0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"x\n",
+        b"[]\n",
+        b'{"id": 7, "result": 1}\n',
+        b'{"id": true, "method": "x"}\n',
+        b'{"method": 3}\n',
+        b'{"id": 1, "method": "x", "params": 1}\n',
+        b"[" * 100_000 + b"\n",
+        b"x" * (MAX_LINE + 1),
+        b'{"id":1,"method":"x"}\n{"id":1,"method":"x"}\n',
+    ],
+)
+def test_what_is_no_message_ends_the_conversation(line: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        Conversation(now=0.0).receive_untrusted(line, now=0.0)
+
+
+def test_at_most_64_questions_are_open_either_way() -> None:
+    here, there = Conversation(now=0.0), Conversation(now=0.0)
+    lines = [here.ask("x", {})[1] for _ in range(MAX_UNANSWERED)]
+    with pytest.raises(NotReady, match="64 questions"):
+        here.ask("x", {})
+    there.receive_untrusted(b"".join(lines), now=0.0)
+    with pytest.raises(RemoteProtocolError, match="64"):
+        there.receive_untrusted(b'{"id":1000,"method":"x"}\n', now=0.0)
+
+
+# ---- The connection ---------------------------------------------------------------------------------------------------------------------
+
+
+class Site:
+    def __init__(self) -> None:
+        self.identity = IdentityKey.generate()
+        self.authority = CertificateAuthority.create("north", self.identity.site_id, now=time.time())
+        self.server, self.client = self._leaf(server=True), self._leaf(server=False)
+
+    def _leaf(self, *, server: bool, site: str = "") -> Leaf:
+        key, now = PrivateKey.generate(), time.time()
+        name = SiteId(site) if site else self.identity.site_id
+        if server:
+            leaf = self.authority.issue_server(key.public_der, name, [], now=now)
+        else:
+            leaf = self.authority.issue_client(key.public_der, name, now=now)
+        return Leaf(self.identity.site_id, certificates_to_pem([leaf]), key.pem().reveal(), self.authority.certificate_pem())
+
+    def guest(self, other: Site) -> Leaf:
+        """What a site shows to which we gave a token: signed by our CA, for another site."""
+        return self._leaf(server=False, site=other.identity.site_id)
+
+
+async def _echo(channel: Channel, method: str, params: dict[str, Any]) -> Any:
+    if method == "hello":
+        channel.peer = params
+        return {"controller": "c"}
+    if method == "fail":
+        raise ConfigError("no", hint="never")
+    if method == "hang":
+        await trio.sleep_forever()
+    return params
+
+
+@contextlib.asynccontextmanager
+async def serving(site: Site, *, port: int = 0) -> AsyncIterator[tuple[int, list[Channel]]]:
+    listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
+    here: list[Channel] = []
+
+    async def serve() -> None:
+        await serve_channels(
+            listeners, lambda: site.server, _echo, changed=lambda channel, is_here: here.append(channel) if is_here else None
+        )
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        yield listeners[0].socket.getsockname()[1], here
+        nursery.cancel_scope.cancel()
+
+
+def _link(port: int, leaf: Leaf) -> ControllerLink:
+    return ControllerLink("127.0.0.1", port, leaf=lambda: leaf, greet=lambda: {"pod": "p"}, handler=_echo, rng=random.Random(1))
+
+
+async def test_either_end_asks_and_gets_its_answer() -> None:
+    site = Site()
+    async with serving(site) as (port, here), trio.open_nursery() as nursery:
+        link = _link(port, site.client)
+        nursery.start_soon(link.run)
+        assert await link.ask("x", {"n": 1}) == {"n": 1}
+        with pytest.raises(ConfigError, match="no") as caught:
+            await link.ask("fail")
+        assert caught.value.hint == "never"
+        with pytest.raises(DeadlineExceeded):
+            await link.ask("hang", seconds=0.2)
+        assert here[0].peer == {"pod": "p"}
+        assert await here[0].ask("network", {"a": "ä" * 100_000}) == {"a": "ä" * 100_000}
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_controller_that_comes_back_is_found_again() -> None:
+    site = Site()
+    async with trio.open_nursery() as nursery:
+        async with serving(site) as (port, _):
+            link = _link(port, site.client)
+            nursery.start_soon(link.run)
+            assert await link.ask("x") == {}
+        with pytest.raises(NotReady):
+            await link.ask("x", seconds=0.3)
+        async with serving(site, port=port):
+            assert await link.ask("x", seconds=5.0) == {}
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("who", ["guest", "stranger", "server leaf"])
+async def test_nobody_but_a_router_of_this_site_gets_in(who: str) -> None:
+    """A guest's leaf is signed by our CA: the site id tells it apart."""
+    site, other = Site(), Site()
+    leaf = (
+        site.guest(other)
+        if who == "guest"
+        else site.server
+        if who == "server leaf"
+        else Leaf(site.identity.site_id, other.client.certificate, other.client.key, site.client.ca)
+    )
+    async with serving(site) as (port, here), trio.open_nursery() as nursery:
+        link = _link(port, leaf)
+        nursery.start_soon(link.run)
+        with pytest.raises(NotReady):
+            await link.ask("x", seconds=1.0)
+        assert here == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_router_does_not_talk_to_another_sites_controller() -> None:
+    site, other = Site(), Site()
+    async with serving(other) as (port, _), trio.open_nursery() as nursery:
+        link = _link(port, site.client)
+        nursery.start_soon(link.run)
+        with pytest.raises(NotReady, match="handshake failed"):
+            await link.ask("x", seconds=1.0)
+        nursery.cancel_scope.cancel()

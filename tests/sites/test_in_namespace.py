@@ -1,0 +1,343 @@
+"""
+A router that follows a namespace of a real API server: what it waits for, what it takes over, and what it keeps when the server is away.
+
+    Namespace (what the controller writes) ──▶ API server ──▶ feeder ──▶ site directory ──▶ router
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import signal
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from namespace_world import Namespace
+from site_world import FAST, backend, condition, free_port, http_get
+
+from vanrouter.admin import client
+from vanrouter.kube.blocking import BlockingClient
+from vanrouter.kube.calls import create
+from vanrouter.kube.kinds import NAMESPACES
+from vanrouter.settings import Timing
+from vanrouter.sites.run_in_pod import run_in_pod
+from vanrouter.stores import SiteHome
+
+__all__ = ["backend"]
+
+
+class Routers:
+    """Routers in this process, each on a directory of its own."""
+
+    def __init__(self, root: Path, nursery: trio.Nursery, plane: str) -> None:
+        self.root, self.nursery, self.plane = root, nursery, plane
+        self.port = 0
+
+    def home(self, name: str) -> SiteHome:
+        return SiteHome(self.root / name)
+
+    async def start(
+        self,
+        space: Namespace,
+        name: str = "van-router-1",
+        *,
+        timing: Timing = FAST,
+        controller: tuple[str, int] = ("127.0.0.1", 9),
+        any_host: str = "",
+        link_port: int = 0,
+    ) -> SiteHome:
+        """Returns when it runs."""
+        self.port = link_port or free_port()
+        run = functools.partial(
+            run_in_pod,
+            self.root / name,
+            space.access,
+            pod=name,
+            controller=controller,
+            link_port=self.port,
+            any_host=any_host,
+            plane=self.plane,
+            timing=timing,
+        )
+        self.scope = await self.nursery.start(_cancellable, run)
+        return self.home(name)
+
+    async def status(self, home: SiteHome) -> Any:
+        return await trio.to_thread.run_sync(lambda: client.call(home.directory, "status", {}))
+
+    async def until(self, home: SiteHome, what: str, check: Callable[[Any], Any], seconds: float = 15.0) -> Any:
+        status: Any = None
+        with trio.move_on_after(seconds):
+            while True:
+                status = await self.status(home)
+                if check(status):
+                    return status
+                await trio.sleep(0.05)
+        pytest.fail(f"not within {seconds} s: {what}\n{status}")
+
+
+async def _cancellable(run: Callable[..., Any], *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    with trio.CancelScope() as scope:
+
+        class Started:
+            def started(self, _site: Any) -> None:
+                task_status.started(scope)
+
+        await run(task_status=Started())
+
+
+def probe(port: int, path: str = "/readyz") -> int:
+    """What the kubelet does. 0: nobody listens."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+        with opener.open(f"https://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as exc:
+        return exc.code
+    except OSError:
+        return 0
+
+
+async def asked(port: int, path: str = "/readyz") -> int:
+    return await trio.to_thread.run_sync(probe, port, path)
+
+
+@pytest.fixture
+async def space(cluster: Any, namespace: str) -> AsyncIterator[Namespace]:
+    with Namespace(cluster, namespace) as made:
+        yield made
+
+
+@pytest.fixture
+def routers(tmp_path: Path, nursery: trio.Nursery, plane: str) -> Routers:
+    return Routers(tmp_path, nursery, plane)
+
+
+def element(status: Any, kind: str, name: str) -> Any:
+    return next((e for e in status[kind] if e["name"] == name), None)
+
+
+async def test_what_the_namespace_says_is_served_and_what_it_no_longer_says_is_not(
+    space: Namespace, routers: Routers, backend: int
+) -> None:
+    port = space.ports["hello:8080"] = free_port()
+    space.establish()
+    space.put_ports()
+    space.put("Site", "north")
+    space.put("Connector", "hello", routingKey="hello", host="127.0.0.1", port=backend)
+    space.put("Listener", "hello", routingKey="hello", host="hello", port=8080)
+    home = await routers.start(space)
+    status = await routers.until(home, "it listens", lambda s: condition(element(s, "listeners", "hello"), "Listening")["status"] == "True")
+    assert status["site"]["name"] == "north"
+    assert status["site"]["id"] == str(space.identity.site_id)
+    found = element(status, "listeners", "hello")
+    assert (found["host"], found["port"], found["podPort"]) == ("hello", 8080, port)
+    assert await trio.to_thread.run_sync(http_get, port) == b'{"message":"Hello"}'
+    assert status["site"]["ports"] == [{"host": "hello", "port": 8080, "podPort": port, "automatic": False}]
+    space.delete("Listener", "hello")
+    await routers.until(home, "it is gone", lambda s: element(s, "listeners", "hello") is None)
+
+
+async def test_a_first_start_waits_alive_but_not_ready_until_the_controller_was_there(space: Namespace, routers: Routers) -> None:
+    space.put("Site", "north")
+    async with trio.open_nursery() as nursery:
+        started = trio.Event()
+
+        async def start() -> None:
+            await routers.start(space)
+            started.set()
+
+        nursery.start_soon(start)
+        with trio.fail_after(10):
+            while not routers.port or await asked(routers.port, "/livez") != 200:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        assert await asked(routers.port) == 503
+        assert not started.is_set()
+        space.establish()
+        with trio.fail_after(10):
+            await started.wait()
+            while await asked(routers.port) != 200:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+    assert await asked(routers.port, "/livez") == 200
+
+
+async def test_a_resource_that_becomes_wrong_keeps_its_last_good_form_and_says_where_it_is_wrong(
+    space: Namespace, routers: Routers, backend: int
+) -> None:
+    port = space.ports["hello:8080"] = free_port()
+    space.establish()
+    space.put_ports()
+    space.put("Site", "north")
+    space.put("Connector", "hello", routingKey="hello", host="127.0.0.1", port=backend)
+    space.put("Listener", "hello", routingKey="hello", host="hello", port=8080)
+    home = await routers.start(space)
+    await routers.until(home, "it listens", lambda s: condition(element(s, "listeners", "hello"), "Listening")["status"] == "True")
+    space.put_text("Listener", "hello", "kind: [")
+    status = await routers.until(home, "the problem is named", lambda s: s["problems"])
+    assert status["problems"][0]["path"] == "ConfigMap/van.listener.hello: resource.yaml"
+    assert "last good form stays in force" in status["problems"][0]["message"]
+    assert await trio.to_thread.run_sync(http_get, port) == b'{"message":"Hello"}'
+
+
+async def test_a_secret_in_a_configmap_is_refused(space: Namespace, routers: Routers) -> None:
+    space.establish()
+    space.put("Site", "north")
+    space.put_text(
+        "secret", "mine", "apiVersion: v1\nkind: Secret\nmetadata: {name: mine}\ndata: {tls.crt: eA==, tls.key: eA==, ca.crt: eA==}"
+    )
+    home = await routers.start(space)
+    status = await routers.until(home, "the problem is named", lambda s: s["problems"])
+    assert "does not belong into a ConfigMap" in status["problems"][0]["message"]
+    assert not list((home.directory / "resources").glob("*mine*"))
+
+
+async def test_a_listener_without_a_port_is_pending_and_its_router_says_which_it_wants(space: Namespace, routers: Routers) -> None:
+    space.establish()
+    space.put_ports()
+    space.put("Site", "north")
+    space.put("Listener", "hello", routingKey="hello", host="hello", port=8080)
+    home = await routers.start(space)
+    status = await routers.until(home, "it is there", lambda s: element(s, "listeners", "hello") is not None)
+    found = condition(element(status, "listeners", "hello"), "Ready")
+    assert (found["status"], found["reason"]) == ("False", "Pending")
+    assert "hello:8080" in found["message"]
+    assert status["site"]["ports"] == [{"host": "hello", "port": 8080, "podPort": 0, "automatic": False}]
+    port = space.ports["hello:8080"] = free_port()
+    space.put_ports()
+    await routers.until(home, "it listens", lambda s: element(s, "listeners", "hello").get("podPort") == port)
+
+
+async def test_targets_follow_the_pods_that_a_selector_means(space: Namespace, routers: Routers, backend: int) -> None:
+    port = space.ports["web:80"] = free_port()
+    space.establish()
+    space.put_ports()
+    space.put("Site", "north")
+    space.put("Listener", "web", routingKey="web", host="web", port=80)
+    space.put("Connector", "web", routingKey="web", selector="app=web", port=backend, expose={"port": 80})
+    space.put_pod("other-1", "127.0.0.9", app="wap")
+    home = await routers.start(space)
+
+    def healthy(status: Any) -> Any:
+        return condition(element(status, "connectors", "web"), "Healthy")
+
+    status = await routers.until(home, "nothing matches", lambda s: "matches no pod" in healthy(s)["message"])
+    assert "app=wap" in healthy(status)["message"]
+    assert not element(status, "listeners", "web")["matched"]
+    space.put_pod("web-1", "127.0.0.1", app="web")
+    space.put_pod("web-2", "127.0.0.2", ready=False, app="web")
+    status = await routers.until(home, "one is a target", lambda s: healthy(s)["reason"] == "Ok")
+    assert [t["pod"] for t in element(status, "connectors", "web")["targets"]] == ["web-1"]
+    assert await trio.to_thread.run_sync(http_get, port) == b'{"message":"Hello"}'
+    space.set_ready("web-2", "127.0.0.2", ready=True)
+    await routers.until(home, "both are", lambda s: len(element(s, "connectors", "web").get("targets", [])) == 2)
+    space.set_ready("web-1", "127.0.0.1", ready=False)
+    await routers.until(home, "one is", lambda s: [t["pod"] for t in element(s, "connectors", "web")["targets"]] == ["web-2"])
+    space.delete_pod("web-2")
+    status = await routers.until(home, "none is", lambda s: "none is ready: web-1" in healthy(s)["message"])
+    assert "web" in {s["address"] for s in status["services"]}
+    space.put("Connector", "web", routingKey="web", selector="app=web", port=backend, includeNotReadyPods=True)
+    await routers.until(home, "it may be not ready", lambda s: len(element(s, "connectors", "web").get("targets", [])) == 1)
+
+
+async def test_streams_of_a_pod_that_is_no_longer_ready_finish(space: Namespace, routers: Routers) -> None:
+    async def echo(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            await stream.send_all(data)
+
+    listeners = await routers.nursery.start(functools.partial(trio.serve_tcp, echo, 0, host="127.0.0.1"))
+    target = listeners[0].socket.getsockname()[1]
+    port = space.ports["echo:7"] = free_port()
+    space.establish()
+    space.put_ports()
+    space.put("Site", "north")
+    space.put("Listener", "echo", routingKey="echo", host="echo", port=7)
+    space.put("Connector", "echo", routingKey="echo", selector="app=echo", port=target)
+    space.put_pod("echo-1", "127.0.0.1", app="echo")
+    home = await routers.start(space)
+    await routers.until(home, "it listens", lambda s: element(s, "listeners", "echo")["matched"])
+    client = await trio.open_tcp_stream("127.0.0.1", port)
+    await client.send_all(b"before")
+    assert await client.receive_some() == b"before"
+    space.set_ready("echo-1", "127.0.0.1", ready=False)
+    await routers.until(home, "no new stream goes there", lambda s: not element(s, "listeners", "echo")["matched"])
+    await trio.sleep(1.0)
+    await client.send_all(b"after")
+    with trio.fail_after(5):
+        assert await client.receive_some() == b"after"
+    await client.aclose()
+
+
+async def test_the_directory_is_enough_while_the_api_server_is_away(api_server: Any, routers: Routers, backend: int) -> None:
+    """The server dies; the router goes on, and another start of it needs no server; what changed meanwhile is heard when it is back."""
+    name = f"north-{secrets.token_hex(4)}"
+    with BlockingClient(api_server.access()) as admin:
+        admin.call(create(NAMESPACES, "", {"metadata": {"name": name}}))
+    with Namespace(api_server.access(), name) as space:
+        await _outage(space, api_server, routers, backend)
+
+
+async def _outage(space: Namespace, api_server: Any, routers: Routers, backend: int) -> None:
+    port = space.ports["hello:8080"] = free_port()
+    space.establish()
+    space.put_ports()
+    space.put("Site", "north")
+    space.put("Connector", "hello", routingKey="hello", selector="app=hello", port=backend)
+    space.put("Listener", "hello", routingKey="hello", host="hello", port=8080)
+    space.put_pod("hello-1", "127.0.0.1", app="hello")
+    home = await routers.start(space)
+    await routers.until(home, "it is matched", lambda s: element(s, "listeners", "hello")["matched"])
+    api_server.kill()
+    try:
+        await trio.sleep(3.0)
+        status = await routers.until(home, "it says so", lambda s: any(p["path"] == "API server" for p in s["problems"]))
+        assert element(status, "listeners", "hello")["matched"]
+        assert await trio.to_thread.run_sync(http_get, port) == b'{"message":"Hello"}'
+        routers.scope.cancel()
+        await trio.sleep(0.5)
+        with trio.fail_after(5):
+            home = await routers.start(space)
+        await routers.until(home, "it is matched again", lambda s: element(s, "listeners", "hello")["matched"])
+        assert await trio.to_thread.run_sync(http_get, port) == b'{"message":"Hello"}'
+    finally:
+        await trio.to_thread.run_sync(api_server.start_api)
+    space.delete("Listener", "hello")
+    await routers.until(home, "it is gone", lambda s: element(s, "listeners", "hello") is None, seconds=30)
+
+
+async def test_as_a_process_it_ends_by_a_signal_while_it_waits_and_when_it_runs(space: Namespace, routers: Routers) -> None:
+    """`vanrouter run --kubernetes`, with a kubeconfig in the environment. Ctrl-C twice: the grace of a pod is half a minute."""
+    await trio.Path(routers.root).mkdir(exist_ok=True)
+    port, vanrouter = free_port(), str(Path(sys.executable).parent / "vanrouter")
+    command = [vanrouter, "run", "--kubernetes", str(routers.root / "site"), "--plane", routers.plane, "--port", str(port)]
+    command += ["--kubeconfig", str(space.access.path), "-n", space.name, "--pod", "van-router-1"]
+
+    async def run(ready: int, *signals: signal.Signals) -> None:
+        process = await trio.lowlevel.open_process(command)
+        try:
+            with trio.fail_after(20):
+                while await asked(port) != ready:  # noqa: ASYNC110
+                    await trio.sleep(0.1)
+                for number in signals:
+                    process.send_signal(number)
+                    await trio.sleep(0.2)
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    await run(503, signal.SIGTERM)
+    space.establish()
+    space.put("Site", "north")
+    await run(200, signal.SIGINT, signal.SIGINT)
+    await run(200, signal.SIGINT, signal.SIGINT)  # at once, on what the one before left
