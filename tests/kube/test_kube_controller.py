@@ -104,7 +104,9 @@ async def test_what_is_withdrawn_goes_after_ten_seconds_and_not_before(cluster: 
             router.say()
             await trio.sleep(8.0)
             assert await here.get(SERVICES, "far")
+            assert "far:90" in (await here.until(CONFIG_MAPS, "van-router", bool))["data"]["router.json"], "and its port still listens"
             await here.until(SERVICES, "far", lambda v: v is None, seconds=6.0)
+            await here.until(CONFIG_MAPS, "van-router", lambda v: "far" not in v["data"]["router.json"])
 
 
 async def test_a_router_that_starts_or_is_away_withdraws_nothing(cluster: Any, namespace: str) -> None:
@@ -138,7 +140,7 @@ async def test_a_service_that_was_there_is_taken_over_and_given_back_as_it_was(c
             saved = json.loads(taken["metadata"]["annotations"]["vanrouter.io/saved"])
             assert (saved["selector"], saved["ports"]) == (before["spec"]["selector"], before["spec"]["ports"])
             await here.client.call(delete(CONFIG_MAPS, namespace, "van.connector.hello"))
-            after = await here.until(SERVICES, "hello", lambda v: v["spec"]["selector"] == {"app": "hello"}, seconds=20.0)
+            after = await here.until(SERVICES, "hello", lambda v: v["spec"]["selector"] == {"app": "hello"}, seconds=3.0)
             assert after["spec"] == before["spec"]
             assert not after["metadata"].get("annotations")
             assert after["metadata"]["uid"] == before["metadata"]["uid"]

@@ -9,6 +9,7 @@ Where others reach this site: the Service ``van-router``, and the addresses that
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,7 @@ __all__ = ["ACCESS_PORT", "ACCESS_SERVICE", "LinkAccess", "Reached"]
 
 ACCESS_SERVICE: Final = ROUTER_MAP  # the same name as the Deployment's
 ACCESS_PORT: Final = 55671
+OLD: Final = 30.0
 ACCESS: Final = "access"  # the label's value
 INGRESS_HOST: Final = "ingress-host"
 KINDS: Final = ("loadbalancer", "nodeport", "local", "none")
@@ -37,14 +39,27 @@ class Reached(msgspec.Struct, frozen=True):
 
 
 class LinkAccess:
-    """Remembers since when an address is missing."""
+    """Remembers since when an address is missing, and which went: they are still told for 30 s, while others learn the new ones."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self._conditions = Conditions()
+        self._now: list[tuple[str, int]] = []
+        self._old: dict[tuple[str, int], float] = {}  # until when
+
+    @property
+    def deadline(self) -> float:
+        return min(self._old.values(), default=math.inf)
 
     def look(self, spec: SiteSpec, service: Object | None, *, owners: tuple[Object, ...], now: float) -> Reached:
         """``service``: the copy of ``van-router``."""
+        reached = self._look(spec, service, owners, now)
+        self._old = {e: until for e, until in self._old.items() if until > now and e not in reached.endpoints}
+        self._old |= {e: now + OLD for e in self._now if e not in reached.endpoints}
+        self._now = reached.endpoints
+        return msgspec.structs.replace(reached, endpoints=[*reached.endpoints, *self._old])
+
+    def _look(self, spec: SiteSpec, service: Object | None, owners: tuple[Object, ...], now: float) -> Reached:
         kind = spec.link_access or "none"
         kind = "loadbalancer" if kind == "default" else kind
         if kind == "none":

@@ -148,7 +148,7 @@ class Controller:
         reached = self._access.look(site.spec, self.copies.of(SERVICES).get("van-router"), owners=self._owners, now=trio.current_time())
         self._issuing.set_endpoints(reached.endpoints)
         self._issuing.condition = reached.condition
-        self._wishes = wished(resources, site.spec, self.routers, self._wishes, self._router_map())
+        self._wishes = wished(resources, site.spec, self.routers, self._wishes, self._router_map(), now=trio.current_time())
         document = self.routers.document()
 
         await self._step("keys", lambda: self._write_keys(reached, links, given))
@@ -188,7 +188,13 @@ class Controller:
     def _deadline(self) -> float:
         now, wall = trio.current_time(), self._clock()
         later = min(self._keys_at, self._redeeming.deadline, self._prune_at, self._leaf[1] if self._leaf else math.inf) - wall
-        times = [now + min(max(later, 0.05), LONGEST), self._plan.deadline, self._statuses.deadline, self._redeeming.clean_at]
+        times = [
+            now + min(max(later, 0.05), LONGEST),
+            self._wishes.deadline,
+            self._access.deadline,
+            self._statuses.deadline,
+            self._redeeming.clean_at,
+        ]
         times += [at for at, _ in self._failing.values()]
         times.append(self.routers.deadline)
         return max(min(times), now + SETTLE)
@@ -243,10 +249,10 @@ class Controller:
             await self.copies.remove(SERVICES, "van-router")
 
     async def _write_services(self) -> None:
-        now, services = trio.current_time(), self.copies.of(SERVICES)
+        services = self.copies.of(SERVICES)
         wanted = self._wishes.services(self._router_map())
         current = self.copies.current(SERVICES) and self.copies.current(CONFIG_MAPS)
-        calls = self._plan.calls(wanted, services, owners=self._owners, current=current, now=now)
+        calls = self._plan.calls(wanted, services, owners=self._owners, current=current)
         await self._send_all(calls)
         self._statuses.notes = dict(self._plan.notes)
 

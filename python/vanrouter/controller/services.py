@@ -1,8 +1,8 @@
 """
-Services of listeners: made, taken over, given back. Decides; writes nothing, time is an argument.
+Services of listeners: made, taken over, given back. Decides; writes nothing.
 
     none there            ▶ ours is made: it selects the routers' pods
-    ours                  ▶ kept as it should be; goes 10 s after nobody wants it any more
+    ours                  ▶ kept as it should be; goes when nobody wants it any more
     somebody's, named     ▶ taken over in one patch, with what it was in the annotation ``vanrouter.io/saved``; given back when not wanted
     somebody's, not named ▶ left alone, and the listener's status says whose it is
 
@@ -27,7 +27,6 @@ __all__ = ["CONTROLLED", "SAVED", "Note", "ServicePlan", "WantedService", "give_
 
 CONTROLLED: Final = "vanrouter.io/controlled"
 SAVED: Final = "vanrouter.io/saved"
-WITHDRAWN: Final = 10.0
 _LABEL: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -48,30 +47,21 @@ class Note(msgspec.Struct, frozen=True):
 
 
 class ServicePlan:
-    """Remembers since when Services are not wanted."""
+    """``notes`` says of which Services the last look found something to say."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._withdrawn: dict[str, float] = {}
         self.notes: dict[str, Note] = {}
-        self.deadline = float("inf")
 
     def calls(
-        self, wanted: Mapping[str, WantedService], services: Mapping[str, Object], *, owners: tuple[Object, ...], current: bool, now: float
+        self, wanted: Mapping[str, WantedService], services: Mapping[str, Object], *, owners: tuple[Object, ...], current: bool
     ) -> list[Call]:
         """What to write. ``services``: the copy of all Services of the namespace; ``current``: whether that copy proves something."""
-        self.notes, self.deadline = {}, float("inf")
+        self.notes = {}
         found = [call for host, want in sorted(wanted.items()) if (call := self._put(want, services.get(host), owners))]
         for name, service in sorted(services.items()):
-            if name in wanted or not (is_ours(service) or is_taken(service)):
-                self._withdrawn.pop(name, None)
-                continue
-            since = self._withdrawn.setdefault(name, now)
-            if now < since + WITHDRAWN:
-                self.deadline = min(self.deadline, since + WITHDRAWN)
-            elif current:
+            if current and name not in wanted and (is_ours(service) or is_taken(service)):
                 found += self._take_away(name, service)
-        self._withdrawn = {name: since for name, since in self._withdrawn.items() if name in services}
         return found
 
     def _put(self, want: WantedService, service: Object | None, owners: tuple[Object, ...]) -> Call | None:

@@ -8,7 +8,7 @@ import copy
 import datetime as dt
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import trio
@@ -19,10 +19,10 @@ from vanrouter.controller.copies import Copies
 from vanrouter.controller.ports import PodPorts
 from vanrouter.controller.report import Doc, condition_doc, rfc3339, status_records
 from vanrouter.controller.routers import Routers
-from vanrouter.controller.services import Note, WantedService
+from vanrouter.controller.services import Note, WantedService, is_ours, is_taken
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Object
-from vanrouter.kube.kinds import CONFIG_MAPS
+from vanrouter.kube.kinds import CONFIG_MAPS, SERVICES
 from vanrouter.kube.names import ROUTER, ROUTER_MAP, labelled, status_map
 from vanrouter.kube.records import Records, put_site_text, site_text, status_object, statuses_in
 from vanrouter.resources import Resource
@@ -32,6 +32,7 @@ from vanrouter.stores.resources import Problem
 __all__ = ["Statuses", "Wishes", "wished", "write_router_map"]
 
 ROUTER_JSON: Final = "router.json"
+LINGER: Final = 10.0
 BETWEEN: Final = 0.5  # between two writes of status
 ANOTHER: Final = 30.0  # a controller that wrote the site's status so lately may still be there
 Slot = tuple[str, int]
@@ -42,9 +43,16 @@ class Wishes:
 
     def __init__(self) -> None:
         self.slots: set[Slot] = set()
+        self.own: set[Slot] = set()  # what a resource of this site says
+        self.deleted: set[Slot] = set()  # what one said, as long as there are traces of it
+        self.lingering: dict[Slot, float] = {}  # withdrawn by others, since when
         self.automatic: set[Slot] = set()
         self.named: set[str] = set()
         self.ports: PodPorts | None = None
+
+    @property
+    def deadline(self) -> float:
+        return min(self.lingering.values(), default=math.inf) + LINGER
 
     def services(self, router_map: Object | None) -> dict[str, WantedService]:
         """Only with ports that ``van-router`` has: a Service never comes before the port that it leads to."""
@@ -58,8 +66,14 @@ class Wishes:
         return {host: want for host, want in found.items() if want.ports}
 
 
-def wished(resources: Iterable[Resource], spec: SiteSpec, routers: Routers, before: Wishes, router_map: Object | None) -> Wishes:
-    """What service sync made is what the routers say; while none of them is certain, nothing of it is withdrawn."""
+def wished(
+    resources: Iterable[Resource], spec: SiteSpec, routers: Routers, before: Wishes, router_map: Object | None, *, now: float
+) -> Wishes:
+    """What service sync made is what the routers say; while none of them is certain, nothing of it is withdrawn.
+
+    What others withdraw lingers for 10 s, with its port: a router over there that restarts offers it again. What a person deletes here
+    goes at once.
+    """
     wishes = Wishes()
     wishes.ports = before.ports
     known = {str(k): v for k, v in (_router_json(router_map).get("ports") or {}).items() if isinstance(v, int)}
@@ -67,19 +81,24 @@ def wished(resources: Iterable[Resource], spec: SiteSpec, routers: Routers, befo
         wishes.ports = PodPorts(known)
     for resource in resources:
         if isinstance(resource, Listener | MultiKeyListener):
-            wishes.slots.add((resource.spec.host, resource.spec.port))
+            wishes.own.add((resource.spec.host, resource.spec.port))
             wishes.named.add(resource.spec.host)
         elif isinstance(resource, Connector) and resource.spec.expose is not None:
             address = resource.spec.expose.address or resource.spec.routing_key
             wishes.named.add(address)
             if spec.service_sync:
-                wishes.slots.add((address, resource.spec.expose.port))
+                wishes.own.add((address, resource.spec.expose.port))
+    written = {(host, int(port)) for host, _, port in (slot.rpartition(":") for slot in known) if port.isdigit()}
+    wishes.deleted = ((before.deleted | before.own) - wishes.own) & (written | before.slots)
     wishes.automatic = routers.slots()
     if not routers.are_certain:  # what a predecessor wrote, or another controller writes, stays too
-        written = (slot.rpartition(":") for slot in known)
-        wishes.automatic |= before.automatic | {(host, int(port)) for host, _, port in written if port.isdigit()}
-    if spec.service_sync:
-        wishes.slots |= wishes.automatic
+        wishes.automatic |= (before.automatic | written) - wishes.deleted
+    wishes.slots = wishes.own | (wishes.automatic if spec.service_sync else set())
+    for slot in before.slots - wishes.slots - wishes.deleted:
+        since = before.lingering.get(slot, now)
+        if now < since + LINGER:
+            wishes.lingering[slot] = since
+    wishes.slots |= wishes.lingering.keys()
     return wishes
 
 
@@ -89,7 +108,9 @@ async def write_router_map(copies: Copies, wishes: Wishes, reached: Reached, own
     known = copies.of(CONFIG_MAPS).get(ROUTER_MAP)
     before = _router_json(known)
     wishes.ports.adopt({str(k): v for k, v in (before.get("ports") or {}).items() if isinstance(v, int)})
-    wishes.ports.want({f"{host}:{port}" for host, port in wishes.slots}, now=now)
+    # A port that a Service still leads to stays until that Service is changed or gone.
+    leads = {slot for slot, port in _led_to(copies.of(SERVICES)) if wishes.ports.given.get(slot) == port}
+    wishes.ports.want({f"{host}:{port}" for host, port in wishes.slots} | leads, now=now)
     endpoints = [{"host": host, "port": port} for host, port in reached.endpoints]
     said = {"ports": dict(sorted(wishes.ports.given.items())), "endpoints": endpoints}
     generation = before.get("generation", 0) if isinstance(before.get("generation", 0), int) else 0
@@ -98,6 +119,14 @@ async def write_router_map(copies: Copies, wishes: Wishes, reached: Reached, own
     data = {ROUTER_JSON: json.dumps({"generation": generation, **said}, separators=(",", ":"))}
     # Under the version on which this was decided: of two controllers one decides anew.
     await copies.ensure(CONFIG_MAPS, {"metadata": labelled(ROUTER_MAP, ROUTER, owners=owners), "data": data}, fenced=True)
+
+
+def _led_to(services: Mapping[str, Object]) -> Iterator[tuple[str, int]]:
+    """(slot, port of the pod) of each port of the Services that lead to routers."""
+    for name, service in services.items():
+        if is_ours(service) or is_taken(service):
+            for port in (service.get("spec") or {}).get("ports") or []:
+                yield f"{name}:{port.get('port')}", port.get("targetPort")
 
 
 def _router_json(value: Object | None) -> dict[str, Any]:
