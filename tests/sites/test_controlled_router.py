@@ -161,3 +161,23 @@ async def test_a_link_that_nobody_answers_holds_a_router_back_for_ten_seconds_at
         assert 5 < trio.current_time() - before < 13
     for one in listener:
         await one.aclose()
+
+
+async def test_a_new_router_takes_the_last_good_form_that_the_controller_remembers(
+    space: Namespace, routers: Routers, backend: int
+) -> None:
+    space.put("Site", "north")
+    space.put("Connector", "hello", routingKey="hello", host="127.0.0.1", port=backend)
+    space.put("Listener", "hello", routingKey="hello", host="hello", port=8080)
+    async with controlling(space) as controller:
+        first = await routers.start(space, controller=("127.0.0.1", controller.port))
+        await routers.until(first, "it listens", lambda s: element(s, "listeners", "hello")["matched"])
+        with trio.fail_after(10):
+            while "good.resource.yaml" not in await trio.to_thread.run_sync(space.data, "van-status.listener.hello"):  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        routers.scope.cancel()
+        space.put_text("Listener", "hello", "kind: [")
+        await trio.sleep(0.5)
+        second = await routers.start(space, "van-router-2", controller=("127.0.0.1", controller.port))
+        status = await routers.until(second, "it listens", lambda s: element(s, "listeners", "hello") is not None)
+        assert "last good form stays in force" in status["problems"][0]["message"]
