@@ -8,7 +8,9 @@ only where it differs from the copy.
 from __future__ import annotations
 
 import logging
+import math
 import random
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -27,6 +29,7 @@ __all__ = ["Copies"]
 
 log: Final = logging.getLogger("vanrouter.controller")
 
+BROUGHT: Final = 2048  # more than comes between a write and its answer
 OVERLAY: Final = 5.0  # the watch has brought a write by then, or it lags: then the copy counts
 
 
@@ -42,11 +45,14 @@ class _Copy:
     def __init__(self, namespace: str, watcher: Callable[[Callable[[Sequence[Change]], None]], Watcher], wake: Callable[[], None]) -> None:
         self._namespace, self._wake = namespace, wake
         self.written: dict[str, _Written] = {}
+        self._brought: deque[tuple[str, str]] = deque(maxlen=BROUGHT)  # names and versions, lately, also of what is gone again
         self.watcher = watcher(self._heard)
 
     def _heard(self, changes: Sequence[Change]) -> None:
         for change in changes:
             name = change.key[1]
+            if not isinstance(change, Removed):
+                self._brought.append((name, str(change.object["metadata"].get("resourceVersion"))))
             known = self.written.get(name)
             if known is None:
                 continue
@@ -66,13 +72,24 @@ class _Copy:
                 found[name] = written.value
         return found
 
-    def note(self, name: str, value: Object | None, now: float) -> None:
+    def note(self, name: str, value: Object | None, now: float, *, uid: str = "") -> None:
+        """We wrote it; None: we deleted the object with this uid. Nothing to note when the watch was quicker than the answer."""
         known = self.watcher.objects.get((self._namespace, name))
-        version = str(value["metadata"].get("resourceVersion")) if value is not None else ""
-        if value is not None and known is not None and str(known["metadata"].get("resourceVersion")) == version:
-            self.written.pop(name, None)  # the watch was quicker
+        if value is None:
+            if known is None or (uid and known["metadata"].get("uid") != uid):
+                self.written.pop(name, None)
+                return
+            self.written[name] = _Written(None, "", now + OVERLAY)
             return
-        self.written[name] = _Written(value, version, now + OVERLAY)
+        version = str(value["metadata"].get("resourceVersion"))
+        if (name, version) in self._brought:
+            self.written.pop(name, None)
+        else:
+            self.written[name] = _Written(value, version, now + OVERLAY)
+
+    @property
+    def deadline(self) -> float:
+        return min((written.until for written in self.written.values()), default=math.inf)
 
 
 class Copies:
@@ -106,6 +123,11 @@ class Copies:
         return self._copies[kind.plural].watcher.current
 
     @property
+    def deadline(self) -> float:
+        """When the copy may change because a watch did not bring what we wrote."""
+        return min(copy.deadline for copy in self._copies.values())
+
+    @property
     def problems(self) -> list[KubeError]:
         return [copy.watcher.problem for copy in self._copies.values() if copy.watcher.problem is not None]
 
@@ -124,7 +146,8 @@ class Copies:
         log.info("wrote", extra={"call": str(call)})
         gone = call.method == "DELETE"
         if call.kind.plural in self._copies:
-            self._copies[call.kind.plural].note(call.name, None if gone else answer, trio.current_time())
+            uid = str((answer.get("details") or {}).get("uid") or (answer.get("metadata") or {}).get("uid") or "")
+            self._copies[call.kind.plural].note(call.name, None if gone else answer, trio.current_time(), uid=uid)
         return answer
 
     async def ensure(self, kind: Kind, value: Object, *, fenced: bool = False) -> bool:
