@@ -268,7 +268,7 @@ def take_over(here: Here, name: str) -> Object:
     ports = [{"name": "web", "port": 80, "targetPort": 8080}]
     before = here.create(SERVICES, name, spec={"selector": {"app": name}, "ports": ports})
     wanted = {name: WantedService(name, {80: 20000}, named=True)}
-    for call in ServicePlan(here.name).calls(wanted, {name: before}, owners=(), current=True, now=0.0):
+    for call in ServicePlan(here.name).calls(wanted, {name: before}, owners=(), current=True):
         here.client.call(call)
     assert here.get(SERVICES, name)["spec"]["selector"] != {"app": name}
     return before

@@ -127,7 +127,7 @@ def test_the_walk_through(owners: tuple[Owner, Owner], image: str) -> None:
     for owner, direction in ((south, "outgoing"), (north, "incoming")):
         (found,) = json.loads(owner.van("link status -o json"))
         assert (found["active"], found["direction"]) == (True, direction)
-        assert "It is linked to 1 other site." in owner.van("status")
+        assert "is ready, in interior mode. It is linked to 1 other site." in owner.van("status")
 
     assert south.van("expose deployment/hello --port 80") == "Service hello is exposed on port 80.\n"
     target = {"name": "hello", "selector": "app=hello,tier=backend,track=stable", "targetPorts": {"80": 80}}

@@ -11,7 +11,7 @@ from vanrouter.resources.selectors import parse_selector
 
 
 def pod(name: str, *, ready: bool = True, deleted: bool = False, phase: str = "Running", ip: str = "10.0.0.1", **labels: str) -> Any:
-    metadata: dict[str, Any] = {"name": name, "labels": labels}
+    metadata: dict[str, Any] = {"name": name, "labels": labels, "creationTimestamp": "2026-01-01T00:00:00Z"}
     if deleted:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     return {
@@ -22,7 +22,9 @@ def pod(name: str, *, ready: bool = True, deleted: bool = False, phase: str = "R
 
 
 def test_no_more_is_kept_of_a_pod_than_targets_need() -> None:
-    assert keep_pod(pod("web-1", app="web")) == Pod(name="web-1", labels={"app": "web"}, address="10.0.0.1", ready=True)
+    assert keep_pod(pod("web-1", app="web")) == Pod(
+        name="web-1", labels={"app": "web"}, address="10.0.0.1", ready=True, created="2026-01-01T00:00:00Z"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from typing import Any
 
 from vanrouter.kube.access import Access
 from vanrouter.kube.blocking import BlockingClient
-from vanrouter.kube.calls import apply, delete, merge_patch
+from vanrouter.kube.calls import apply, delete, get, merge_patch
+from vanrouter.kube.errors import NotFound
 from vanrouter.kube.kinds import CONFIG_MAPS, PODS, SECRETS
 from vanrouter.kube.names import KEYS, KEYS_SECRET, ROUTER, ROUTER_MAP, STATE, labelled, resource_map
 from vanrouter.kube.records import resource_object
@@ -61,6 +62,13 @@ class Namespace:
     def put_text(self, kind: str, name: str, text: str) -> None:
         value = {"metadata": labelled(resource_map(kind, name), "resource"), "data": {"resource.yaml": text}}
         self._client.call(apply(CONFIG_MAPS, self.name, value))
+
+    def data(self, config_map: str) -> dict[str, str]:
+        """Empty: there is none."""
+        try:
+            return dict(self._client.call(get(CONFIG_MAPS, self.name, config_map)).get("data") or {})
+        except NotFound:
+            return {}
 
     def delete(self, kind: str, name: str) -> None:
         self._client.call(delete(CONFIG_MAPS, self.name, resource_map(kind, name)))

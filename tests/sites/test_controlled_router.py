@@ -113,8 +113,9 @@ async def test_a_visitor_with_a_token_is_told_later_when_there_is_no_controller_
         await routers.until(home, "they are linked", lambda s: s["site"]["linkedSites"] == 1)
 
 
+@pytest.mark.parametrize("name", ["van-router-0", "van-router-2"])
 async def test_routers_of_one_namespace_link_with_each_other_and_the_second_is_ready_when_it_knows_what_the_first_knows(
-    space: Namespace, routers: Routers, backend: int, tmp_path: Path, nursery: trio.Nursery, plane: str
+    space: Namespace, routers: Routers, backend: int, tmp_path: Path, nursery: trio.Nursery, plane: str, name: str
 ) -> None:
     """Both are pods with an address of their own, here of loopback; the link port is the same on both."""
     world = World(tmp_path, nursery, plane)
@@ -127,11 +128,10 @@ async def test_routers_of_one_namespace_link_with_each_other_and_the_second_is_r
         await world.call(south, "token.redeem", token=token)
         await world.expose(south, "hello", backend, free_port())
         await routers.until(first, "it has the service", lambda s: any(e["automatic"] and e["matched"] for e in s["listeners"]))
-        for number in (1, 2):
-            space.put_pod(f"van-router-{number}", f"127.0.0.1{number}", **ROUTER_LABELS)
-        second = await routers.start(
-            space, "van-router-2", controller=("127.0.0.1", controller.port), any_host="127.0.0.12", link_port=routers.port
-        )
+        space.put_pod("van-router-1", "127.0.0.11", **ROUTER_LABELS)
+        await trio.sleep(1.1)  # a pod's age is known by the second
+        space.put_pod(name, "127.0.0.12", ready=False, **ROUTER_LABELS)
+        second = await routers.start(space, name, controller=("127.0.0.1", controller.port), any_host="127.0.0.12", link_port=routers.port)
         status = await routers.until(second, "it is ready", lambda s: s["site"]["ready"])
         assert [link["routers"] for link in status["links"]] == [[(await routers.status(first))["site"]["router"]]]
         (found,) = [e for e in status["listeners"] if e["automatic"]]
@@ -161,3 +161,23 @@ async def test_a_link_that_nobody_answers_holds_a_router_back_for_ten_seconds_at
         assert 5 < trio.current_time() - before < 13
     for one in listener:
         await one.aclose()
+
+
+async def test_a_new_router_takes_the_last_good_form_that_the_controller_remembers(
+    space: Namespace, routers: Routers, backend: int
+) -> None:
+    space.put("Site", "north")
+    space.put("Connector", "hello", routingKey="hello", host="127.0.0.1", port=backend)
+    space.put("Listener", "hello", routingKey="hello", host="hello", port=8080)
+    async with controlling(space) as controller:
+        first = await routers.start(space, controller=("127.0.0.1", controller.port))
+        await routers.until(first, "it listens", lambda s: element(s, "listeners", "hello")["matched"])
+        with trio.fail_after(10):
+            while "good.resource.yaml" not in await trio.to_thread.run_sync(space.data, "van-status.listener.hello"):  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        routers.scope.cancel()
+        space.put_text("Listener", "hello", "kind: [")
+        await trio.sleep(0.5)
+        second = await routers.start(space, "van-router-2", controller=("127.0.0.1", controller.port))
+        status = await routers.until(second, "it listens", lambda s: element(s, "listeners", "hello") is not None)
+        assert "last good form stays in force" in status["problems"][0]["message"]

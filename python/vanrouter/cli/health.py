@@ -37,12 +37,14 @@ def _plural(count: int, noun: str) -> str:
 def sentences(status: Doc) -> str:
     """``Site north is ready. It is linked to 1 other site. It has 1 exposed service.``
 
+    In a namespace (which has a controller): ``Site north is ready, in interior mode. ...``
     A site that only consumes: ``... It reaches 2 services of another site.``
     """
     site = status["site"]
     linked, exposed = _count(site["linkedSites"]), _count(site["exposedServices"])
     if is_ready(status):
-        parts = [f"Site {site['name']} is ready."]
+        mode = f", in {'edge' if site.get('edge') else 'interior'} mode" if site.get("controller") else ""
+        parts = [f"Site {site['name']} is ready{mode}."]
     else:
         why = condition(site, "Ready")["message"]
         parts = [f"Site {site['name']} is not ready" + (f": {why.rstrip('.')}." if why else ".")]

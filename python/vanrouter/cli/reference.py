@@ -37,6 +37,9 @@ output.
 |---|---|
 | `VAN_PLATFORM` | where `-p` is not given: `linux` or `kubernetes` |
 | `VAN_HOME` | where sites live; default: `$XDG_DATA_HOME/vanrouter`, that is `~/.local/share/vanrouter` |
+| `VAN_IMAGE` | Kubernetes: image of the pods, where `--image` is not given |
+| `KUBECONFIG` | Kubernetes: how to reach the cluster, where `--kubeconfig` is not given |
+| `VAN_LOG_LEVEL` | from which level on a router or controller logs: `debug`, `info`, `warning`, `error` |
 | `VAN_PLANE` | where `--plane` is not given: `core` or `baseline` |
 | `VAN_MANAGER` | where `van init --manager` is not given: `auto`, `systemd` or `none` |
 | `NO_COLOR` | no colour, even on a terminal |

@@ -150,9 +150,12 @@ class Redeeming:
             begun = files_in(secrets[holder]) if holder in secrets else {}
             key = Pending.load(begun["pending.json"]).key if "pending.json" in begun else None
             pending = prepare(token, site_name=self._site_name, identity=self._keys.identity, key=key)
-            link = begun.get("link", b"").decode() or self._free_name(secret.metadata.annotations.get(LINK_NAME) or token.name, secrets)
+            link, wanted = begun.get("link", b"").decode(), secret.metadata.annotations.get(LINK_NAME, "")
+            renamed = bool(wanted) and not link.startswith(wanted)  # what was begun under another name was refused
+            if not link or renamed:
+                link = self._free_name(wanted or token.name, secrets)
             files = {"pending.json": pending.dump().reveal(), "link": link.encode()}
-            if key is None:
+            if key is None or renamed:
                 await self._write(secret_of(holder, PENDING, files, owners=owners, name=token.id))
             credential = await redeem(pending, clock=self._clock)
             content = {file: data.reveal() for file, data in credential.files().items()}

@@ -38,19 +38,20 @@ GRACE: Final = 30
 DRAIN: Final = 60
 HOME: Final = "/var/lib/vanrouter"
 
-_READ: Final = ["get", "list", "watch"]
-_WRITE: Final = [*_READ, "create", "patch", "update", "delete"]
+_FOLLOW: Final = ["list", "watch"]
+_READ: Final = ["get", *_FOLLOW]
 
-# What the programs use, no more: an audit of a running site shows that each verb is used, and no other.
+# What the programs use, no more: tests/cluster/test_rights.py compares with the audit log of an API server.
 ROUTER_RULES: Final[list[Object]] = [
     {"apiGroups": [""], "resources": ["configmaps"], "verbs": _READ},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": _FOLLOW},
     # A list or watch of one object by name is granted by its name.
-    {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [IDENTITY_SECRET, KEYS_SECRET], "verbs": _READ},
+    {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [IDENTITY_SECRET, KEYS_SECRET], "verbs": _FOLLOW},
 ]
 CONTROLLER_RULES: Final[list[Object]] = [
-    {"apiGroups": [""], "resources": ["configmaps", "secrets", "services"], "verbs": _WRITE},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": _READ},
+    {"apiGroups": [""], "resources": ["configmaps"], "verbs": [*_FOLLOW, "create", "patch"]},
+    {"apiGroups": [""], "resources": ["secrets"], "verbs": [*_READ, "create", "patch", "update", "delete"]},
+    {"apiGroups": [""], "resources": ["services"], "verbs": [*_FOLLOW, "create", "patch", "delete"]},
 ]
 
 OPTIONAL: Final = ((POD_DISRUPTION_BUDGETS, ROUTER),)

@@ -1,7 +1,7 @@
 """
 Pods as targets: what is kept of one, which of them a selector means, and what to say when it means none. Pure.
 
-Of a pod no more is kept than is needed for that: name, labels, address, readiness.
+Of a pod no more is kept than is needed for that: name, labels, address, readiness, age.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     ready: bool = False
     leaving: bool = False  # being deleted, or ended
+    created: str = ""  # RFC 3339, as the server writes it: texts in the order of time
 
     def takes_streams(self, *, include_not_ready: bool) -> bool:
         return bool(self.address) and not self.leaving and (self.ready or include_not_ready)
@@ -42,6 +43,7 @@ def keep_pod(value: Object) -> Pod:
         labels={str(k): str(v) for k, v in (metadata.get("labels") or {}).items()},
         address=str(status.get("podIP") or ""),
         ready=any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions if isinstance(c, dict)),
+        created=str(metadata.get("creationTimestamp") or ""),
         leaving=bool(metadata.get("deletionTimestamp")) or status.get("phase") in ("Succeeded", "Failed"),
     )
 

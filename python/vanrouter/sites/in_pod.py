@@ -54,6 +54,7 @@ class InPod:
         self.is_controlled: Callable[[], bool] = lambda: False  # whether there is a connection to the controller
         self.any_host = any_host or (ANY4 if any(":" not in address for address in local_addresses()) else "::")
         self._given = _Given()
+        self._dialled: set[str] = set()  # the pods of other routers
         self.read()
 
     def read(self) -> None:
@@ -79,13 +80,27 @@ class InPod:
         """Where others reach the link access."""
         return [Endpoint(str(e.get("host", "")), int(e.get("port", 0))) for e in self._given.endpoints]
 
+    def others(self) -> list[Pod]:
+        """The other routers of this site that are not leaving."""
+        return [pod for pod in self._routers() if not pod.leaving]
+
     def siblings(self) -> list[Pod]:
-        """The other routers of this site that this one dials: of two, the one whose name is later dials."""
-        own = (self.pods or {}).get(self.name)
-        if own is None:
+        """Those that this one dials: the ones that are older, once they serve, and then for as long as they exist.
+
+        One that waits for its keys shows a certificate that is not the site's: a link would take that for a refusal.
+        """
+        pods = self.pods or {}
+        if (own := pods.get(self.name)) is None:
             return []
-        found = [pod for pod in (self.pods or {}).values() if _is_router(pod) and pod.name < self.name]
-        return [pod for pod in found if pod.address and not pod.leaving]
+        age = (own.created, own.name)
+        found = [pod for pod in self._routers() if (pod.created, pod.name) < age]
+        found = [pod for pod in found if pod.name in self._dialled or (pod.ready and not pod.leaving)]
+        self._dialled = {pod.name for pod in found}
+        return found
+
+    def _routers(self) -> list[Pod]:
+        pods = self.pods or {}
+        return [pod for pod in pods.values() if _is_router(pod) and pod.name != self.name and pod.address] if self.name in pods else []
 
 
 def _is_router(pod: Pod) -> bool:

@@ -41,13 +41,25 @@ class Starting:
         generation = self._site.context.forwarding.generation
         if generation != self._generation:
             self._generation, self._changed = generation, now
-        why = self._links() or self._peers() or self._listeners()
+        why = self._siblings() or self._links() or self._peers() or self._listeners()
         if not why and now < self._changed + QUIET:
             why = "what its peers know is being taken over"
         self.is_over = not why or now >= self._began + PATIENCE
         if why and not self.is_over and self._changed + QUIET <= now:
             self._changed = now  # look again after a while
         return "" if self.is_over else why
+
+    def _siblings(self) -> str:
+        """Each router that serves already: it dials us, or we it, and what it knows is how we get to sites that only it is linked with."""
+        context = self._site.context
+        assert context.in_pod is not None
+        if context.in_pod.pods is None:
+            return "the pods of the namespace are not known yet"
+        linked = [router for router in self._site.links.states if router.partition("/")[0] == str(context.keys.site_id)]
+        serving = [pod.name for pod in context.in_pod.others() if pod.ready]
+        if len(linked) < len(serving):
+            return f"linked with {len(linked)} of the {len(serving)} other routers of this site ({', '.join(sorted(serving)[:3])})"
+        return ""
 
     def _links(self) -> str:
         links = self._site.links
