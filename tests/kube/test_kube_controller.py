@@ -205,7 +205,8 @@ async def test_status_says_of_which_spec_it_speaks(cluster: Any, namespace: str)
             (record,) = json.loads(said["data"]["status.json"])
             assert len(record["spec_hash"]) == 64
             assert record["status"]["conditions"] == ready
-            site = json.loads((await here.until(CONFIG_MAPS, "van-status.site.north", bool))["data"]["site.json"])
+            site_said = await here.until(CONFIG_MAPS, "van-status.site.north", lambda v: v and "van-router-0" in v["data"]["site.json"])
+            site = json.loads(site_said["data"]["site.json"])
             assert [r["pod"] for r in site["site"]["routers"]] == ["van-router-0"]
             assert site["site"]["endpoints"] == [{"host": f"van-router.{namespace}.svc", "port": 55671}]
 
