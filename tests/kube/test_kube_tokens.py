@@ -126,3 +126,19 @@ async def test_a_token_is_made_for_whoever_may_read_secrets_and_redeemed_through
             assert (await router.link.ask("join", {"visitor": "192.0.2.2", "request": request}))["status"] == 403
             listed = await here.ask("token.list", {}, name="van-request.2")
             assert [(g["name"], g["used"], g["state"]) for g in listed["result"]["grants"]] == [("south", 1, "used")]
+
+
+async def test_a_site_that_is_refused_redeems_nothing_and_uses_nothing_up(cluster: Any, namespace: str) -> None:
+    async with in_namespace(cluster, namespace) as here:
+        guest = IdentityKey.generate()
+        await here.site(spec=f"{{linkAccess: local, refusedSites: [{guest.site_id}]}}")
+        async with here.controller() as controller, here.router(controller) as router:
+            token = parse_token((await here.ask("token.issue", {"name": "t"}))["result"]["yaml"])
+
+            async def redeem(identity: IdentityKey) -> int:
+                body = prepare(token, site_name="south", identity=identity).request.reveal()
+                request = {"method": "POST", "path": "/redeem", "body": base64.b64encode(body).decode()}
+                return int((await router.link.ask("join", {"visitor": "192.0.2.1", "request": request}))["status"])
+
+            assert await redeem(guest) == 403
+            assert await redeem(IdentityKey.generate()) == 200

@@ -30,10 +30,18 @@ DEFAULT_EXPIRY: Final = 900.0
 
 
 class Issuing:
-    """``endpoints`` and ``condition`` (of the link access) are set as they change."""
+    """``endpoints``, ``condition`` (of the link access) and ``refused_sites`` are set as they change."""
 
     def __init__(self, ledger: Ledger, keys: SiteKeys, site_name: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._issuer = Issuer(ledger=ledger, identity=keys.identity, site_name=site_name, authority=keys.authority, endpoints=())
+        self.refused_sites: frozenset[str] = frozenset()  # they get no certificate, and renew none
+        self._issuer = Issuer(
+            ledger=ledger,
+            identity=keys.identity,
+            site_name=site_name,
+            authority=keys.authority,
+            endpoints=(),
+            revoked=lambda site: site in self.refused_sites,
+        )
         self._clock = clock
         self.condition: Condition | None = None
         self.changed: Callable[[], None] = lambda: None  # grants may be others than before

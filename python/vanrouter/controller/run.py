@@ -148,6 +148,7 @@ class Controller:
         reached = self._access.look(site.spec, self.copies.of(SERVICES).get("van-router"), owners=self._owners, now=trio.current_time())
         self._issuing.set_endpoints(reached.endpoints)
         self._issuing.condition = reached.condition
+        self._issuing.refused_sites = frozenset(site.spec.refused_sites)
         self._wishes = wished(resources, site.spec, self.routers, self._wishes, self._router_map(), now=trio.current_time())
         document = self.routers.document()
 
