@@ -24,7 +24,8 @@ def used(cluster: Cluster, namespace: str) -> Rights:
     found: Rights = {"van-router": set(), "van-controller": set()}
     for line in (cluster.directory / "audit.log").read_text().splitlines():
         event = json.loads(line)
-        _, _, name = event["user"]["username"].rpartition(f"system:serviceaccount:{namespace}:")
+        # A request whose token is refused (401: its pod or account is gone) has no user: it used no right.
+        _, _, name = event["user"].get("username", "").rpartition(f"system:serviceaccount:{namespace}:")
         if name in found and (what := event.get("objectRef")):
             assert event.get("responseStatus", {}).get("code") != 403, event
             found[name].add((what["resource"], event["verb"]))
