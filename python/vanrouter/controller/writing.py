@@ -224,7 +224,7 @@ class Statuses:
             wall = self._clock() - (trio.current_time() - reached.condition.since)
             said = condition_doc(reached.condition, self._date("access", f"{reached.condition.status} {reached.condition.reason}", wall))
             others = [c for c in site.get("conditions") or [] if c.get("type") != "LinkAccess"]
-            is_theirs = reached.condition.status == "True" and len(others) < len(site.get("conditions") or [])
+            is_theirs = bool(document) and reached.condition.status == "True" and len(others) < len(site.get("conditions") or [])
             if not is_theirs:
                 site["conditions"] = [*others, said]
         whole["grants"] = grants
