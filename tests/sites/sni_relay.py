@@ -12,11 +12,11 @@ import trio
 class SniRelay:
     """``ports``: by name. ``seen``: the names that were asked for, in order."""
 
-    def __init__(self, ports: Mapping[str, int]) -> None:
-        self.ports, self.seen, self.port = ports, list[str](), 0
+    def __init__(self, ports: Mapping[str, int], port: int = 0) -> None:
+        self.ports, self.seen, self.port = ports, list[str](), port
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
         self.port = listeners[0].socket.getsockname()[1]
         task_status.started()
         await trio.serve_listeners(self._handle, listeners)
