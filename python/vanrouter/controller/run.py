@@ -53,7 +53,6 @@ SETTLE: Final = 0.02  # changes come in bunches
 AGAIN: Final = 1.0
 AGAIN_CAP: Final = 20.0
 LONGEST: Final = 3600.0
-AT_ONCE: Final = 20
 PRUNE_EVERY: Final = 3600.0
 
 
@@ -145,7 +144,7 @@ class Controller:
         links = [r for r in resources if isinstance(r, Link)]
         tokens = {r.name: r for r in resources if isinstance(r, Secret) and r.is_token}
         given = {r.name: r for r in resources if isinstance(r, Secret) and not r.is_token}
-        reached = self._access.look(site.spec, self.copies.of(SERVICES).get("van-router"), owners=self._owners, now=trio.current_time())
+        reached = self._access.look(site.spec, self.copies.get(SERVICES, "van-router"), owners=self._owners, now=trio.current_time())
         self._issuing.set_endpoints(reached.endpoints)
         self._issuing.condition = reached.condition
         self._issuing.refused_sites = frozenset(site.spec.refused_sites)
@@ -230,7 +229,7 @@ class Controller:
         return ()
 
     def _router_map(self) -> Object | None:
-        return self.copies.of(CONFIG_MAPS).get("van-router")
+        return self.copies.get(CONFIG_MAPS, "van-router")
 
     # ---- Steps ---------------------------------------------------------------------------------------------------------------------------
 
@@ -246,7 +245,7 @@ class Controller:
     async def _write_access(self, reached: Reached) -> None:
         if reached.service is not None:
             await self.copies.ensure(SERVICES, reached.service)
-        elif reached.condition is None and _type(self.copies.of(SERVICES).get("van-router") or {}) == "access":
+        elif reached.condition is None and _type(self.copies.get(SERVICES, "van-router") or {}) == "access":
             await self.copies.remove(SERVICES, "van-router")
 
     async def _write_services(self) -> None:
@@ -258,21 +257,7 @@ class Controller:
         self._statuses.notes = dict(self._plan.notes)
 
     async def _send_all(self, calls: list[Call]) -> None:
-        limit = trio.CapacityLimiter(AT_ONCE)
-        failed: list[VanrouterError] = []
-
-        async def send(call: Call) -> None:
-            async with limit:
-                try:
-                    await self.copies.send(call)
-                except VanrouterError as exc:
-                    failed.append(exc)
-
-        async with trio.open_nursery() as nursery:
-            for call in calls:
-                nursery.start_soon(send, call)
-        if failed:
-            raise failed[0]
+        await self.copies.each(calls, self.copies.send)
 
     async def _write_status(self, document: dict[str, Any], reached: Reached, loaded: Loaded, site: Site) -> None:
         if self._grants is None:
