@@ -42,6 +42,7 @@ from vanrouter.kube.ledger import SecretLedger
 from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, STATUS, TYPE
 from vanrouter.kube.records import Records
 from vanrouter.kube.state import files_in, secret_of
+from vanrouter.pki.authority import LEAF_LIFETIME
 from vanrouter.resources.kinds import TOKEN_VALUE, Connector, Link, Secret, Site
 from vanrouter.stores.resources import Loaded
 
@@ -69,7 +70,9 @@ class Controller:
         name: str = "",
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
+        leaf_lifetime: float = LEAF_LIFETIME,
     ) -> None:
+        self._lifetime = leaf_lifetime
         self.namespace, self.name = namespace, name or socket.gethostname()
         self._blocking, self._port, self._rng, self._clock = blocking, port, rng or random.SystemRandom(), clock
         self._woken = trio.Event()
@@ -98,7 +101,7 @@ class Controller:
             self._owners = self._owners_of(site)
             self.keys = await establish_keys(self._blocking, self.namespace, site.name, self._owners, now=self._clock())
             ledger = SecretLedger(self._blocking, self.namespace, owners=self._owners)
-            self._issuing = Issuing(ledger, self.keys, site.name, clock=self._clock)
+            self._issuing = Issuing(ledger, self.keys, site.name, clock=self._clock, leaf_lifetime=self._lifetime)
             self._issuing.changed = self._forget_grants
             self.routers.join = self._issuing.join
             self._redeeming = Redeeming(self.copies, self.keys, site.name, rng=self._rng, clock=self._clock)
@@ -238,7 +241,7 @@ class Controller:
         current = files_in(secrets[KEYS_SECRET]) if KEYS_SECRET in secrets else {}
         credentials = credentials_in(secrets, links, given)
         hosts = [host for host, _ in reached.endpoints]
-        made = compose_keys(current, self.keys, hosts=hosts, credentials=credentials, now=self._clock())
+        made = compose_keys(current, self.keys, hosts=hosts, credentials=credentials, now=self._clock(), lifetime=self._lifetime)
         self._keys_at = made.look_at
         await self.copies.ensure(SECRETS, secret_of(KEYS_SECRET, KEYS, made.files, owners=self._owners), fenced=True)
 
@@ -300,7 +303,7 @@ class Controller:
 
     def _shown(self) -> Leaf:
         if self._leaf is None or self._clock() >= self._leaf[1]:
-            self._leaf = controller_leaf(self.keys, now=self._clock())
+            self._leaf = controller_leaf(self.keys, now=self._clock(), lifetime=self._lifetime)
         return self._leaf[0]
 
 
