@@ -58,6 +58,9 @@ PAGE: Final = 500
 
 MAX_MESSAGE: Final = 2_000
 
+LEAST_WAIT: Final = 0.5
+"""Seconds. A server that is busy and says to try again at once is not taken at its word."""
+
 
 class Kind(msgspec.Struct, frozen=True):
     """A kind of object, and where the server has it. ``group`` is empty for the core group."""
@@ -353,7 +356,7 @@ def _retry_after(headers: Mapping[str, str], details: Object) -> float:
         except (TypeError, ValueError):
             continue
         if 0 <= seconds < 3600:
-            return seconds
+            return max(seconds, LEAST_WAIT)
     return 1.0
 
 
