@@ -12,8 +12,9 @@ import trio
 class SniRelay:
     """``ports``: by name. ``seen``: the names that were asked for, in order."""
 
-    def __init__(self, ports: Mapping[str, int], port: int = 0) -> None:
-        self.ports, self.seen, self.port = ports, list[str](), port
+    def __init__(self, ports: Mapping[str, int], port: int = 0, *, host: str = "127.0.0.1") -> None:
+        """``host``: where these ports are."""
+        self.ports, self.seen, self.port, self._host = ports, list[str](), port, host
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
@@ -28,7 +29,7 @@ class SniRelay:
             if (port := self.ports.get(name)) is None:
                 await near.aclose()
                 return
-            far = await trio.open_tcp_stream("127.0.0.1", port)
+            far = await trio.open_tcp_stream(self._host, port)
             async with near, far, trio.open_nursery() as nursery:
                 await far.send_all(hello)
                 nursery.start_soon(self._pass_on, near, far, nursery.cancel_scope)

@@ -12,13 +12,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from namespace_world import Namespace
 from site_world import World, backend, condition, free_port, http_get
-from sni_relay import SniRelay
 from test_in_namespace import Routers, asked, element, routers, space
 
 from vanrouter.controller.run import Controller
@@ -27,7 +25,6 @@ from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.ledger import SecretLedger
 from vanrouter.kube.names import ROUTER_LABELS
-from vanrouter.pki.authority import van_name
 from vanrouter.tokens import Endpoint, Issuer, format_token
 
 __all__ = ["backend", "routers", "space"]
@@ -184,42 +181,3 @@ async def test_a_new_router_takes_the_last_good_form_that_the_controller_remembe
         second = await routers.start(space, "van-router-2", controller=("127.0.0.1", controller.port))
         status = await routers.until(second, "it listens", lambda s: element(s, "listeners", "hello") is not None)
         assert "last good form stays in force" in status["problems"][0]["message"]
-
-
-async def test_another_address_is_learned_over_the_live_link_and_used_when_the_old_one_is_gone(
-    space: Namespace, routers: Routers, tmp_path: Path, nursery: trio.Nursery, plane: str
-) -> None:
-    """South has only the old node port in its token, and learns the new one while it is linked: the old one is told for 30 s more."""
-    world = World(tmp_path, nursery, plane)
-    south = world.home("south")
-    await world.start(south)
-    space.put("Site", "north", linkAccess="nodeport", settings={"ingress-host": "127.0.0.1"})
-    async with controlling(space) as controller:
-        home = await routers.start(space, controller=("127.0.0.1", controller.port))
-
-        def told(status: Any) -> list[int]:
-            return [e["port"] for e in status["site"]["endpoints"]]
-
-        status = await routers.until(home, "it has a node port", lambda s: s["site"]["controller"] and told(s))
-        (old,), name = told(status), van_name(controller.keys.site_id)
-        async with trio.open_nursery() as node:
-            await node.start(SniRelay({name: routers.port}, old).run)
-            token = await trio.to_thread.run_sync(token_for, space, controller, old)
-            link = (await world.call(south, "token.redeem", token=token))["link"]
-            await world.until_linked(south)
-            new = old + 1 if old < 32767 else old - 1
-            await trio.to_thread.run_sync(space.set_node_port, new)
-            await routers.until(home, "both are told", lambda s: told(s) == [new, old])
-            await nursery.start(SniRelay({name: routers.port}, new).run)
-
-            async def learned() -> bool:
-                return str(new).encode() in (south.state.read("learned.json") or b"")
-
-            await world.until("south has learned it", learned)
-            node.cancel_scope.cancel()
-
-        async def there() -> bool:
-            (found,) = [x for x in (await world.status(south))["links"] if x["name"] == link]
-            return bool(found["active"]) and found["endpoint"] == f"127.0.0.1:{new}"
-
-        await world.until("the link goes over the new address", there)

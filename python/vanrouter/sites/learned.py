@@ -8,7 +8,7 @@ dial, and only used together with the link's credential: what answers there has 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -45,6 +45,12 @@ class Learned:
         self._places[site] = usable
         self._write()
         return True
+
+    def offer(self, places: Mapping[str, Collection[Place]]) -> None:
+        """What others of our routers have learned, of sites that have told us nothing yet."""
+        for site, found in places.items():
+            if site not in self._places:
+                self.put(site, found)
 
     def keep(self, sites: Collection[str]) -> None:
         """Forget the others: nobody dials them any more."""

@@ -85,6 +85,9 @@ class Links:
     # ---- what is wanted ------------------------------------------------------------------------------------------------------------------
 
     def reconcile(self, wanted: Mapping[str, WantedLink], secrets: Mapping[str, Secret]) -> None:
+        if self._context.in_pod is not None:
+            ours = {link.site_id for link in wanted.values()}
+            self._learned.offer({site: places for site, places in self._context.in_pod.learned.items() if site in ours})
         self._want_names(wanted.values())
         if self._uplinks is not None:
             self._uplinks.set_links({name: link.cost for name, link in wanted.items()}, now=self._context.now())
@@ -116,6 +119,10 @@ class Links:
             self._want_names(link.wanted for link in self.dialled.values())
             for link in links:
                 self._set_endpoints(link)
+
+    def learned(self, name: str) -> Sequence[tuple[str, int]]:
+        """Where the site that a link leads to says that it is linked to."""
+        return self._learned.of(self.dialled[name].expected_site)
 
     def credential_changed(self, credential: str) -> None:
         """What the state has under this name is new: a redemption or a renewal."""
