@@ -34,12 +34,19 @@ copy() { # of a go.mod and go.sum, which the module cache does not let change
 
 build ghostunnel v1.8.4 go_program github.com/ghostunnel/ghostunnel@v1.8.4 .
 build frp v0.65.0 go_program github.com/fatedier/frp@v0.65.0 ./cmd/frps ./cmd/frpc
-# Its lock file names a `time` that compilers since 1.80 refuse; all else is as it says.
-rathole() {
-    mkdir -p "$home/target/rathole" && cd "$home/target/rathole" && printf "[package]\nname=\"fetch\"\nversion=\"0.0.0\"\nedition=\"2021\"\n[workspace]\n" >Cargo.toml && mkdir -p src && echo "fn main() {}" >src/main.rs
-    cargo add -q rathole@=0.5.0 && cargo fetch -q || return 1
-    cp -rf "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/rathole-0.5.0 "$home/target/source" && cd "$home/target/source" && printf "\n[workspace]\n" >>Cargo.toml || return 1
-    cargo update -q -p time --precise 0.3.36 && cargo install --path . --locked --root "$home" --quiet
-}
-build rathole 0.5.0 rathole
+# Its lock file names a `time` that compilers since 1.80 refuse; all else is as it says. Fetched as the dependency of a package that is nothing else.
+rathole() (
+    set -e
+    mkdir -p "$home/target/fetch/src" && cd "$home/target/fetch"
+    printf '[package]\nname = "fetch"\nversion = "0.0.0"\nedition = "2021"\n[dependencies]\nrathole = "=%s"\n[workspace]\n' "$1" >Cargo.toml
+    echo 'fn main() {}' >src/main.rs
+    cargo fetch --quiet
+    rm -rf "$home/target/source"
+    cp -r "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"rathole-$1" "$home/target/source"
+    cd "$home/target/source"
+    printf '\n[workspace]\n' >>Cargo.toml
+    cargo update --quiet -p time --precise 0.3.36
+    cargo install --quiet --path . --locked --root "$home"
+)
+build rathole 0.5.0 rathole 0.5.0
 rm -rf "$home/target"
