@@ -22,8 +22,8 @@ from vanrouter.cli.running import Resources, Site, named_here
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, StoreError, VanrouterError
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Call, Kind, Object, create, delete, get
+from vanrouter.kube.custom_home import ResourceObjects
 from vanrouter.kube.errors import Forbidden, NotFound
-from vanrouter.kube.home import ResourceMaps
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SECRETS
 from vanrouter.kube.kubeconfig import load_access
 from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, selector, status_map
@@ -106,7 +106,7 @@ class NamespaceSite(Site):
     @property
     def resources(self) -> Resources:
         root = self.root()
-        return ResourceMaps(self.client, self.namespace, secrets=False, owners=() if root is None else (owner(root),))
+        return ResourceObjects(self.client, self.namespace, secrets=False, owners=() if root is None else (owner(root),))
 
     def require(self) -> None:
         if self.root() is None:

@@ -45,7 +45,7 @@ CUSTOM_KINDS: Final = {kind: Kind(GROUP, VERSION, names.plural, kind) for kind, 
 STATUS_FIELDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Site": {
         "siteId": ("string", "The id of the site: the hash of its key."),
-        "sitesInNetwork": ("integer", "How many sites the network has, this one included."),
+        "linkedSites": ("integer", "With how many sites this one has a link."),
     },
     "Link": {
         "remoteSiteName": ("string", "The name of the site at the other end."),
@@ -75,7 +75,7 @@ _SPEC: Final = {
 }
 _COLUMNS: Final = {
     "remoteSiteName": "Remote Site",
-    "sitesInNetwork": "Sites In Network",
+    "linkedSites": "Linked Sites",
     "hasMatchingConnector": "Has Matching Connector",
     "hasMatchingListener": "Has Matching Listener",
     "hasDestination": "Has Destination",
@@ -180,7 +180,7 @@ def _status(kind: str) -> Object:
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["type"],
         },
-        "lastGood": text("The spec that stays in force while the present one is refused, as JSON."),
+        "lastGood": text("The latest form that was good: it stays in force while the present one is refused."),
     }
     for field, (type_, words) in STATUS_FIELDS.get(kind, {}).items():
         properties[field] = {"description": words, "type": type_}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from vanrouter.kube.calls import Kind, Object
+from vanrouter.kube.crds import CUSTOM_KINDS, GROUP
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -24,7 +25,17 @@ from vanrouter.kube.plan import Plan, Sizes
 from vanrouter.kube.records import resource_object
 from vanrouter.resources.kinds import Site
 
-__all__ = ["CONTROLLER", "CONTROLLER_RULES", "OPTIONAL", "ROUTER", "ROUTER_RULES", "Manifest", "manifests"]
+__all__ = [
+    "CONTROLLER",
+    "CONTROLLER_CUSTOM_RULES",
+    "CONTROLLER_RULES",
+    "OPTIONAL",
+    "ROUTER",
+    "ROUTER_CUSTOM_RULES",
+    "ROUTER_RULES",
+    "Manifest",
+    "manifests",
+]
 
 ROUTER: Final = "van-router"
 CONTROLLER: Final = "van-controller"
@@ -54,7 +65,21 @@ CONTROLLER_RULES: Final[list[Object]] = [
     {"apiGroups": [""], "resources": ["services"], "verbs": [*_FOLLOW, "create", "patch", "delete"]},
 ]
 
-OPTIONAL: Final = ((POD_DISRUPTION_BUDGETS, ROUTER),)
+_CUSTOM: Final = [kind.plural for kind in CUSTOM_KINDS.values()]
+# Roles of their own, where the cluster has the definitions: without them nobody would hold these rights.
+ROUTER_CUSTOM_RULES: Final[list[Object]] = [
+    {"apiGroups": [GROUP], "resources": [p for p in _CUSTOM if p not in ("accessgrants", "accesstokens")], "verbs": _FOLLOW},
+]
+CONTROLLER_CUSTOM_RULES: Final[list[Object]] = [
+    {"apiGroups": [GROUP], "resources": _CUSTOM, "verbs": _FOLLOW},
+    {"apiGroups": [GROUP], "resources": [f"{plural}/status" for plural in _CUSTOM], "verbs": ["patch"]},
+]
+RESOURCES: Final = "-resources"  # behind the name of router or controller
+
+OPTIONAL: Final = (
+    (POD_DISRUPTION_BUDGETS, ROUTER),
+    *((kind, f"{name}{RESOURCES}") for kind in (ROLE_BINDINGS, ROLES) for name in (ROUTER, CONTROLLER)),
+)
 """What another choice may no longer want: removed by whoever installs."""
 
 
@@ -71,15 +96,18 @@ class Manifest(NamedTuple):
         return f"{self.kind.kind}/{self.name}"
 
 
-def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = None) -> list[Manifest]:
-    """``root``: as it is in the cluster. What is printed before there is one names no owner: an owner is known by its uid only."""
+def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = None, custom: bool = False) -> list[Manifest]:
+    """``root``: as it is in the cluster. What is printed before there is one names no owner: an owner is known by its uid only.
+
+    ``custom``: with the rights to custom resources, where the cluster has their definitions.
+    """
     owners: tuple[Object, ...] = ()
     if root is not None:
         owners = ({"apiVersion": "v1", "kind": "ConfigMap", "name": root["metadata"]["name"], "uid": root["metadata"]["uid"]},)
     made: list[Manifest] = []
 
-    def add(kind: Kind, name: str, **content: Any) -> None:
-        metadata: Object = {"name": name, "namespace": namespace, "labels": {**plan.labels, **_LABELS[name]}}
+    def add(kind: Kind, name: str, suffix: str = "", **content: Any) -> None:
+        metadata: Object = {"name": name + suffix, "namespace": namespace, "labels": {**plan.labels, **_LABELS[name]}}
         if plan.annotations:
             metadata["annotations"] = dict(plan.annotations)
         if owners:
@@ -89,11 +117,15 @@ def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = N
     made.append(_root(site, namespace))
     for name in (ROUTER, CONTROLLER):
         add(SERVICE_ACCOUNTS, name, automountServiceAccountToken=False)
-    for name, rules in ((ROUTER, ROUTER_RULES), (CONTROLLER, CONTROLLER_RULES)):
-        add(ROLES, name, rules=rules)
-    for name in (ROUTER, CONTROLLER):
-        reference = {"apiGroup": ROLES.group, "kind": ROLES.kind, "name": name}
-        add(ROLE_BINDINGS, name, roleRef=reference, subjects=[{"kind": "ServiceAccount", "name": name, "namespace": namespace}])
+    roles = [(ROUTER, "", ROUTER_RULES), (CONTROLLER, "", CONTROLLER_RULES)]
+    if custom:
+        roles += [(ROUTER, RESOURCES, ROUTER_CUSTOM_RULES), (CONTROLLER, RESOURCES, CONTROLLER_CUSTOM_RULES)]
+    for name, suffix, rules in roles:
+        add(ROLES, name, suffix, rules=rules)
+    for name, suffix, _ in roles:
+        reference = {"apiGroup": ROLES.group, "kind": ROLES.kind, "name": name + suffix}
+        account = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+        add(ROLE_BINDINGS, name, suffix, roleRef=reference, subjects=[account])
     # Routers ask the controller before it is ready, and it decides whom it answers.
     port = {"name": "control", "port": CONTROL_PORT, "targetPort": CONTROL_PORT, "protocol": "TCP"}
     add(SERVICES, CONTROLLER, spec={"type": "ClusterIP", "selector": CONTROLLER_LABELS, "ports": [port], "publishNotReadyAddresses": True})

@@ -38,10 +38,10 @@ class Right(NamedTuple):
         return f"{self.verb} {resource}" + (f"/{self.name}" if self.name else "")
 
 
-def needed() -> list[Right]:
+def needed(rules: Iterable[Object] = (*INSTALLER_RULES, *ROUTER_RULES, *CONTROLLER_RULES)) -> list[Right]:
     """Of whoever installs, once each."""
     found: dict[Right, None] = {}
-    for rule in (*INSTALLER_RULES, *ROUTER_RULES, *CONTROLLER_RULES):
+    for rule in rules:
         for resource in rule["resources"]:
             for verb in rule["verbs"]:
                 for name in rule.get("resourceNames", [""]):
