@@ -64,8 +64,11 @@ def test_a_server_that_cannot_be_asked_changes_nothing_and_is_asked_again_soon()
 def test_a_server_that_hides_what_it_has_holds_nothing_back() -> None:
     it = machine()
     it.handle_failed(forbidden("no"), 0.0)
+    assert not it.looked
+    assert it.at < 6.0, "a cluster that is new has not its own roles yet"
+    it.handle_failed(forbidden("no"), 6.0)
     assert it.looked
-    assert it.at > 20.0
+    assert it.at > 30.0
 
 
 def test_another_version_and_a_right_that_is_missing_are_named() -> None:
@@ -75,7 +78,11 @@ def test_another_version_and_a_right_that_is_missing_are_named() -> None:
     assert "v1, v1beta1, and not v1alpha1" in problem.message
     assert "van manifest crds" in problem.hint
     it.handle_kinds(ALL, 30.0)
-    it.handle_denied("Listener", forbidden("you may not list listeners"))
+    it.handle_denied("Listener", forbidden("you may not list listeners"), 30.0)
+    assert it.at < 36.0, "a Role that was just made is not known to every server at once"
+    it.handle_kinds(ALL, 36.0)
+    it.handle_denied("Listener", forbidden("you may not list listeners"), 36.0)
+    assert it.at > 60.0
     (problem,) = it.problems
     assert "listeners.vanrouter.io do not count: you may not list" in problem.message
     it.handle_granted("Listener")

@@ -154,3 +154,17 @@ def test_a_role_for_what_is_missing_can_be_applied_as_it_is_printed() -> None:
         {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["patch"]},
         {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"], "verbs": ["get"]},
     ]
+
+
+def test_the_rights_to_custom_resources_are_roles_of_their_own_where_the_cluster_has_definitions() -> None:
+    site = Site(metadata=Metadata(name="north"), spec=SiteSpec())
+    plain, custom = (by_name(manifests(site, plan(site, image=IMAGE), "here", custom=has)) for has in (False, True))
+    roles = {(kind, f"van-{who}-resources") for kind in ("Role", "RoleBinding") for who in ("router", "controller")}
+    assert custom.keys() - plain.keys() == roles
+    assert {key: custom[key] for key in plain} == plain
+    (rule,) = custom["Role", "van-router-resources"]["rules"]
+    assert rule["verbs"] == ["list", "watch"]
+    assert not {"accesstokens", "accessgrants"} & set(rule["resources"]), "codes stand in them"
+    for who in ("router", "controller"):
+        binding = custom["RoleBinding", f"van-{who}-resources"]
+        assert (binding["roleRef"]["name"], binding["subjects"][0]["name"]) == (f"van-{who}-resources", f"van-{who}")

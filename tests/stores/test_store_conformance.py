@@ -141,6 +141,14 @@ def test_one_name_in_two_places_names_both_and_the_first_counts(home: Home) -> N
     assert "second" in problem.message
 
 
+def test_which_of_two_counts_does_not_depend_on_which_was_there_first(home: Home) -> None:
+    home.write("second", to_yaml(listener(port=9)))
+    home.store.load()
+    home.write("first", to_yaml(listener()))
+    for loaded in (home.store.load(), home.again().load()):
+        assert loaded.resources[WEB].resource == listener()
+
+
 def test_a_place_that_holds_another_is_not_written_over(text_home: Home) -> None:
     text_home.write(text_home.place_of(*WEB), to_yaml(listener("other")))
     with pytest.raises(ConfigError, match="holds Listener/other"):

@@ -51,7 +51,7 @@ class Discovery:
         self._wanted, self._rng = wanted, rng
         self._missed: frozenset[str] = frozenset()  # not served at the latest look, and followed still
         self._versions: tuple[str, ...] = ()
-        self._denied: dict[str, Forbidden] = {}
+        self.denied: dict[str, Forbidden] = {}  # kinds that we may not list
 
     def handle_kinds(self, kinds: frozenset[str], now: float, *, versions: tuple[str, ...] = ()) -> None:
         """The server answered. ``versions``: others that it has, when it does not have ours."""
@@ -59,22 +59,24 @@ class Discovery:
         missed = self.kinds - served
         self.kinds, self._missed = served | (missed - self._missed), missed - self._missed
         self._versions, self.failed, self.looked = versions if not kinds else (), None, True
-        self._denied = {kind: error for kind, error in self._denied.items() if kind in served}
+        self.denied = {kind: error for kind, error in self.denied.items() if kind in served}
         self._again(LOOK, now)
 
     def handle_failed(self, error: KubeError, now: float) -> None:
-        """It could not be asked, or did not want to say."""
+        """It could not be asked, or did not want to say. One that says so twice hides what it has: as if it had none."""
+        hidden = isinstance(error, Forbidden) and isinstance(self.failed, Forbidden)
         self.failed = error
-        if isinstance(error, Forbidden):  # a server that hides what it has: as if it had none
-            self.looked = True
-        self._again(LOOK if isinstance(error, Forbidden) else SOON, now)
+        self.looked |= hidden
+        self._again(LOOK if hidden else SOON, now)
 
-    def handle_denied(self, kind: str, error: Forbidden) -> None:
-        """We may not list this kind."""
-        self._denied[kind] = error
+    def handle_denied(self, kind: str, error: Forbidden, now: float) -> None:
+        """We may not list this kind. Soon again, once: a Role that was just made is not known to every server at once."""
+        if kind not in self.denied:
+            self._again(SOON, now)
+        self.denied[kind] = error
 
     def handle_granted(self, kind: str) -> None:
-        self._denied.pop(kind, None)
+        self.denied.pop(kind, None)
 
     @property
     def problems(self) -> list[Problem]:
@@ -83,9 +85,9 @@ class Discovery:
         if self._versions:
             said = f"the cluster has {GROUP} in version {', '.join(self._versions)}, and not {VERSION}: its resources do not count here"
             found.append(Problem(GROUP, said, "install the definitions of this release: van manifest crds | kubectl apply -f -"))
-        if self._denied:
-            kinds = sorted(CUSTOM_KINDS[kind].resource for kind in self._denied)
-            said = f"resources of {', '.join(kinds)} do not count: {next(iter(self._denied.values()))}"
+        if self.denied:
+            kinds = sorted(CUSTOM_KINDS[kind].resource for kind in self.denied)
+            said = f"resources of {', '.join(kinds)} do not count: {next(iter(self.denied.values()))}"
             found.append(Problem(GROUP, said, "van update gives the rights, to whoever has them; or remove the definitions"))
         return found
 

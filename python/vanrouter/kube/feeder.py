@@ -87,7 +87,7 @@ class Feeder:
         self._router = watcher(CONFIG_MAPS, name=ROUTER_MAP)
         self._identity = watcher(SECRETS, name=IDENTITY_SECRET)
         self._keys = watcher(SECRETS, name=KEYS_SECRET)
-        self._customs = CustomWatch(client, namespace, heard=self._heard, rng=rng, kinds=FOLLOWED)
+        self.customs = CustomWatch(client, namespace, heard=self._heard, rng=rng, kinds=FOLLOWED)
         self._pods = Watcher(client, PODS, namespace, heard=self._heard_pods, rng=rng, keep=keep_pod)
         self._watchers = {
             "its resources (ConfigMaps)": self._maps,
@@ -107,7 +107,7 @@ class Feeder:
     def troubles(self) -> list[str]:
         """Why what we have may be old, for people; one sentence per watch."""
         found = [f"{what}: {watcher.problem}" for what, watcher in self._watchers.items() if watcher.problem is not None]
-        return found + self._customs.troubles()
+        return found + self.customs.troubles()
 
     def missing(self) -> list[str]:
         """What a first start still waits for; empty: the directory has all that a router needs."""
@@ -126,7 +126,7 @@ class Feeder:
         async with trio.open_nursery() as nursery:
             for watcher in self._watchers.values():
                 nursery.start_soon(watcher.run)
-            nursery.start_soon(self._customs.run)
+            nursery.start_soon(self.customs.run)
             nursery.start_soon(self._follow)
             nursery.start_soon(self._save_pods)
 
@@ -179,15 +179,15 @@ class Feeder:
     async def _write_resources(self, fed: Fed) -> None:
         if not self._maps.synced:
             return
-        maps, customs = list(self._maps.objects.values()), list(self._customs.objects.values())
+        maps, customs = list(self._maps.objects.values()), list(self.customs.objects.values())
         loaded = self._records.feed(maps, statuses=self._remembered.values(), customs=customs)
         if await self._recall(maps):
             self._records = Records()
             loaded = self._records.feed(maps, statuses=self._remembered.values(), customs=customs)
         self.problems = loaded.problems
         directory, wanted = self._home.resources.directory, self._files(maps)
-        if not self._customs.synced:
-            wanted |= dict.fromkeys((path.name for path in directory.iterdir() if path.name.startswith(CUSTOM)), b"")
+        unseen = tuple(f"{CUSTOM}{resource} " for resource in self.customs.unseen)
+        wanted |= dict.fromkeys((path.name for path in directory.iterdir() if path.name.startswith(unseen)), b"")
         wanted |= {
             _file_name(CUSTOM + where.replace("/", " "), "resource.yaml"): u.good.encode() for where, u in self._records.customs().items()
         }

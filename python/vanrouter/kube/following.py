@@ -52,17 +52,28 @@ class CustomWatch:
     @property
     def synced(self) -> bool:
         """Whether it is known what there is: the server said which kinds it has, and each was listed completely once."""
-        return self.discovery.looked and all(watcher.synced for watcher, _ in self._watchers.values())
+        return self.discovery.looked and not self._late()
 
     @property
     def current(self) -> bool:
         """Whether absence proves absence."""
-        return self.discovery.looked and all(watcher.current for watcher, _ in self._watchers.values())
+        return self.synced and all(watcher.current for watcher, _ in self._watchers.values())
+
+    def _late(self) -> list[str]:
+        begun = {kind for kind, (watcher, _) in self._watchers.items() if watcher.synced}
+        return sorted(self.discovery.kinds - begun - self.discovery.denied.keys())
 
     @property
     def objects(self) -> dict[str, Object]:
         """By ``listeners.vanrouter.io/web``."""
         return {custom_where(value): value for watcher, _ in self._watchers.values() for value in watcher.objects.values()}
+
+    @property
+    def unseen(self) -> list[str]:
+        """Of what nothing is known (yet), like ``listeners.vanrouter.io``: what was heard of it before is not contradicted."""
+        if not self.discovery.looked:
+            return [kind.resource for kind in CUSTOM_KINDS.values()]
+        return [CUSTOM_KINDS[kind].resource for kind in (*self._late(), *self.discovery.denied)]
 
     @property
     def problems(self) -> list[Problem]:
@@ -119,7 +130,7 @@ class CustomWatch:
         try:
             await self._client.call(list_page(CUSTOM_KINDS[kind], self._namespace, limit=1, metadata_only=True))
         except Forbidden as error:
-            self.discovery.handle_denied(kind, error)
+            self.discovery.handle_denied(kind, error, trio.current_time())
             return False
         except KubeError:  # its watch will say so
             pass
