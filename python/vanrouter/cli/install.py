@@ -24,9 +24,8 @@ from vanrouter.cli.output import dump, say, warn
 from vanrouter.cli.values import HostPort, spell_duration
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
 from vanrouter.kube.calls import Object, apply, delete, get
-from vanrouter.kube.custom_home import has_custom
+from vanrouter.kube.custom_home import ResourceObjects, has_custom
 from vanrouter.kube.errors import NotFound
-from vanrouter.kube.home import ResourceMaps
 from vanrouter.kube.kinds import DEPLOYMENTS
 from vanrouter.kube.manifests import (
     CONTROLLER,
@@ -107,7 +106,7 @@ def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) 
     existed = site.root() is not None
     if change.done != "unchanged":
         # The root of all others has no owner.
-        ResourceMaps(site.client, site.namespace, secrets=False).put(resource)
+        ResourceObjects(site.client, site.namespace, secrets=False).put(resource)
         site.forget()
     root = site.root()
     if root is None:

@@ -18,12 +18,22 @@ from vanrouter.kube.errors import Forbidden, KubeError, NoSuchKind, NotFound
 from vanrouter.kube.home import ResourceMaps
 from vanrouter.resources import Resource
 
-__all__ = ["ResourceObjects", "has_custom"]
+__all__ = ["ResourceObjects", "custom_sites", "has_custom"]
 
 
 def has_custom(client: BlockingClient) -> bool:
     """Whether the cluster has definitions of ours."""
     return bool(_kinds(client))
+
+
+def custom_sites(client: BlockingClient, namespace: str) -> list[Object]:
+    """The Sites that are custom resources."""
+    sites = CUSTOM_KINDS["Site"]
+    try:
+        found = client.pages(sites, namespace) if "Site" in _kinds(client) else []
+    except (NoSuchKind, Forbidden):
+        return []
+    return [{**value, "apiVersion": sites.api_version, "kind": sites.kind} for value in found]
 
 
 def _kinds(client: BlockingClient) -> list[str]:

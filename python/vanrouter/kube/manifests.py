@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from vanrouter.kube.calls import Kind, Object
 from vanrouter.kube.crds import CUSTOM_KINDS, GROUP
+from vanrouter.kube.custom import custom_object
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -22,7 +23,7 @@ from vanrouter.kube.kinds import (
 )
 from vanrouter.kube.names import CONTROLLER_LABELS, IDENTITY_SECRET, KEYS_SECRET, ROUTER_LABELS
 from vanrouter.kube.plan import Plan, Sizes
-from vanrouter.kube.records import resource_object
+from vanrouter.kube.records import reference_to, resource_object
 from vanrouter.resources.kinds import Site
 
 __all__ = [
@@ -103,7 +104,7 @@ def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = N
     """
     owners: tuple[Object, ...] = ()
     if root is not None:
-        owners = ({"apiVersion": "v1", "kind": "ConfigMap", "name": root["metadata"]["name"], "uid": root["metadata"]["uid"]},)
+        owners = (reference_to(root),)
     made: list[Manifest] = []
 
     def add(kind: Kind, name: str, suffix: str = "", **content: Any) -> None:
@@ -114,7 +115,7 @@ def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = N
             metadata["ownerReferences"] = list(owners)
         made.append(Manifest(kind, {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, **content}))
 
-    made.append(_root(site, namespace))
+    made.append(_root(site, namespace, custom=root is not None and root.get("kind") == "Site"))
     for name in (ROUTER, CONTROLLER):
         add(SERVICE_ACCOUNTS, name, automountServiceAccountToken=False)
     roles = [(ROUTER, "", ROUTER_RULES), (CONTROLLER, "", CONTROLLER_RULES)]
@@ -136,10 +137,11 @@ def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = N
     return made
 
 
-def _root(site: Site, namespace: str) -> Manifest:
-    value = resource_object(site)
+def _root(site: Site, namespace: str, *, custom: bool) -> Manifest:
+    kind = CUSTOM_KINDS["Site"] if custom else CONFIG_MAPS
+    value = custom_object(site) if custom else resource_object(site)
     value["metadata"]["namespace"] = namespace
-    return Manifest(CONFIG_MAPS, {"apiVersion": CONFIG_MAPS.api_version, "kind": CONFIG_MAPS.kind, **value})
+    return Manifest(kind, {"apiVersion": kind.api_version, "kind": kind.kind, **value})
 
 
 # ---- Pods -------------------------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ __all__ = [
     "StatusRecord",
     "owner_of",
     "put_site_text",
+    "reference_to",
     "resource_object",
     "site_text",
     "spec_hash",
@@ -265,6 +266,13 @@ def owner_of(site: Site, records: Records) -> tuple[Object, ...]:
             name = where.partition("/")[2]
             return ({"apiVersion": API_VERSION, "kind": "Site", "name": name, "uid": records.stamps[where][0]},)
     return ()
+
+
+def reference_to(root: Object) -> Object:
+    """As an ownerReference: of a ConfigMap, or of a custom resource, which says its kind."""
+    metadata = root["metadata"]
+    typed = {"apiVersion": API_VERSION, "kind": "Site"} if root.get("kind") == "Site" else {"apiVersion": "v1", "kind": "ConfigMap"}
+    return {**typed, "name": metadata["name"], "uid": metadata["uid"]}
 
 
 def spec_hash(resource: Resource) -> str:
