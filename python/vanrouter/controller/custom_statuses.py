@@ -11,9 +11,8 @@ from typing import Final
 import trio
 
 from vanrouter.controller.copies import Copies
-from vanrouter.controller.report import Doc, rfc3339, status_records
+from vanrouter.controller.report import Doc, Said, rfc3339, status_records
 from vanrouter.controller.services import Note
-from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Object, apply
 from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.custom import custom_status
@@ -26,7 +25,7 @@ __all__ = ["CustomStatuses"]
 
 BETWEEN: Final = 0.5
 OVERLAY: Final = 5.0  # the watch brings a write by then, or somebody undid it
-AT_ONCE: Final = 10
+AT_A_TIME: Final = 200
 _CONDITIONAL: Final = ("Site", "Link", "Listener", "Connector", "MultiKeyListener")  # of these the routers say how they are
 
 
@@ -56,12 +55,15 @@ class CustomStatuses:
         self.deadline = math.inf
         objects = copies.customs.objects
         units = {where: unit for where, unit in records.customs().items() if where in objects}
-        listed = {(r.kind, r.name): r for r in status_records(_resources(units), document, notes, since=since)}
+        listed = {(r.kind, r.name): r for r in status_records(_resources(units), Said(document), notes, since=since)}
+        self._sent = {uid: sent for uid, sent in self._sent.items() if now < sent[1]}
         wanted = self._wanted(objects, units, listed, document, {p.path: p for p in problems})
         wanted = [(value, status) for value, status in wanted if status != value.get("status") and not self._is_sent(value, status, now)]
         if wanted:
             self._next = now + BETWEEN
-            await self._send(copies, wanted)
+            if len(wanted) > AT_A_TIME:
+                self.deadline = self._next
+            await copies.each(wanted[:AT_A_TIME], lambda pair: self._send(copies, *pair))
 
     def _wanted(
         self,
@@ -110,27 +112,11 @@ class CustomStatuses:
             return True
         return False
 
-    async def _send(self, copies: Copies, wanted: Sequence[tuple[Object, Object]]) -> None:
-        limit, failed = trio.CapacityLimiter(AT_ONCE), list[VanrouterError]()
-
-        async def send(value: Object, status: Object) -> None:
-            kind, metadata = CUSTOM_KINDS[value["kind"]], value["metadata"]
-            body = {"metadata": {"name": metadata["name"], "uid": metadata["uid"]}, "status": status}
-            async with limit:
-                try:
-                    await copies.send(apply(kind, copies.namespace, body, subresource="status"))
-                except VanrouterError as exc:
-                    failed.append(exc)
-                else:
-                    self._sent[metadata["uid"]] = status, trio.current_time() + OVERLAY
-
-        async with trio.open_nursery() as nursery:
-            for value, status in wanted:
-                nursery.start_soon(send, value, status)
-        if len(self._sent) > 4 * len(wanted) + 1000:
-            self._sent = {uid: sent for uid, sent in self._sent.items() if sent[1] > trio.current_time()}
-        if failed:
-            raise failed[0]
+    async def _send(self, copies: Copies, value: Object, status: Object) -> None:
+        kind, metadata = CUSTOM_KINDS[value["kind"]], value["metadata"]
+        body = {"metadata": {"name": metadata["name"], "uid": metadata["uid"]}, "status": status}
+        await copies.send(apply(kind, copies.namespace, body, subresource="status"))
+        self._sent[metadata["uid"]] = status, trio.current_time() + OVERLAY
 
 
 def _resources(units: Mapping[str, Unit]) -> list[Resource]:

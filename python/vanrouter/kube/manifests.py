@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from vanrouter.kube.calls import Kind, Object
 from vanrouter.kube.crds import CUSTOM_KINDS, GROUP
 from vanrouter.kube.custom import custom_object
+from vanrouter.kube.entrances import front_rules
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -118,7 +119,7 @@ def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = N
     made.append(_root(site, namespace, custom=root is not None and root.get("kind") == "Site"))
     for name in (ROUTER, CONTROLLER):
         add(SERVICE_ACCOUNTS, name, automountServiceAccountToken=False)
-    roles = [(ROUTER, "", ROUTER_RULES), (CONTROLLER, "", CONTROLLER_RULES)]
+    roles = [(ROUTER, "", ROUTER_RULES), (CONTROLLER, "", [*CONTROLLER_RULES, *front_rules(plan.entrance)])]
     if custom:
         roles += [(ROUTER, RESOURCES, ROUTER_CUSTOM_RULES), (CONTROLLER, RESOURCES, CONTROLLER_CUSTOM_RULES)]
     for name, suffix, rules in roles:

@@ -14,7 +14,7 @@ from vanrouter.kube.calls import Call, Object, create
 from vanrouter.kube.kinds import ACCESS_REVIEWS
 from vanrouter.kube.manifests import CONTROLLER_RULES, ROUTER_RULES
 
-__all__ = ["Right", "ask", "is_allowed", "needed", "role_granting"]
+__all__ = ["Right", "ask", "is_allowed", "needed", "rights_in", "role_granting"]
 
 _INSTALL: Final = ("list", "create", "patch", "delete")
 INSTALLER_RULES: Final[list[Object]] = [
@@ -38,8 +38,13 @@ class Right(NamedTuple):
         return f"{self.verb} {resource}" + (f"/{self.name}" if self.name else "")
 
 
-def needed(rules: Iterable[Object] = (*INSTALLER_RULES, *ROUTER_RULES, *CONTROLLER_RULES)) -> list[Right]:
-    """Of whoever installs, once each."""
+def needed(more: Iterable[Object] = ()) -> list[Right]:
+    """Of whoever installs, once each. ``more``: rules of the controller that a choice takes."""
+    return rights_in((*INSTALLER_RULES, *ROUTER_RULES, *CONTROLLER_RULES, *more))
+
+
+def rights_in(rules: Iterable[Object]) -> list[Right]:
+    """Each right once."""
     found: dict[Right, None] = {}
     for rule in rules:
         for resource in rule["resources"]:
@@ -51,7 +56,15 @@ def needed(rules: Iterable[Object] = (*INSTALLER_RULES, *ROUTER_RULES, *CONTROLL
 
 def ask(right: Right, namespace: str) -> Call:
     """Whether we have it: the answer is for ``is_allowed``."""
-    wanted = {"namespace": namespace, "group": right.group, "resource": right.resource, "verb": right.verb, "name": right.name}
+    resource, _, part = right.resource.partition("/")
+    wanted = {
+        "namespace": namespace,
+        "group": right.group,
+        "resource": resource,
+        "verb": right.verb,
+        "name": right.name,
+        "subresource": part,
+    }
     return create(ACCESS_REVIEWS, "", {"spec": {"resourceAttributes": {key: value for key, value in wanted.items() if value}}})
 
 
