@@ -39,7 +39,7 @@ from vanrouter.kube.manifests import (
 )
 from vanrouter.kube.names import resource_map
 from vanrouter.kube.plan import built_in_image, plan, settings_from
-from vanrouter.kube.rights import ask, is_allowed, needed, rights_in, role_granting
+from vanrouter.kube.rights import LEASE_INSTALLER_RULES, ask, is_allowed, needed, rights_in, role_granting
 from vanrouter.kube.rollout import missing
 
 __all__ = ["fields_of", "init", "update"]
@@ -104,7 +104,7 @@ def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) 
         dump(documents, output if output in ("json", "yaml") else "yaml")
         return DONE
     entrance.require_kinds(site, chosen.entrance)
-    _check_rights(site, front_rules(chosen.entrance))
+    _check_rights(site, [*front_rules(chosen.entrance), *(LEASE_INSTALLER_RULES if chosen.controllers > 1 else ())])
     custom = _may_give_custom_rights(site)
     entrance.warn_of_unread(resource, routes=routes)
     existed = site.root() is not None

@@ -16,6 +16,7 @@ from vanrouter.kube.entrances import front_rules
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
     DEPLOYMENTS,
+    LEASES,
     POD_DISRUPTION_BUDGETS,
     ROLE_BINDINGS,
     ROLES,
@@ -31,6 +32,7 @@ __all__ = [
     "CONTROLLER",
     "CONTROLLER_CUSTOM_RULES",
     "CONTROLLER_RULES",
+    "LEASE_RULES",
     "OPTIONAL",
     "ROUTER",
     "ROUTER_CUSTOM_RULES",
@@ -76,6 +78,11 @@ CONTROLLER_CUSTOM_RULES: Final[list[Object]] = [
     {"apiGroups": [GROUP], "resources": _CUSTOM, "verbs": _FOLLOW},
     {"apiGroups": [GROUP], "resources": [f"{plural}/status" for plural in _CUSTOM], "verbs": ["patch"]},
 ]
+LEASE_RULES: Final[list[Object]] = [
+    {"apiGroups": [LEASES.group], "resources": ["leases"], "resourceNames": [CONTROLLER], "verbs": ["get", "update"]},
+]
+"""Of several controllers; the Lease itself comes with the install."""
+
 RESOURCES: Final = "-resources"  # behind the name of router or controller
 
 OPTIONAL: Final = (
@@ -119,7 +126,8 @@ def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = N
     made.append(_root(site, namespace, custom=root is not None and root.get("kind") == "Site"))
     for name in (ROUTER, CONTROLLER):
         add(SERVICE_ACCOUNTS, name, automountServiceAccountToken=False)
-    roles = [(ROUTER, "", ROUTER_RULES), (CONTROLLER, "", [*CONTROLLER_RULES, *front_rules(plan.entrance)])]
+    lease_rules = LEASE_RULES if plan.controllers > 1 else []
+    roles = [(ROUTER, "", ROUTER_RULES), (CONTROLLER, "", [*CONTROLLER_RULES, *front_rules(plan.entrance), *lease_rules])]
     if custom:
         roles += [(ROUTER, RESOURCES, ROUTER_CUSTOM_RULES), (CONTROLLER, RESOURCES, CONTROLLER_CUSTOM_RULES)]
     for name, suffix, rules in roles:
@@ -133,6 +141,8 @@ def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = N
     add(SERVICES, CONTROLLER, spec={"type": "ClusterIP", "selector": CONTROLLER_LABELS, "ports": [port], "publishNotReadyAddresses": True})
     if plan.routers > 1:
         add(POD_DISRUPTION_BUDGETS, ROUTER, spec={"maxUnavailable": 1, "selector": {"matchLabels": ROUTER_LABELS}})
+    if plan.controllers > 1:
+        add(LEASES, CONTROLLER, spec={})
     add(DEPLOYMENTS, CONTROLLER, spec=_controller(plan))
     add(DEPLOYMENTS, ROUTER, spec=_router(plan))
     return made
@@ -182,6 +192,10 @@ def _controller(plan: Plan) -> Object:
     }
     spec = _pod(plan, CONTROLLER, plan.controller, ports, probes)
     spec["terminationGracePeriodSeconds"] = 10
+    if plan.controllers > 1:
+        spec["containers"][0]["args"].append("--lease")
+        rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+        return {"replicas": plan.controllers, "strategy": rolling, **_template(plan, CONTROLLER, spec)}
     # Never two at once: the second would wait for the first one anyway.
     return {"replicas": 1, "strategy": {"type": "Recreate"}, **_template(plan, CONTROLLER, spec)}
 

@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 from vanrouter.kube.calls import Call, Object, create
 from vanrouter.kube.kinds import ACCESS_REVIEWS
-from vanrouter.kube.manifests import CONTROLLER_RULES, ROUTER_RULES
+from vanrouter.kube.manifests import CONTROLLER_RULES, LEASE_RULES, ROUTER_RULES
 
-__all__ = ["Right", "ask", "is_allowed", "needed", "rights_in", "role_granting"]
+__all__ = ["LEASE_INSTALLER_RULES", "Right", "ask", "is_allowed", "needed", "rights_in", "role_granting"]
 
 _INSTALL: Final = ("list", "create", "patch", "delete")
 INSTALLER_RULES: Final[list[Object]] = [
@@ -25,6 +25,13 @@ INSTALLER_RULES: Final[list[Object]] = [
     {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": list(_INSTALL)},
     {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": list(_INSTALL)},
 ]
+
+
+LEASE_INSTALLER_RULES: Final[list[Object]] = [
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "patch"]},
+    *LEASE_RULES,
+]
+"""Of whoever wants several controllers."""
 
 
 class Right(NamedTuple):
