@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vanrouter.controller.lease import DURATION, GIVE_UP, LEASE, Leadership
@@ -103,7 +103,11 @@ def test_a_restarted_process_has_another_name_and_does_not_take_itself_for_the_h
     assert not again.leads(1.0)
 
 
-@given(steps=st.lists(st.tuples(st.integers(0, 2), st.floats(0.0, 6.0), st.booleans(), st.floats(0.0, 4.0)), max_size=60))
+PAUSES = st.sampled_from([0.0, 1.0, GIVE_UP - 0.1, GIVE_UP + 0.1, DURATION - 0.1, DURATION + 0.1])
+
+
+@settings(max_examples=500)
+@given(steps=st.lists(st.tuples(st.integers(0, 2), PAUSES, st.booleans(), st.floats(0.0, 4.0)), min_size=10, max_size=60))
 def test_never_do_two_lead_whatever_is_late_or_lost(steps: list[tuple[int, float, bool, float]]) -> None:
     """Any machine at any time; its answer may be lost (the write is not), or late."""
     server, three, now = Server(), machines(3), 0.0
