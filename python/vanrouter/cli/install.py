@@ -24,14 +24,22 @@ from vanrouter.cli.output import dump, say, warn
 from vanrouter.cli.values import HostPort, spell_duration
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
 from vanrouter.kube.calls import Object, apply, delete, get
+from vanrouter.kube.custom_home import ResourceObjects, has_custom
 from vanrouter.kube.entrances import ACCESS_TYPES, front_rules
 from vanrouter.kube.errors import NotFound
-from vanrouter.kube.home import ResourceMaps
 from vanrouter.kube.kinds import DEPLOYMENTS
-from vanrouter.kube.manifests import CONTROLLER, OPTIONAL, ROUTER, Manifest, manifests
+from vanrouter.kube.manifests import (
+    CONTROLLER,
+    CONTROLLER_CUSTOM_RULES,
+    OPTIONAL,
+    ROUTER,
+    ROUTER_CUSTOM_RULES,
+    Manifest,
+    manifests,
+)
 from vanrouter.kube.names import resource_map
 from vanrouter.kube.plan import built_in_image, plan, settings_from
-from vanrouter.kube.rights import ask, is_allowed, needed, role_granting
+from vanrouter.kube.rights import LEASE_INSTALLER_RULES, ask, is_allowed, needed, rights_in, role_granting
 from vanrouter.kube.rollout import missing
 
 __all__ = ["fields_of", "init", "update"]
@@ -91,23 +99,25 @@ def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) 
     routes = entrance.has_routes(site, resource)
     chosen = plan(resource, image=built_in_image(__version__), routes=routes)  # what is wrong with it, before anything is changed
     if print_only:
-        documents = [m.value for m in manifests(resource, chosen, site.namespace, root=site.root())]
+        custom = has_custom(site.client)
+        documents = [m.value for m in manifests(resource, chosen, site.namespace, root=site.root(), custom=custom)]
         dump(documents, output if output in ("json", "yaml") else "yaml")
         return DONE
     entrance.require_kinds(site, chosen.entrance)
-    _check_rights(site, front_rules(chosen.entrance))
+    _check_rights(site, [*front_rules(chosen.entrance), *(LEASE_INSTALLER_RULES if chosen.controllers > 1 else ())])
+    custom = _may_give_custom_rights(site)
     entrance.warn_of_unread(resource, routes=routes)
     existed = site.root() is not None
     if change.done != "unchanged":
         # The root of all others has no owner.
-        ResourceMaps(site.client, site.namespace, secrets=False).put(resource)
+        ResourceObjects(site.client, site.namespace, secrets=False).put(resource)
         site.forget()
     root = site.root()
     if root is None:
         raise ConfigError(
             f"{resource.ref} does not stand in ConfigMap/{resource_map('Site', resource.name)}", hint="rename its ConfigMap to this name"
         )
-    made = manifests(resource, chosen, site.namespace, root=root)
+    made = manifests(resource, chosen, site.namespace, root=root, custom=custom)
     for manifest in made[1:]:
         site.client.call(apply(manifest.kind, site.namespace, manifest.value))
     _remove_unwanted(site, made)
@@ -130,6 +140,23 @@ def _check_rights(site: NamespaceSite, more: list[Object]) -> None:
             hint="ask for the ClusterRole admin in this namespace, or for a Role that grants what is missing:\n"
             + role_granting(lacking, site.namespace),
         )
+
+
+def _may_give_custom_rights(site: NamespaceSite) -> bool:
+    """Whether router and controller get the rights to custom resources: where there are some, and we hold these rights ourselves."""
+    if not has_custom(site.client):
+        return False
+    rights = rights_in((*ROUTER_CUSTOM_RULES, *CONTROLLER_CUSTOM_RULES))
+    with ThreadPoolExecutor(8) as at_once:
+        answers = list(at_once.map(lambda right: site.client.call(ask(right, site.namespace)), rights))
+    lacking = [right for right, answer in zip(rights, answers, strict=True) if not is_allowed(answer)]
+    if lacking:
+        warn(
+            f"custom resources will not count in namespace {site.namespace}: you may not {lacking[0]}, so you cannot give that right",
+            "the other ways to say what is wanted work without; whoever administers the cluster gives it with: van manifest crds | kubectl "
+            "apply -f -",
+        )
+    return not lacking
 
 
 def _remove_unwanted(site: NamespaceSite, made: list[Manifest]) -> None:
