@@ -120,5 +120,5 @@ def test_a_route_of_others_stays(here: Here, routes: None) -> None:
     spec = {"to": {"kind": "Service", "name": "web", "weight": 1}}
     here.client.call(apply(ROUTES, here.name, {"metadata": {"name": "van-router"}, "spec": spec}))
     ok(here.van("init --no-wait --link-access local"))
-    ok(here.van("delete"))
+    ok(here.van("update --no-wait --link-access none"))
     assert mine(here, ROUTES) == ["van-router"]
