@@ -23,9 +23,10 @@ from vanrouter.cli.namespace import SETTLES, NamespaceSite
 from vanrouter.cli.output import dump, say, warn
 from vanrouter.cli.values import HostPort, spell_duration
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
-from vanrouter.kube.calls import Object, apply, delete, get
+from vanrouter.kube.calls import Object, delete, get
 from vanrouter.kube.errors import NotFound
 from vanrouter.kube.home import ResourceMaps
+from vanrouter.kube.keeping import apply_beside
 from vanrouter.kube.kinds import DEPLOYMENTS
 from vanrouter.kube.manifests import CONTROLLER, OPTIONAL, ROUTER, Manifest, manifests
 from vanrouter.kube.names import resource_map
@@ -33,7 +34,7 @@ from vanrouter.kube.plan import built_in_image, plan, settings_from
 from vanrouter.kube.rights import ask, is_allowed, needed, role_granting
 from vanrouter.kube.rollout import missing
 
-__all__ = ["fields_of", "init", "update"]
+__all__ = ["check", "fields_of", "image_setting", "init", "put_in_force", "update", "wait_and_say"]
 
 Doc = dict[str, Any]
 _QUIET = 1.5
@@ -77,8 +78,12 @@ def update(invocation: Invocation, fields: Doc, *, print_only: bool, wait: bool,
 
 def _with_image(fields: Doc) -> Doc:
     """VAN_IMAGE is remembered, so that a later command without it does not go back."""
+    return {f"settings.{name}": value for name, value in image_setting().items()} | fields
+
+
+def image_setting() -> dict[str, str]:
     image = os.environ.get("VAN_IMAGE")
-    return {"settings.image": image, **fields} if image else fields
+    return {"image": image} if image else {}
 
 
 def _defaults(fields: Doc) -> Doc:
@@ -94,23 +99,40 @@ def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) 
         return DONE
     _check_rights(site)
     existed = site.root() is not None
-    if change.done != "unchanged":
+    put_in_force(site, resource, write=change.done != "unchanged")
+    if wait:
+        _wait(site, f"site {resource.name}")
+    _say(site, resource.name, change.done if existed else "created", waited=wait)
+    return DONE
+
+
+def check(site: NamespaceSite, resource: Any) -> None:
+    """What is wrong with a Site here, and the rights that are missing, before anything is changed."""
+    plan(resource, image=built_in_image(__version__))
+    _check_rights(site)
+
+
+def put_in_force(site: NamespaceSite, resource: Any, *, write: bool, force: bool = False) -> None:
+    """The Site, unless it stands there as it is, and every object of its install."""
+    if write:
         # The root of all others has no owner.
-        ResourceMaps(site.client, site.namespace, secrets=False).put(resource)
+        ResourceMaps(site.client, site.namespace, secrets=False, force=force).put(resource)
         site.forget()
     root = site.root()
     if root is None:
         raise ConfigError(
             f"{resource.ref} does not stand in ConfigMap/{resource_map('Site', resource.name)}", hint="rename its ConfigMap to this name"
         )
-    made = manifests(resource, chosen, site.namespace, root=root)
+    made = manifests(resource, plan(resource, image=built_in_image(__version__)), site.namespace, root=root)
     for manifest in made[1:]:
-        site.client.call(apply(manifest.kind, site.namespace, manifest.value))
+        apply_beside(site.client, manifest.kind, site.namespace, manifest.value, force=force)
     _remove_unwanted(site, made)
-    if wait:
-        _wait(site, f"site {resource.name}")
-    _say(site, resource.name, change.done if existed else "created", waited=wait)
-    return DONE
+
+
+def wait_and_say(site: NamespaceSite, name: str) -> None:
+    _wait(site, f"site {name}")
+    if site.invocation.output != "name":
+        say(f"Site {name} is ready.")
 
 
 def _check_rights(site: NamespaceSite) -> None:

@@ -29,6 +29,7 @@ EVERYDAY = {
     "simulate": ("simulate", "simulate", "Say what would be lost if sites or links were down."),
     "hosts": ("hosts", "hosts", "Print lines for /etc/hosts, one for each service."),
     "update": ("site", "update", "Change settings of the site; only those that are named."),
+    "apply": ("apply", "apply", "Create or change resources as files say; of vanrouter.io/v1alpha1 or of skupper.io/v2alpha1."),
     "manifest": ("site", "manifest", "Print every object that init or update would apply; change nothing."),
     "delete": ("site", "delete", "Stop the site and remove everything it kept."),
     "demo": ("demo", "demo", "Two sites and a service on this machine, in seconds."),

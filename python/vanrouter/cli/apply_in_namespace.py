@@ -1,0 +1,61 @@
+"""``van apply`` in a namespace: one ConfigMap for each resource, a Secret as itself; a Site is installed as by ``van init``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+
+from vanrouter.cli import install
+from vanrouter.cli.apply import changes, put_all, say_change
+from vanrouter.cli.base import DONE
+from vanrouter.cli.namespace import NamespaceSite, owner
+from vanrouter.cli.running import Site
+from vanrouter.kube.home import ResourceMaps
+from vanrouter.resources import Resource, Secret
+from vanrouter.resources import Site as SiteResource
+from vanrouter.stores.resources import Loaded
+
+__all__ = ["write"]
+
+
+def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: bool, force: bool) -> int:
+    site = cast(NamespaceSite, opened)
+    root = site.root()
+    if root is None and not any(isinstance(resource, SiteResource) for resource in resources):
+        site.require()
+    with_secrets = any(isinstance(resource, Secret) for resource in resources)
+
+    def home() -> ResourceMaps:
+        now = site.root()
+        owners = () if now is None else (owner(now),)
+        return ResourceMaps(site.client, site.namespace, secrets=with_secrets, owners=owners, force=force)
+
+    loaded = home().load()
+    todo = changes(loaded, [_with_settings_kept(loaded, resource) for resource in resources])
+    ofsite = [change for change in todo if isinstance(change.resource, SiteResource)]
+    for change in ofsite:
+        install.check(site, change.resource)
+    if dry_run:
+        for change in todo:
+            say_change(site.invocation, change, dry=True)
+        return DONE
+    for change in ofsite:
+        install.put_in_force(site, change.resource, write=change.done != "unchanged", force=force)
+        say_change(site.invocation, change, dry=False)
+    put_all(site, home(), [change for change in todo if change not in ofsite])
+    for change in ofsite:
+        if wait:
+            install.wait_and_say(site, change.resource.name)
+    return DONE
+
+
+def _with_settings_kept(loaded: Loaded, resource: Resource) -> Resource:
+    """Settings of an install that the file does not name (its image, its sizes) stay as ``van init`` or ``update`` made them."""
+    located = loaded.resources.get((resource.kind, resource.name))
+    if not isinstance(resource, SiteResource):
+        return resource
+    kept = dict(located.resource.spec.settings) if located is not None and isinstance(located.resource, SiteResource) else {}
+    settings = kept | install.image_setting() | dict(resource.spec.settings)
+    return msgspec.structs.replace(resource, spec=msgspec.structs.replace(resource.spec, settings=settings))
