@@ -42,13 +42,14 @@ RESOURCES = {
 }
 OTHER = {
     "completion": ("completion", "completion", "Print the completion script of a shell."),
-    "version": ("version", "version", "Print the version."),
+    "version": ("versions", "version", "Print the versions of this program and of what runs at the site, and say when they differ."),
 }
 HIDDEN = {
     "run": ("run", "run", "Run a site in the foreground."),
 }
 CONTROLLER = {
     "controller": ("controller", "controller", "Run the controller of a site in a Kubernetes namespace."),
+    "version": ("version", "version", "Print the version."),
 }
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -71,7 +72,7 @@ van = Root(
 
 vanrouter = Root(
     "vanrouter",
-    sections={"Commands": {**HIDDEN, **CONTROLLER, "version": OTHER["version"]}},
+    sections={"Commands": {**HIDDEN, **CONTROLLER}},
     context_settings=_SETTINGS,
     help="The router as a process: what containers and service managers start.",
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 not ready, 4 timed out.",
