@@ -35,14 +35,13 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
     loaded = home().load()
     todo = changes(loaded, [_with_settings_kept(loaded, resource) for resource in resources])
     ofsite = [change for change in todo if isinstance(change.resource, SiteResource)]
-    for change in ofsite:
-        install.check(site, change.resource)
+    plans = [install.check(site, change.resource) for change in ofsite]
     if dry_run:
         for change in todo:
             say_change(site.invocation, change, dry=True)
         return DONE
-    for change in ofsite:
-        install.put_in_force(site, change.resource, write=change.done != "unchanged", force=force)
+    for change, chosen in zip(ofsite, plans, strict=True):
+        install.put_in_force(site, change.resource, chosen, write=change.done != "unchanged", force=force)
         say_change(site.invocation, change, dry=False)
     put_all(site, home(), [change for change in todo if change not in ofsite])
     for change in ofsite:

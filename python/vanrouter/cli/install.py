@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from vanrouter import __version__
-from vanrouter.cli import wanted
+from vanrouter.cli import entrance, wanted
 from vanrouter.cli.base import DONE, Invocation
 from vanrouter.cli.health import is_ready, troubles
 from vanrouter.cli.namespace import SETTLES, NamespaceSite
@@ -24,13 +24,14 @@ from vanrouter.cli.output import dump, say, warn
 from vanrouter.cli.values import HostPort, spell_duration
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
 from vanrouter.kube.calls import Object, delete, get
+from vanrouter.kube.entrances import ACCESS_TYPES, front_rules
 from vanrouter.kube.errors import NotFound
 from vanrouter.kube.home import ResourceMaps
 from vanrouter.kube.keeping import apply_beside
 from vanrouter.kube.kinds import DEPLOYMENTS
 from vanrouter.kube.manifests import CONTROLLER, OPTIONAL, ROUTER, Manifest, manifests
 from vanrouter.kube.names import resource_map
-from vanrouter.kube.plan import built_in_image, plan, settings_from
+from vanrouter.kube.plan import Plan, built_in_image, plan, settings_from
 from vanrouter.kube.rights import ask, is_allowed, needed, role_granting
 from vanrouter.kube.rollout import missing
 
@@ -45,7 +46,7 @@ def fields_of(fields: Doc, options: Doc) -> Doc:
     if "serviceAddress" in fields:
         raise click.UsageError("--service-address is for hosts; in a namespace each service of another site is a Service")
     if ":" in (fields.get("linkAccess") or ""):
-        raise click.UsageError("--link-access HOST:PORT is for hosts; in a namespace it is: loadbalancer, nodeport, local or none")
+        raise click.UsageError(f"--link-access HOST:PORT is for hosts; in a namespace it is one of: {', '.join(ACCESS_TYPES)}")
     return fields | {f"settings.{name}": value for name, value in settings_from(options).items()}
 
 
@@ -92,27 +93,36 @@ def _defaults(fields: Doc) -> Doc:
 
 def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) -> int:
     resource, output = change.resource, site.invocation.output
-    chosen = plan(resource, image=built_in_image(__version__))  # what is wrong with it, before anything is changed
     if print_only:
+        chosen, _ = _chosen(site, resource)
         documents = [m.value for m in manifests(resource, chosen, site.namespace, root=site.root())]
         dump(documents, output if output in ("json", "yaml") else "yaml")
         return DONE
-    _check_rights(site)
+    chosen = check(site, resource)
     existed = site.root() is not None
-    put_in_force(site, resource, write=change.done != "unchanged")
+    put_in_force(site, resource, chosen, write=change.done != "unchanged")
     if wait:
         _wait(site, f"site {resource.name}")
     _say(site, resource.name, change.done if existed else "created", waited=wait)
     return DONE
 
 
-def check(site: NamespaceSite, resource: Any) -> None:
-    """What is wrong with a Site here, and the rights that are missing, before anything is changed."""
-    plan(resource, image=built_in_image(__version__))
-    _check_rights(site)
+def _chosen(site: NamespaceSite, resource: Any) -> tuple[Plan, bool]:
+    """And whether Routes of OpenShift are the default."""
+    routes = entrance.has_routes(site, resource)
+    return plan(resource, image=built_in_image(__version__), routes=routes), routes
 
 
-def put_in_force(site: NamespaceSite, resource: Any, *, write: bool, force: bool = False) -> None:
+def check(site: NamespaceSite, resource: Any) -> Plan:
+    """What is chosen. What is wrong with the Site here, what the cluster lacks, and rights that are missing, before anything is changed."""
+    chosen, routes = _chosen(site, resource)
+    entrance.require_kinds(site, chosen.entrance)
+    _check_rights(site, front_rules(chosen.entrance))
+    entrance.warn_of_unread(resource, routes=routes)
+    return chosen
+
+
+def put_in_force(site: NamespaceSite, resource: Any, chosen: Plan, *, write: bool, force: bool = False) -> None:
     """The Site, unless it stands there as it is, and every object of its install."""
     if write:
         # The root of all others has no owner.
@@ -123,10 +133,11 @@ def put_in_force(site: NamespaceSite, resource: Any, *, write: bool, force: bool
         raise ConfigError(
             f"{resource.ref} does not stand in ConfigMap/{resource_map('Site', resource.name)}", hint="rename its ConfigMap to this name"
         )
-    made = manifests(resource, plan(resource, image=built_in_image(__version__)), site.namespace, root=root)
+    made = manifests(resource, chosen, site.namespace, root=root)
     for manifest in made[1:]:
         apply_beside(site.client, manifest.kind, site.namespace, manifest.value, force=force)
     _remove_unwanted(site, made)
+    entrance.remove_former(site, chosen.entrance)
 
 
 def wait_and_say(site: NamespaceSite, name: str) -> None:
@@ -135,9 +146,9 @@ def wait_and_say(site: NamespaceSite, name: str) -> None:
         say(f"Site {name} is ready.")
 
 
-def _check_rights(site: NamespaceSite) -> None:
-    """Name every right that is missing, and a Role that has them, before anything is created."""
-    wanted_rights = needed()
+def _check_rights(site: NamespaceSite, more: list[Object]) -> None:
+    """Name every right that is missing, and a Role that has them, before anything is created. ``more``: rules that the choice takes."""
+    wanted_rights = needed(more)
     with ThreadPoolExecutor(8) as at_once:
         answers = list(at_once.map(lambda right: site.client.call(ask(right, site.namespace)), wanted_rights))
     lacking = [right for right, answer in zip(wanted_rights, answers, strict=True) if not is_allowed(answer)]
