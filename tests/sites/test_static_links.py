@@ -49,7 +49,15 @@ def link_in(status: Any, name: str) -> Any:
     return next((link for link in status["links"] if link["name"] == name), None)
 
 
-async def test_files_make_a_link_in_any_order_and_the_key_stays_with_who_asked(world: World, van: Any) -> None:
+SERVICE = """
+apiVersion: skupper.io/v2alpha1
+kind: {kind}
+metadata: {{name: backend}}
+spec: {{routingKey: backend, host: 127.0.0.1, port: {port}}}
+"""
+
+
+async def test_files_of_the_incumbents_kind_make_a_link_and_a_service_in_any_order(world: World, van: Any, backend: int) -> None:
     port = free_port()
     north, south = world.home("north", linkAccess=f"127.0.0.1:{port}"), world.home("south")
     await world.start(north)
@@ -65,6 +73,16 @@ async def test_files_make_a_link_in_any_order_and_the_key_stays_with_who_asked(w
     await world.until_linked(north, south)
     found = link_in(await world.status(south), "to-north")
     assert (found["remoteSiteName"], found["cost"]) == ("north", 7)
+    await van("-n south apply -f -", input=SERVICE.format(kind="Connector", port=backend))
+    await van("-n north apply -f -", input=SERVICE.format(kind="Listener", port=(clients := free_port())))
+
+    async def answers() -> bool:
+        try:
+            return b"Hello" in await world.get(clients)
+        except OSError:
+            return False
+
+    await world.until("the service answers at the other site", answers)
     again = await van("-n south apply -f -", input=yaml.safe_dump_all([link, secret]))
     assert again.stdout == "secret/to-north unchanged\nlink/to-north unchanged\n"
 
