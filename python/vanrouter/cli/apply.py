@@ -17,7 +17,7 @@ import click
 from vanrouter.cli import wanted
 from vanrouter.cli.base import BOTH, DONE, NOT_READY, Invocation, command, pass_invocation
 from vanrouter.cli.output import dump, say, warn
-from vanrouter.cli.running import HostSite, Resources, Site, open_site
+from vanrouter.cli.running import HostSite, Site, open_site
 from vanrouter.cli.values import timeout_option, wait_option
 from vanrouter.errors import ConfigError
 from vanrouter.resources import Resource, Secret, to_dict
@@ -191,13 +191,6 @@ def say_change(invocation: Invocation, change: wanted.Change, *, dry: bool) -> N
         say(f"{noun} would be {change.done}" if change.done != "unchanged" else f"{noun} unchanged")
     else:
         say(f"{noun} {change.done}")
-
-
-def put_all(site: Site, resources: Resources, todo: Sequence[wanted.Change]) -> None:
-    for change in todo:
-        if change.done != "unchanged":
-            resources.put(change.resource)
-        say_change(site.invocation, change, dry=False)
 
 
 def not_running(site: Site, *, wait: bool) -> int:

@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 
 from vanrouter.cli import install
-from vanrouter.cli.apply import changes, put_all, say_change
+from vanrouter.cli.apply import changes, say_change
 from vanrouter.cli.base import DONE
 from vanrouter.cli.namespace import NamespaceSite, owner
 from vanrouter.cli.running import Site
@@ -43,7 +43,14 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
     for change, chosen in zip(ofsite, plans, strict=True):
         install.put_in_force(site, change.resource, chosen, write=change.done != "unchanged", force=force)
         say_change(site.invocation, change, dry=False)
-    put_all(site, home(), [change for change in todo if change not in ofsite])
+    maps = home()
+    loaded = maps.load()
+    for change in todo:
+        if change in ofsite:
+            continue
+        if change.done != "unchanged":
+            maps.put(change.resource, loaded=loaded)
+        say_change(site.invocation, change, dry=False)
     for change in ofsite:
         if wait:
             install.wait_and_say(site, change.resource.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vanrouter.cli import launch, wanted
-from vanrouter.cli.apply import changes, not_running, put_all, say_change
+from vanrouter.cli.apply import changes, not_running, say_change
 from vanrouter.cli.base import DONE
 from vanrouter.cli.output import say, warn
 from vanrouter.cli.running import HostSite
@@ -31,7 +31,10 @@ def write(site: HostSite, resources: Sequence[Resource], *, dry_run: bool, wait:
         return DONE
     if not site.exists():
         wanted.prepare(site)
-    put_all(site, site.resources, todo)
+    for change in todo:
+        if change.done != "unchanged":
+            site.resources.put(change.resource)
+        say_change(site.invocation, change, dry=False)
     if site.is_running():
         for problem in site.reconcile():
             warn(f"{problem['path']}: {problem['message']}", problem.get("hint", ""))

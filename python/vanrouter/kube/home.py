@@ -84,9 +84,12 @@ class ResourceMaps:
 
     # ---- Writing -------------------------------------------------------------------------------------------------------------------------
 
-    def put(self, resource: Resource) -> str:
-        """Write one resource, in the ConfigMap where it stands, else in ``van.KIND.NAME``. Returns where, like ``ConfigMap/NAME``."""
-        located = self.load().resources.get((resource.kind, resource.name))
+    def put(self, resource: Resource, *, loaded: Loaded | None = None) -> str:
+        """Write one resource, in the ConfigMap where it stands, else in ``van.KIND.NAME``. Returns where, like ``ConfigMap/NAME``.
+
+        ``loaded``: what ``load`` said last, for whoever writes many.
+        """
+        located = (loaded or self.load()).resources.get((resource.kind, resource.name))
         if isinstance(resource, Secret):
             value = resource_object(resource, owners=self._owners)
             apply_beside(self._client, SECRETS, self.namespace, value, force=self._force)
