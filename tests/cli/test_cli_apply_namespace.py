@@ -13,7 +13,7 @@ import yaml
 from conftest import Van
 from test_cli_namespace import EVERYTHING, Here, ok
 
-from vanrouter.kube.calls import Call, apply
+from vanrouter.kube.calls import Call, apply, merge_patch
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, SECRETS
 
 WEST = Path(__file__).parents[1] / "resources" / "skupper" / "west.yaml"
@@ -176,3 +176,21 @@ def test_what_a_person_edited_with_kubectl_is_overwritten(here: Here) -> None:
     value = yaml.safe_load(ok(here.van("apply --objects -f -", input=LISTENER % 90)).stdout)
     here.client.call(as_manager(apply(CONFIG_MAPS, here.name, value), "kubectl-edit"))
     assert ok(here.van("apply -f -", input=LISTENER % 81)).stdout == "listener/hello configured\n"
+
+
+LINK = """
+apiVersion: vanrouter.io/v1alpha1
+kind: Link
+metadata: {name: north}
+spec: {endpoints: [{host: 10.0.0.1, port: 7001}], tlsCredentials: own}
+"""
+
+
+def test_a_link_whose_secret_is_not_there_or_not_seen_is_said_with_what_to_do(here: Here) -> None:
+    ok(here.van("init --site-name west --no-wait"))
+    assert "Link/north: there is no Secret own yet; the link waits for it" in ok(here.van("apply -f -", input=LINK)).stderr
+    here.create(SECRETS, "own", type="kubernetes.io/tls", stringData={"tls.crt": "a", "tls.key": "b", "ca.crt": "c"})
+    unseen = ok(here.van("apply -f -", input=LINK)).stderr
+    assert f"kubectl label secret own -n {here.name} vanrouter.io/type=resource" in unseen
+    here.client.call(merge_patch(SECRETS, here.name, "own", {"metadata": {"labels": {"vanrouter.io/type": "resource"}}}))
+    assert ok(here.van("apply -f -", input=LINK)).stderr == ""

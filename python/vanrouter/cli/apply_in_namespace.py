@@ -11,9 +11,12 @@ from vanrouter.cli import install
 from vanrouter.cli.apply import changes, say_change
 from vanrouter.cli.base import DONE
 from vanrouter.cli.namespace import NamespaceSite, owner
+from vanrouter.cli.output import warn
 from vanrouter.cli.running import Site
 from vanrouter.kube.home import ResourceMaps
-from vanrouter.resources import Resource, Secret
+from vanrouter.kube.kinds import SECRETS
+from vanrouter.kube.names import RESOURCE, TYPE, credential_secret
+from vanrouter.resources import Link, Resource, Secret
 from vanrouter.resources import Site as SiteResource
 from vanrouter.stores.resources import Loaded
 
@@ -36,6 +39,7 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
     todo = changes(loaded, [_with_settings_kept(loaded, resource) for resource in resources])
     ofsite = [change for change in todo if isinstance(change.resource, SiteResource)]
     plans = [install.check(site, change.resource) for change in ofsite]
+    _warn_of_missing(site, loaded, resources)
     if dry_run:
         for change in todo:
             say_change(site.invocation, change, dry=True)
@@ -55,6 +59,23 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
         if wait:
             install.wait_and_say(site, change.resource.name)
     return DONE
+
+
+def _warn_of_missing(site: NamespaceSite, loaded: Loaded, resources: Sequence[Resource]) -> None:
+    """Secrets that links name and nobody brings: the links wait. One without our label is not seen by the controller."""
+    given = {r.name for r in resources if isinstance(r, Secret)}
+    for link in (r for r in resources if isinstance(r, Link)):
+        name = link.spec.tls_credentials or link.name
+        if name in given or (Secret.KIND, name) in loaded.resources or site.get(SECRETS, credential_secret(name)):
+            continue
+        if (found := site.get(SECRETS, name)) is None:
+            warn(
+                f"{link.ref}: there is no Secret {name} yet; the link waits for it",
+                f"van link generate {name}, at the other site, prints both",
+            )
+        elif (found["metadata"].get("labels") or {}).get(TYPE) != RESOURCE:
+            label = f"kubectl label secret {name} -n {site.namespace} {TYPE}={RESOURCE}"
+            warn(f"{link.ref}: Secret {name} has no label {TYPE}: {RESOURCE}, so the controller does not see it", label)
 
 
 def _with_settings_kept(loaded: Loaded, resource: Resource) -> Resource:

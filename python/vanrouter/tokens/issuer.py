@@ -184,6 +184,11 @@ class Issuer:
 
     def static_link(self, name: str, csr: str, *, now: float, lifetime: float, endpoints: Sequence[Endpoint]) -> StaticLink:
         """A certificate for whoever holds the key of ``csr`` (base64), good for links to us until it ends. Raises TokenError."""
+        if not endpoints:
+            raise TokenError(
+                f"site {self.site_name} has no link access: nobody could reach it",
+                hint="give it one (van update --link-access HOST:PORT), or make the link at the other site",
+            )
         self._check_grant(name, 1, 1.0, 1, endpoints)
         if not 3600.0 <= lifetime <= MAX_STATIC:
             raise TokenError(f"the certificate of a link is good for an hour to five years, not {lifetime:g} s")
