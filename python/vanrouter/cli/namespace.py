@@ -190,7 +190,7 @@ class NamespaceSite(Site):
                 troubles = self.troubles()
                 why = "; ".join(f"{t['path']}: {t['message']}" for t in troubles) or "is it running?"
                 raise DeadlineExceeded(
-                    f"the controller of namespace {self.namespace} did not answer '{method}' within {self.timeout:g} s: {why}",
+                    f"the controller of namespace {self.namespace} did not answer '{method}' within {self.patience:g} s: {why}",
                     hint=next((t["hint"] for t in troubles if t["hint"]), "kubectl logs deployment/van-controller"),
                 )
             time.sleep(min(pause, self.left))
