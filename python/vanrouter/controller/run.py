@@ -32,7 +32,7 @@ from vanrouter.controller.redeeming import Redeeming, credentials_in
 from vanrouter.controller.routers import Routers
 from vanrouter.controller.services import ServicePlan, give_back, is_taken
 from vanrouter.controller.start import controller_leaf, establish_keys
-from vanrouter.controller.view import services_view
+from vanrouter.controller.view import ViewKeeper, services_view
 from vanrouter.controller.writing import Statuses, Wishes, told_endpoints, wished, write_router_map
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.blocking import BlockingClient
@@ -41,7 +41,7 @@ from vanrouter.kube.channel import CONTROL_PORT, Leaf, serve_channels
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.ledger import SecretLedger
-from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, STATUS, TYPE
+from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, SERVICES_MAP, STATUS, TYPE
 from vanrouter.kube.records import Records, owner_of
 from vanrouter.kube.state import files_in, secret_of
 from vanrouter.pki.authority import LEAF_LIFETIME, van_name
@@ -82,6 +82,7 @@ class Controller:
         self.routers = Routers(wake=self.wake, hello=lambda: {"controller": self.name, "version": vanrouter.__version__})
         self._records = Records()
         self._plan = ServicePlan(namespace)
+        self._view = ViewKeeper()
         self._access = LinkAccess(namespace)
         self._entrance = EntranceWatch(self.copies)
         self._statuses = Statuses(clock=clock)
@@ -167,7 +168,7 @@ class Controller:
         if document:
             connectors = [r for r in resources if isinstance(r, Connector)]
             view = services_view(connectors, document.get("services") or [], owners=self._owners)
-            await self._step("view", lambda: self.copies.ensure(CONFIG_MAPS, view))
+            await self._step("view", lambda: self._write_view(view))
         await self._step("status", lambda: self._write_status(document, reached, loaded, site))
         await self._step("answers", lambda: answer_requests(self.copies, self._answerer, nursery, clock=self._clock))
         await self._step("grants", self._prune)
@@ -205,6 +206,8 @@ class Controller:
             self._statuses.deadline,
             self._custom_statuses.deadline,
             self._redeeming.clean_at,
+            self._plan.deadline(now),
+            self._view.deadline(now),
         ]
         times += [at for at, _ in self._failing.values()]
         times.append(self.routers.deadline)
@@ -267,9 +270,13 @@ class Controller:
         services = self.copies.of(SERVICES)
         wanted = self._wishes.services(self._router_map())
         current = self.copies.current(SERVICES) and self.copies.current(CONFIG_MAPS) and self.copies.customs.current
-        calls = self._plan.calls(wanted, services, owners=self._owners, current=current)
+        calls = self._plan.calls(wanted, services, owners=self._owners, current=current, now=trio.current_time())
+        self._statuses.notes, self._statuses.remarks = dict(self._plan.notes), dict(self._plan.remarks)
         await self._send_all(calls)
-        self._statuses.notes = dict(self._plan.notes)
+
+    async def _write_view(self, view: Object) -> None:
+        if self._view.may_write(view, self.copies.of(CONFIG_MAPS).get(SERVICES_MAP), now=trio.current_time()):
+            await self.copies.ensure(CONFIG_MAPS, view)
 
     async def _send_all(self, calls: list[Call]) -> None:
         await self.copies.each(calls, self.copies.send)
@@ -277,7 +284,12 @@ class Controller:
     async def _write_status(self, document: dict[str, Any], reached: Reached, loaded: Loaded, site: Site) -> None:
         if self._grants is None:
             self._grants = grant_docs(await self._issuing.grants())
-        problems = [*loaded.problems, *self.copies.customs.problems, *self._redeeming.problems.values()]
+        problems = [
+            *loaded.problems,
+            *self.copies.customs.problems,
+            *self._redeeming.problems.values(),
+            *self._view.problems(trio.current_time()),
+        ]
         await self._statuses.write(
             self.copies,
             self._records,

@@ -154,7 +154,8 @@ class Statuses:
         self._problems: dict[str, Problem] = {}
         self._next = 0.0
         self._seen = ("", 0.0)  # version of the site's status, and when it was first seen
-        self.notes: dict[str, Note] = {}
+        self.notes: dict[str, Note] = {}  # of Services
+        self.remarks: dict[str, Note] = {}  # of Services that are as they should be again
         self.whole: Doc = {}  # the site's status document, as it was written last
         self.deadline = math.inf
 
@@ -250,7 +251,9 @@ class Statuses:
                 site["conditions"] = [*others, said]
         whole["grants"] = grants
         found = [{"path": p.path, "message": p.message, "hint": p.hint} for p in [*problems, *self._problems.values()]]
-        found += [{"path": f"Service/{host}", "message": n.message, "hint": n.next} for host, n in sorted(self.notes.items())]
+        found += [
+            {"path": f"Service/{host}", "message": n.message, "hint": n.next} for host, n in sorted({**self.remarks, **self.notes}.items())
+        ]
         if routers.are_silent:
             site["ready"] = False
             text = "no router is connected to the controller; what is said of links and services is what was said last"
