@@ -359,9 +359,12 @@ def installed(here: Here) -> Here:
         ("expose statefulset/hello --port 80", 1, "there is no statefulset hello"),
         ("expose deployment/hello --port 81", 1, "has no port 81; it has: 8080 (web), 9090 (stats)"),
         ("expose deployment/hello --port 80 --target-port wbe", 1, "has no port named 'wbe'; it has: 8080 (web), 9090 (stats)"),
-        ("expose deployment/hello", 2, "has ports 8080 (web), 9090 (stats); name one: --port"),
-        ("expose deployment/idle --port 8080", 3, "it is scaled to 0"),
-        ("expose deployment/starting --port 8080", 3, "has no ready pod"),
+        ("expose deployment/hello", 2, "has ports 8080 (web), 9090 (stats); name one or several: --port 8080,9090"),
+        ("expose deployment/hello --port 8080,81", 1, "has no port 81; it has: 8080 (web), 9090 (stats)"),
+        ("expose deployment/hello --port 80 --port 90 --target-port web", 2, "with several ports write PORT:TARGET"),
+        ("expose deployment/hello --port 80 --target-port 81:web", 2, "there is no --port 81"),
+        ("expose deployment/hello --port 80,x", 2, "'x' is not a port"),
+        ("expose deployment/hello --port 8080 --protocol udp", 2, "'udp' is not one of 'tcp', 'http', 'http2'"),
         ("expose pods/app=hallo --port 8080 --address a", 3, "no pod matches app=hallo; the labels of pods here: app=hello"),
         ("expose pods/app=hello --port 8080", 2, "Missing option '--address'"),
         ("expose deployment/hello --port 8080 --address 1st", 1, "cannot be the name of a Service"),
@@ -374,6 +377,42 @@ def test_what_would_answer_nobody_is_refused_before_anything_is_written(installe
     result = installed.van(line)
     assert (result.exit_code, said in result.stderr) == (code, True), result.output
     assert installed.listing() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("expose deployment/idle --port 8080", "it is scaled to 0"),
+        ("expose deployment/starting --port 8080", "has no ready pod"),
+    ],
+)
+def test_what_only_answers_nobody_yet_is_exposed_with_a_warning(installed: Here, line: str, said: str) -> None:
+    result = ok(installed.van(f"{line} --no-wait"))
+    assert f"Warning: {line.split()[1].replace('/', ' ')}" in result.stderr
+    assert said in result.stderr
+    assert len([n for n in installed.listing() if n.startswith("ConfigMap/van.connector.")]) == 1
+
+
+def connectors(here: Here) -> dict[str, Any]:
+    maps = [o for o in here.client.pages(CONFIG_MAPS, here.name) if o["metadata"]["name"].startswith("van.connector.")]
+    found = [yaml.safe_load(o["data"]["resource.yaml"]) for o in maps]
+    return {f["metadata"]["name"]: f["spec"] for f in found}
+
+
+def test_each_port_of_a_service_is_a_connector_with_a_key_of_its_own(installed: Here) -> None:
+    """All servers of one routing key get the same streams: port 90 must not lead to what listens for port 80."""
+    line = "expose deployment/hello --port 80,90 --target-port 80:web,90:9090 --protocol http --no-wait"
+    ok(installed.van(line))
+    first = connectors(installed)
+    assert {name: (c["routingKey"], c["port"], c["expose"]) for name, c in first.items()} == {
+        "hello": ("hello", 8080, {"port": 80, "address": "hello", "protocol": "http"}),
+        "hello-90": ("hello:90", 9090, {"port": 90, "address": "hello", "protocol": "http"}),
+    }
+    assert ok(installed.van(line)).stdout.count("unchanged") == 2
+    ok(installed.van("expose deployment/hello --port 70 --target-port stats --no-wait"))
+    assert connectors(installed)["hello-70"]["routingKey"] == "hello:70"
+    ok(installed.van("unexpose deployment/hello --port 80,70 --no-wait"))
+    assert set(connectors(installed)) == {"hello-90"}
 
 
 @pytest.mark.parametrize(
