@@ -30,6 +30,7 @@ from vanrouter.kube.kinds import (
     SECRETS,
     SERVICE_ACCOUNTS,
     SERVICES,
+    STATEFUL_SETS,
 )
 from vanrouter.kube.rights import Right, ask
 
@@ -391,6 +392,35 @@ def test_what_only_answers_nobody_yet_is_exposed_with_a_warning(installed: Here,
     assert f"Warning: {line.split()[1].replace('/', ' ')}" in result.stderr
     assert said in result.stderr
     assert len([n for n in installed.listing() if n.startswith("ConfigMap/van.connector.")]) == 1
+
+
+def test_what_the_controller_made_from_something_else_is_not_deleted_but_where_it_comes_from_is_said(installed: Here) -> None:
+    text = """\
+apiVersion: vanrouter.io/v1alpha1
+kind: Connector
+metadata:
+  name: deployment.web.80
+  annotations: {vanrouter.io/target: deployment/web, vanrouter.io/made-from: "deployment/web: vanrouter.io/proxy"}
+spec: {routingKey: web, selector: app=web, port: 80, expose: {port: 80}}
+"""
+    metadata = {"name": "van.made.deployment.web", "labels": {"vanrouter.io/type": "resource"}}
+    installed.client.call(create(CONFIG_MAPS, installed.name, {"metadata": metadata, "data": {"resource.yaml": text}}))
+    for line in ("unexpose deployment/web", "connector delete deployment.web.80", "connector update deployment.web.80 --port 81"):
+        result = installed.van(f"{line} --no-wait")
+        assert result.exit_code == 1
+        assert "is made from the annotation vanrouter.io/proxy of deployment/web" in result.stderr
+        assert "kubectl annotate deployment/web vanrouter.io/proxy-" in result.stderr
+    assert "ConfigMap/van.made.deployment.web" in installed.listing()
+
+
+def test_pods_by_name_are_asked_for_of_a_stateful_set_only(installed: Here) -> None:
+    result = installed.van("expose deployment/hello --port 8080 --expose-pods-by-name")
+    assert (result.exit_code, "for a StatefulSet" in result.stderr) == (2, True)
+    labels = {"app": "db"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+    installed.create(STATEFUL_SETS, "db", spec={"serviceName": "db", "selector": {"matchLabels": labels}, "template": template})
+    ok(installed.van("expose statefulset/db --port 5432 --address db-any --expose-pods-by-name --no-wait"))
+    assert connectors(installed)["db-any"]["exposePodsByName"] is True
 
 
 def connectors(here: Here) -> dict[str, Any]:

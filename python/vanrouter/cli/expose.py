@@ -58,6 +58,7 @@ def _target(words: tuple[str, ...]) -> HostPort | None:
 @target_ports_option("Kubernetes: port of the pods, by number or name; of several ports 80:http,443:8443. Default: PORT, or the only one.")
 @click.option("--address", type=NAME, help="Name under which others reach it; default on Kubernetes: the workload's.")
 @click.option("--include-not-ready-pods", is_flag=True, help="Kubernetes: pods serve before they are ready too.")
+@click.option("--expose-pods-by-name", is_flag=True, help="Kubernetes: each pod of a StatefulSet by its own name too.")
 @click.option("--protocol", type=click.Choice(PROTOCOLS), default="tcp", show_default=True, help="Protocol of the service.")
 @with_fields(CHECK_FIELDS)
 @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
@@ -72,6 +73,7 @@ def expose(
     target_ports: tuple[Wanted, ...],
     address: str | None,
     include_not_ready_pods: bool,
+    expose_pods_by_name: bool,
     protocol: str,
     dry_run: bool,
     wait: bool,
@@ -83,7 +85,7 @@ def expose(
     \b
     van expose deployment/hello --port 80
     van expose deployment/web --port 80,443 --target-port 80:http,443:8443
-    van expose statefulset/db --port 5432 --target-port postgres --address database
+    van expose statefulset/db --port 5432 --target-port postgres --address database --expose-pods-by-name
     van expose pods/app=hello --port 80 --address hello
     van -p linux expose host 127.0.0.1:8080 --port 9090 --address hello
     """
@@ -91,11 +93,15 @@ def expose(
 
     annotations: Doc = {}
     if invocation.on_kubernetes:
+        from vanrouter.cli.workloads import spelled
+
+        if expose_pods_by_name and spelled(target)[0] != "statefulset":
+            raise click.UsageError("--expose-pods-by-name is for a StatefulSet: other pods have no lasting names")
         site, found = _in_namespace(invocation, timeout, target, pair_ports(ports, target_ports), address, include_not_ready_pods)
         address, where, leads, annotations = found
     else:
-        if target_ports or include_not_ready_pods:
-            raise click.UsageError("--target-port and --include-not-ready-pods are for Kubernetes; this is a host")
+        if target_ports or include_not_ready_pods or expose_pods_by_name:
+            raise click.UsageError("--target-port, --include-not-ready-pods and --expose-pods-by-name are for Kubernetes; this is a host")
         server = _target(target)
         if server is None:
             raise click.UsageError(f"{target[0]!r} cannot be exposed; write 'host HOST:PORT', for example: host 127.0.0.1:8080")
@@ -104,7 +110,8 @@ def expose(
         site = open_site(invocation, timeout)
         site.require()
         where, leads = {"host": server.host}, dict.fromkeys(ports or (server.port,), server.port)
-    more = named(CHECK_FIELDS, checks) | ({"expose.protocol": protocol} if protocol != "tcp" else {})
+    by_name = {"exposePodsByName": True} if expose_pods_by_name else {}
+    more = named(CHECK_FIELDS, checks) | by_name | ({"expose.protocol": protocol} if protocol != "tcp" else {})
     changes = _write(site, address, where, leads, more, annotations=annotations, dry_run=dry_run)
     left_out: list[str] = []
     for index, change in enumerate(changes):
@@ -255,6 +262,7 @@ def unexpose(
     van -p linux unexpose host 127.0.0.1:8080
     """
     from vanrouter.cli import wanted
+    from vanrouter.kube.workloads import MADE_FROM
 
     server, words = _meant(invocation, target)
     site = open_site(invocation, timeout)
@@ -262,7 +270,7 @@ def unexpose(
     left: list[tuple[str, int]] = []  # name and port of the service, for each server that stays
     for connector in wanted.read_all(site, "Connector"):
         spec = connector.spec
-        if spec.expose is None:
+        if spec.expose is None or connector.metadata.annotations.get(MADE_FROM, "").startswith("connector/"):  # it goes with that one
             continue
         name = spec.expose.address or spec.routing_key
         words_of = _words_of(connector)

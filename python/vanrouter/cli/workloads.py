@@ -22,7 +22,7 @@ from vanrouter.kube.calls import Kind, Object
 from vanrouter.kube.kinds import DAEMON_SETS, DEPLOYMENTS, PODS, SERVICES, STATEFUL_SETS
 from vanrouter.kube.pods import keep_pod, labels_that_exist
 from vanrouter.kube.rollout import pod_troubles
-from vanrouter.resources.selectors import parse_selector
+from vanrouter.resources.selectors import parse_selector, selector_text
 
 __all__ = ["WORDS", "Doubt", "Target", "check_address", "find_target", "spelled"]
 
@@ -106,7 +106,8 @@ def check_address(site: NamespaceSite, address: str) -> str:
     other = "expose under another name: --address NAME"
     if spec.get("type") == "ExternalName" or spec.get("clusterIP") == "None":
         kind = "of type ExternalName" if spec.get("type") == "ExternalName" else "headless"
-        raise ConfigError(f"{what}, and it is {kind}: it has no address that could lead to the router", hint=other)
+        by_pod = "; each pod of a StatefulSet by its own name: --expose-pods-by-name" if kind == "headless" else ""
+        raise ConfigError(f"{what}, and it is {kind}: it has no address that could lead to the router", hint=f"{other}{by_pod}")
     owner = next((o for o in metadata.get("ownerReferences") or () if o.get("controller")), None)
     if owner is not None:
         raise ConfigError(f"{what}, and {owner['kind']}/{owner['name']} owns it, which would put back what is changed", hint=other)
@@ -179,14 +180,9 @@ def _named(site: NamespaceSite, kind: Kind, word: str, name: str) -> Object:
 
 
 def _selector(what: str, given: Doc) -> str:
-    """As text, keys in order."""
-    parts = [f"{key}={value}" for key, value in (given.get("matchLabels") or {}).items()]
-    for expression in given.get("matchExpressions") or ():
-        key, operator, values = expression["key"], expression["operator"], ",".join(expression.get("values") or ())
-        parts.append({"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": key, "DoesNotExist": f"!{key}"}[operator])
-    if not parts:
+    if not (text := selector_text(given)):
         raise ConfigError(f"{what} selects no pods", hint="give it a selector")
-    return ",".join(sorted(parts))
+    return text
 
 
 def _pods(site: NamespaceSite, what: str, selector: str, *, include_not_ready: bool) -> tuple[list[Object], tuple[Doubt, ...]]:
