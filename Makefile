@@ -38,6 +38,7 @@ test: test-rust test-python test-cluster ## all tests, Rust and Python; TEST_ARG
 	@echo "make test: passed. Not run: $$(cat $(NO_CLUSTERS))benchmarks (make bench)"
 
 test-rust: $(INSTALLED)
+	@.ci/need valgrind || echo "make test: instructions are not counted"
 	cargo test $(QUICK) --no-fail-fast
 
 test-python: $(CORE)
@@ -87,6 +88,13 @@ endif
 bench-routing: $(CORE) ## what one change costs in networks of 10 to 1,000 interiors, 10,000 edges; BENCH_ARGS="--sizes 10,100 --sampled 100"
 	$(BIN)/python -m benches.routing $(BENCH_ARGS)
 
+.PHONY: bench-kube
+bench-kube: $(CORE) ## the marks of sites in Kubernetes, on two real clusters, about 15 minutes; BENCH_ARGS="--only operations --rounds 1"
+	tests/cluster/build.sh --can
+	$(MAKE) image
+	tests/cluster/build.sh
+	$(BIN)/python -m benches.kube $(BENCH_ARGS)
+
 .PHONY: lint lint-style lint-types lint-imports lint-rustfmt lint-clippy
 lint: lint-style lint-types lint-imports lint-rustfmt lint-clippy ## ruff, mypy, stubtest, import contracts, rustfmt, clippy
 	@echo "make lint: passed"
@@ -98,7 +106,7 @@ lint-style: $(INSTALLED)
 
 lint-types: $(CORE)
 	$(BIN)/mypy
-	$(BIN)/mypy -p benches
+	MYPYPATH=tests/cluster:tests/system/faults:tests/system $(BIN)/mypy -p benches
 	MYPYPATH=deploy/image $(BIN)/mypy deploy/image/build.py
 	$(BIN)/stubtest --concise --mypy-config-file pyproject.toml vanrouter._core
 

@@ -60,8 +60,8 @@ class Making:
             old = known.get(origin)
             self._maps[origin] = old if old is not None and old[0] == made else (made, _map(origin, made, owners))
         wanted = {value["metadata"]["name"]: value for _, value in self._maps.values()}
-        for value in wanted.values():
-            await self._copies.ensure(CONFIG_MAPS, value)
+        changed = [value for value in wanted.values() if self._copies.differs(CONFIG_MAPS, value)]
+        await self._copies.each(changed, lambda value: self._copies.ensure(CONFIG_MAPS, value))
         for name, value in self._copies.of(CONFIG_MAPS).items():
             if MADE_FROM in (value["metadata"].get("labels") or {}) and name not in wanted and self._is_certain(value):
                 await self._copies.remove(CONFIG_MAPS, name)
