@@ -410,7 +410,23 @@ spec: {routingKey: web, selector: app=web, port: 80, expose: {port: 80}}
         assert result.exit_code == 1
         assert "is made from the annotation vanrouter.io/proxy of deployment/web" in result.stderr
         assert "kubectl annotate deployment/web vanrouter.io/proxy-" in result.stderr
+    ok(installed.van("connector delete --all --no-wait"))
     assert "ConfigMap/van.made.deployment.web" in installed.listing()
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("--workload deployment/none", 1, "there is no deployment none"),
+        ("--workload deployment/hello --selector a=b", 2, "say one of --workload, --selector and --host"),
+        ("--workload pods/a=b", 2, "write it like deployment/hello"),
+    ],
+)
+def test_a_connector_names_its_pods_by_their_workload(installed: Here, line: str, code: int, said: str) -> None:
+    result = installed.van(f"connector create hello 8080 {line} --no-wait")
+    assert (result.exit_code, said in result.stderr) == (code, True), result.output
+    ok(installed.van("connector create hello 8080 --workload deployment/hello --no-wait"))
+    assert connectors(installed)["hello"] == {"routingKey": "hello", "port": 8080, "selector": "app=hello,tier=backend"}
 
 
 def test_pods_by_name_are_asked_for_of_a_stateful_set_only(installed: Here) -> None:

@@ -164,11 +164,17 @@ def test_each_pod_of_a_stateful_set_is_a_service_of_its_own() -> None:
     assert not any(s.expose_pods_by_name for s in specs)
 
 
+def test_without_a_service_each_pod_has_a_routing_key_alone() -> None:
+    asks = connector(routingKey="db", selector="app=db", port=5432, exposePodsByName=True)
+    made, problems = pods_by_name([asks], [workload("StatefulSet", "db")])
+    assert problems == []
+    assert [(c.spec.routing_key, c.spec.expose) for c in made["connector/c"]] == [(f"db.db-{n}", None) for n in range(3)]
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
         ({"selector": "app=none", "expose": {"port": 1}}, "app=none means pods of no StatefulSet"),
-        ({"selector": "app=db"}, "it exposes nothing"),
         ({"host": "10.0.0.1", "expose": {"port": 1}}, "a host has no pods"),
     ],
 )

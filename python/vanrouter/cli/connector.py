@@ -34,6 +34,7 @@ NOUN = Noun(
     wide=("server", "offered", "since"),
     more=lambda found: [condition(found, kind)["reason"] for kind in ("Healthy", "Synced")] + [condition(found, "Healthy")["since"]],
     defaults=lambda name, named: {"routingKey": name} | ({} if "selector" in named else {"host": "127.0.0.1"}),
+    has_workload=True,
 )
 
 connector = make(NOUN)

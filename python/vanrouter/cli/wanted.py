@@ -28,6 +28,7 @@ __all__ = [
     "exists",
     "finish",
     "is_gone",
+    "is_made",
     "prepare",
     "read",
     "read_all",
@@ -156,6 +157,11 @@ def delete(site: Site, kind: str, name: str, *, dry_run: bool = False) -> Change
     if not dry_run:
         site.resources.delete(kind, name)
     return Change(old, "deleted", dry_run)
+
+
+def is_made(resource: Resource) -> bool:
+    """The controller made it from something else, and would make it again."""
+    return "vanrouter.io/made-from" in resource.metadata.annotations
 
 
 def _refuse_made(resource: Resource) -> None:
