@@ -28,11 +28,13 @@ from vanrouter.controller.custom_statuses import CustomStatuses
 from vanrouter.controller.entrance_watch import EntranceWatch
 from vanrouter.controller.issuing import Issuing, grant_docs
 from vanrouter.controller.keys import compose_keys
+from vanrouter.controller.making import Making
 from vanrouter.controller.redeeming import Redeeming, credentials_in
 from vanrouter.controller.routers import Routers
 from vanrouter.controller.services import ServicePlan, give_back, is_taken
 from vanrouter.controller.start import controller_leaf, establish_keys
 from vanrouter.controller.view import ViewKeeper, services_view
+from vanrouter.controller.workloads import Workloads
 from vanrouter.controller.writing import Statuses, Wishes, told_endpoints, wished, write_router_map
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.blocking import BlockingClient
@@ -80,6 +82,8 @@ class Controller:
         self._woken = trio.Event()
         self.copies = Copies(client, namespace, rng=self._rng, wake=self.wake)
         self.routers = Routers(wake=self.wake, hello=lambda: {"controller": self.name, "version": vanrouter.__version__})
+        self._workloads = Workloads(client, namespace, rng=self._rng, wake=self.wake)
+        self._making = Making(self.copies, self._workloads)
         self._records = Records()
         self._plan = ServicePlan(namespace)
         self._view = ViewKeeper()
@@ -102,6 +106,7 @@ class Controller:
         """Until the Site is gone, or cancelled. ``started`` when routers are served."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.copies.run)
+            nursery.start_soon(self._workloads.run)
             site = await self._wait_for_site()
             self._owners = self._owners_of(site)
             self.keys = await establish_keys(self._blocking, self.namespace, site.name, self._owners, now=self._clock())
@@ -166,6 +171,8 @@ class Controller:
         await self._step("ports", lambda: write_router_map(self.copies, self._wishes, reached, self._owners, now=trio.current_time()))
         await self._step("services", self._write_services)
         if document:
+            known = document.get("services") or []
+            await self._step("annotations", lambda: self._making.write(resources, known, self._owners))
             connectors = [r for r in resources if isinstance(r, Connector)]
             view = services_view(connectors, document.get("services") or [], owners=self._owners)
             await self._step("view", lambda: self._write_view(view))
@@ -288,6 +295,7 @@ class Controller:
             *loaded.problems,
             *self.copies.customs.problems,
             *self._redeeming.problems.values(),
+            *self._making.problems,
             *self._view.problems(trio.current_time()),
         ]
         await self._statuses.write(
