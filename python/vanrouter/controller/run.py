@@ -168,7 +168,7 @@ class Controller:
 
         await self._step("keys", lambda: self._write_keys(reached, links, given))
         await self._step("link access", lambda: self._write_access(reached))
-        await self._step("ports", lambda: write_router_map(self.copies, self._wishes, reached, self._owners, now=trio.current_time()))
+        await self._step("ports", lambda: self._write_router_map(reached, document))
         await self._step("services", self._write_services)
         if document:
             known = document.get("services") or []
@@ -272,6 +272,9 @@ class Controller:
                 await self.copies.ensure(kind, value)
         elif reached.condition is None and _type(self.copies.get(SERVICES, "van-router") or {}) == "access":
             await self.copies.remove(SERVICES, "van-router")
+
+    async def _write_router_map(self, reached: Reached, document: dict[str, Any]) -> None:
+        await write_router_map(self.copies, self._wishes, reached, self._owners, document=document, now=trio.current_time())
 
     async def _write_services(self) -> None:
         services = self.copies.of(SERVICES)
