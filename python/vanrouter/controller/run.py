@@ -197,6 +197,7 @@ class Controller:
             self._access.deadline,
             self._statuses.deadline,
             self._redeeming.clean_at,
+            self.copies.deadline,
         ]
         times += [at for at, _ in self._failing.values()]
         times.append(self.routers.deadline)
@@ -265,7 +266,7 @@ class Controller:
     async def _write_status(self, document: dict[str, Any], reached: Reached, loaded: Loaded, site: Site) -> None:
         if self._grants is None:
             self._grants = grant_docs(await self._issuing.grants())
-        problems = [*loaded.problems, *self._redeeming.problems.values()]
+        problems = [*loaded.problems, *self._redeeming.problems.values(), *self.copies.quarrels]
         await self._statuses.write(
             self.copies,
             self._records,

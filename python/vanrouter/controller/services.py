@@ -23,7 +23,7 @@ from vanrouter.kube.calls import FIELD_MANAGER, Call, Object, create, delete, me
 from vanrouter.kube.kinds import SERVICES
 from vanrouter.kube.names import PART_OF, ROUTER_LABELS, SERVICE, TYPE, labelled
 
-__all__ = ["CONTROLLED", "SAVED", "Note", "ServicePlan", "WantedService", "give_back", "is_ours", "is_taken"]
+__all__ = ["CONTROLLED", "SAVED", "Note", "ServicePlan", "WantedService", "give_back", "is_ours", "is_taken", "manager_of"]
 
 CONTROLLED: Final = "vanrouter.io/controlled"
 SAVED: Final = "vanrouter.io/saved"
@@ -83,7 +83,7 @@ class ServicePlan:
     def _take_over(self, want: WantedService, service: Object, wish: Object) -> Call | None:
         name, spec = want.host, service.get("spec") or {}
         if not want.named:
-            manager = _manager(service)
+            manager = manager_of(service)
             whose = f"{manager}'s" if manager else "not ours"
             text = f"there is a Service {name} in {self._namespace} already ({whose}); it is left alone"
             todo = "rename it; or name it in a resource of this site, then it is taken over and given back later"
@@ -105,7 +105,7 @@ class ServicePlan:
         name, shape, saved = service["metadata"]["name"], _shape(service), _saved(service)
         if saved is None or not _same(shape, saved.get("set")):
             if not _same(shape, wish):
-                manager = _manager(service)
+                manager = manager_of(service)
                 text = f"Service {name} was taken over, and then changed by {manager or 'somebody else'}: it stays as it is"
                 self.notes[name] = Note("ChangedByOther", text, f"stop what changes it, then: kubectl annotate service {name} {SAVED}-")
             return None
@@ -154,7 +154,7 @@ def give_back(namespace: str, service: Object) -> tuple[Call | None, Note | None
         }
     else:
         text = (
-            f"Service {metadata['name']} was changed by {_manager(service) or 'somebody else'} after it was taken over: it stays as it is"
+            f"Service {metadata['name']} was changed by {manager_of(service) or 'somebody else'} after it was taken over: it stays as it is"
         )
         note = Note("ChangedByOther", text)
     return merge_patch(SERVICES, namespace, metadata["name"], patch, resource_version=metadata["resourceVersion"]), note
@@ -198,7 +198,7 @@ def _saved(service: Object) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _manager(service: Object) -> str:
+def manager_of(service: Object) -> str:
     """Who wrote it last, apart from us."""
     fields = [f for f in service["metadata"].get("managedFields") or [] if isinstance(f, dict) and f.get("manager") != FIELD_MANAGER]
     latest = max(fields, key=lambda f: str(f.get("time", "")), default={})
