@@ -22,7 +22,7 @@ from vanrouter.controller.services import manager_of
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Call, Kind, Object, apply, create, delete, merge_patch
 from vanrouter.kube.client import KubeClient
-from vanrouter.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from vanrouter.kube.errors import AlreadyExists, Conflict, Denied, Invalid, KubeError, NotFound
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.listwatch import Change, Removed
 from vanrouter.kube.names import ANY_TYPE
@@ -121,6 +121,7 @@ class Copies:
     def __init__(self, client: KubeClient, namespace: str, *, rng: random.Random, wake: Callable[[], None]) -> None:
         self.client, self.namespace, self.wake = client, namespace, wake
         self._quarrels = Quarrels()
+        self._refusals: dict[str, KubeError] = {}  # why, of what the server refused
         self.writes = 0  # of all kinds, answered: for tests, and a log line
 
         def made(kind: Kind, labels: str) -> _Copy:
@@ -157,12 +158,15 @@ class Copies:
 
     @property
     def quarrels(self) -> list[Problem]:
-        """What somebody else changes back as often as it is written."""
+        """What somebody else changes back as often as it is written, and what the server refuses."""
         now, found = trio.current_time(), []
         for where in self._quarrels.waiting(now):
             plural, _, name = where.partition("/")
             known = self._copies[plural].get(name, now) if plural in self._copies else None
             who, path = manager_of(known) if known else "", f"{_KINDS.get(plural, plural)}/{name}"
+            if (refusal := self._refusals.get(where)) is not None:
+                found.append(Problem(path, str(refusal), refusal.hint))
+                continue
             text = f"{path} is changed by {who or 'somebody else'} as often as it is put right; it is put right less and less often"
             found.append(Problem(path, text, f"see who it is: kubectl get {plural} {name} -o yaml --show-managed-fields; make it stop"))
         return found
@@ -187,8 +191,14 @@ class Copies:
             if isinstance(exc, NotFound) and "namespace" in exc.hint:
                 raise
             self._quarrels.tried(name, wish, trio.current_time())
+            self._refusals.pop(name, None)
             log.info("decided anew", extra={"call": str(call), "reason": str(exc)})
             return None
+        except (Denied, Invalid) as exc:
+            self._quarrels.refused(name, wish, trio.current_time())
+            self._refusals[name] = exc
+            raise
+        self._refusals.pop(name, None)
         self.writes += 1
         log.info("wrote", extra={"call": str(call)})
         gone = call.method == "DELETE"
@@ -227,7 +237,10 @@ class Copies:
         return await self.send(apply(kind, self.namespace, value)) is not None
 
     async def each(self, things: Iterable[Thing], do: Callable[[Thing], Awaitable[object]]) -> None:
-        """``AT_ONCE`` at a time. One that fails does not keep the others; then the first failure is raised."""
+        """``AT_ONCE`` at a time. One that fails does not keep the others; then the first failure is raised.
+
+        What the server refuses is no failure of this kind: it waits for itself alone, and ``quarrels`` says why.
+        """
         limit = trio.CapacityLimiter(AT_ONCE)
         failed: list[VanrouterError] = []
 
@@ -235,6 +248,8 @@ class Copies:
             async with limit:
                 try:
                     await do(thing)
+                except (Denied, Invalid) as exc:
+                    log.warning("refused", extra={"call": exc.call, "reason": str(exc), "hint": exc.hint})
                 except VanrouterError as exc:
                     failed.append(exc)
 

@@ -1,5 +1,6 @@
 """
-Objects that somebody else changes back as often as we write them. Decides how soon the same is written again; time is an argument.
+Objects that somebody else changes back as often as we write them, or that the server refuses. Decides how soon the same is written again;
+time is an argument.
 
 The first ``FREE`` times within a minute cost nothing: a person edits, a tool applies. After that we wait, each time twice as long, and say
 so. Whoever wants something else, or deletes what he wrote, begins anew.
@@ -17,6 +18,7 @@ FREE: Final = 5
 WITHIN: Final = 60.0
 FIRST: Final = 5.0
 CAP: Final = 300.0
+REFUSED_CAP: Final = 20.0  # somebody may raise the quota
 
 
 class _Tries(msgspec.Struct):
@@ -46,6 +48,12 @@ class Quarrels:
         tries.times = [*(at for at in tries.times if now < at + WITHIN), now]
         if tries.waits or len(tries.times) >= FREE:
             tries.waits = min(CAP, max(FIRST, tries.waits * 2))
+
+    def refused(self, name: str, wish: int, now: float) -> None:
+        """The server will not have it as it is: a quota, an admission rule, its own rules."""
+        tries = self._tries.get(name)
+        waits = tries.waits if tries is not None and tries.wish == wish else 0.0
+        self._tries[name] = _Tries(wish, [now], min(REFUSED_CAP, max(FIRST, waits * 2)))
 
     def settled(self, name: str) -> None:
         """It is no longer ours to write."""
