@@ -123,6 +123,9 @@ class Copies:
         self._quarrels = Quarrels()
         self._refusals: dict[str, KubeError] = {}  # why, of what the server refused
         self.writes = 0  # of all kinds, answered: for tests, and a log line
+        self._rng = rng
+        self._nursery: trio.Nursery | None = None
+        self._scopes: dict[str, trio.CancelScope] = {}  # of kinds that are followed for a while
 
         def made(kind: Kind, labels: str) -> _Copy:
             return _Copy(namespace, lambda heard: Watcher(client, kind, namespace, heard=heard, rng=rng, labels=labels), wake)
@@ -134,14 +137,46 @@ class Copies:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """``started`` when each kind was listed completely: before that nothing may be concluded."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             for copy in self._copies.values():
                 nursery.start_soon(copy.watcher.run)
             for copy in self._copies.values():
                 await copy.watcher.wait_synced()
             task_status.started()
 
+    async def follow(self, kind: Kind, name: str) -> None:
+        """One object of one more kind, until ``unfollow``. Returns when there was a complete list."""
+        if kind.plural not in self._copies:
+            assert self._nursery is not None
+            client, rng = self.client, self._rng
+            copy = _Copy(
+                self.namespace,
+                lambda heard: Watcher(client, kind, self.namespace, heard=heard, rng=rng, fields=f"metadata.name={name}"),
+                self.wake,
+            )
+            self._copies[kind.plural] = copy
+            scope = self._scopes[kind.plural] = trio.CancelScope()
+
+            async def run() -> None:
+                with scope:
+                    await copy.watcher.run()
+
+            self._nursery.start_soon(run)
+        await self._copies[kind.plural].watcher.wait_synced()
+
+    def unfollow(self, kind: Kind) -> None:
+        if (scope := self._scopes.pop(kind.plural, None)) is not None:
+            scope.cancel()
+            del self._copies[kind.plural]
+
+    def is_synced(self, kind: Kind) -> bool:
+        return kind.plural in self._copies and self._copies[kind.plural].watcher.synced
+
+    def problem(self, kind: Kind) -> KubeError | None:
+        return self._copies[kind.plural].watcher.problem if kind.plural in self._copies else None
+
     def of(self, kind: Kind) -> dict[str, Object]:
-        return self._copies[kind.plural].objects(trio.current_time())
+        return self._copies[kind.plural].objects(trio.current_time()) if kind.plural in self._copies else {}
 
     def get(self, kind: Kind, name: str) -> Object | None:
         return self._copies[kind.plural].get(name, trio.current_time())

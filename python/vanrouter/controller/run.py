@@ -24,6 +24,7 @@ import vanrouter
 from vanrouter.controller.access import LinkAccess, Reached
 from vanrouter.controller.answers import Answerer, answer_requests
 from vanrouter.controller.copies import Copies
+from vanrouter.controller.entrance_watch import EntranceWatch
 from vanrouter.controller.issuing import Issuing, grant_docs
 from vanrouter.controller.keys import compose_keys
 from vanrouter.controller.redeeming import Redeeming, credentials_in
@@ -31,7 +32,7 @@ from vanrouter.controller.routers import Routers
 from vanrouter.controller.services import ServicePlan, give_back, is_taken
 from vanrouter.controller.start import controller_leaf, establish_keys
 from vanrouter.controller.view import services_view
-from vanrouter.controller.writing import Statuses, Wishes, wished, write_router_map
+from vanrouter.controller.writing import Statuses, Wishes, told_endpoints, wished, write_router_map
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Call, Object
@@ -42,7 +43,7 @@ from vanrouter.kube.ledger import SecretLedger
 from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, STATUS, TYPE, resource_map
 from vanrouter.kube.records import Records
 from vanrouter.kube.state import files_in, secret_of
-from vanrouter.pki.authority import LEAF_LIFETIME
+from vanrouter.pki.authority import LEAF_LIFETIME, van_name
 from vanrouter.resources.kinds import TOKEN_VALUE, Connector, Link, Secret, Site
 from vanrouter.stores.resources import Loaded, Problem
 
@@ -81,6 +82,7 @@ class Controller:
         self._records = Records()
         self._plan = ServicePlan(namespace)
         self._access = LinkAccess(namespace)
+        self._entrance = EntranceWatch(self.copies)
         self._statuses = Statuses(clock=clock)
         self._wishes = Wishes()
         self._leaf: tuple[Leaf, float] | None = None
@@ -100,6 +102,7 @@ class Controller:
             site = await self._wait_for_site()
             self._owners = self._owners_of(site)
             self.keys = await establish_keys(self._blocking, self.namespace, site.name, self._owners, now=self._clock())
+            self._access.name = van_name(self.keys.site_id)
             ledger = SecretLedger(self._blocking, self.namespace, owners=self._owners)
             self._issuing = Issuing(ledger, self.keys, site.name, clock=self._clock, leaf_lifetime=self._lifetime)
             self._issuing.changed = self._forget_grants
@@ -149,7 +152,8 @@ class Controller:
         links = [r for r in resources if isinstance(r, Link)]
         tokens = {r.name: r for r in resources if isinstance(r, Secret) and r.is_token}
         given = {r.name: r for r in resources if isinstance(r, Secret) and not r.is_token}
-        reached = self._access.look(site.spec, self.copies.get(SERVICES, "van-router"), owners=self._owners, now=trio.current_time())
+        await self._step("what is in front of the link access", lambda: self._entrance.look(site.spec))
+        reached = self._look_at_access(site)
         self._issuing.set_endpoints(reached.endpoints)
         self._issuing.condition = reached.condition
         self._issuing.refused_sites = frozenset(site.spec.refused_sites)
@@ -197,6 +201,7 @@ class Controller:
             now + min(max(later, 0.05), LONGEST),
             self._wishes.deadline,
             self._access.deadline,
+            self._entrance.deadline,
             self._statuses.deadline,
             self._redeeming.clean_at,
             self.copies.deadline,
@@ -237,6 +242,11 @@ class Controller:
     def _router_map(self) -> Object | None:
         return self.copies.get(CONFIG_MAPS, "van-router")
 
+    def _look_at_access(self, site: Site) -> Reached:
+        told = told_endpoints(self._router_map())
+        service = self.copies.get(SERVICES, "van-router")
+        return self._access.look(site.spec, service, owners=self._owners, now=trio.current_time(), seen=self._entrance.seen(told))
+
     # ---- Steps ---------------------------------------------------------------------------------------------------------------------------
 
     async def _write_keys(self, reached: Reached, links: list[Link], given: dict[str, Secret]) -> None:
@@ -251,6 +261,8 @@ class Controller:
     async def _write_access(self, reached: Reached) -> None:
         if reached.service is not None:
             await self.copies.ensure(SERVICES, reached.service)
+            for kind, value in reached.fronts:
+                await self.copies.ensure(kind, value)
         elif reached.condition is None and _type(self.copies.get(SERVICES, "van-router") or {}) == "access":
             await self.copies.remove(SERVICES, "van-router")
 

@@ -28,7 +28,7 @@ from vanrouter.resources import Resource
 from vanrouter.resources.kinds import Connector, Listener, MultiKeyListener, Site, SiteSpec
 from vanrouter.stores.resources import Problem
 
-__all__ = ["Statuses", "Wishes", "wished", "write_router_map"]
+__all__ = ["Statuses", "Wishes", "told_endpoints", "wished", "write_router_map"]
 
 ROUTER_JSON: Final = "router.json"
 LINGER: Final = 10.0
@@ -119,6 +119,13 @@ async def write_router_map(copies: Copies, wishes: Wishes, reached: Reached, own
     data = {ROUTER_JSON: json.dumps({"generation": generation, **said}, separators=(",", ":"))}
     # Under the version on which this was decided: of two controllers one decides anew.
     await copies.ensure(CONFIG_MAPS, {"metadata": labelled(ROUTER_MAP, ROUTER, owners=owners), "data": data}, fenced=True)
+
+
+def told_endpoints(router_map: Object | None) -> list[tuple[str, int]]:
+    """Where others were told last that this site is reached."""
+    listed = _router_json(router_map).get("endpoints")
+    found = [(e.get("host"), e.get("port")) for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+    return [(host, port) for host, port in found if isinstance(host, str) and isinstance(port, int)]
 
 
 def _led_to(services: Mapping[str, Object]) -> Iterator[tuple[str, int]]:
@@ -225,7 +232,7 @@ class Statuses:
             wall = self._clock() - (trio.current_time() - reached.condition.since)
             said = condition_doc(reached.condition, self._date("access", f"{reached.condition.status} {reached.condition.reason}", wall))
             others = [c for c in site.get("conditions") or [] if c.get("type") != "LinkAccess"]
-            is_theirs = reached.condition.status == "True" and len(others) < len(site.get("conditions") or [])
+            is_theirs = bool(document) and reached.condition.status == "True" and len(others) < len(site.get("conditions") or [])
             if not is_theirs:
                 site["conditions"] = [*others, said]
         whole["grants"] = grants
