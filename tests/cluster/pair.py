@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -56,12 +57,27 @@ class Side:
         self.space.kubectl("rollout", "restart", "deployment/van-router")
         self.settled()
 
+    def delete_a_router(self) -> None:
+        """`kubectl delete pod`, until its successor is there. It is leaving then."""
+        self.space.kubectl("delete", "pod", self.routers()[0].pod, "--wait=false")
+        time.sleep(0.5)
+        self.settled()
+
     def settled(self) -> None:
         self.space.kubectl("rollout", "status", "deployment/van-router", "--timeout=90s", timeout=100)
 
     def gone(self, *names: str, seconds: float = 110) -> None:
         """These pods have ended."""
         self.space.kubectl("wait", *(f"pod/{name}" for name in names), "--for=delete", f"--timeout={seconds}s", timeout=seconds + 10)
+
+
+def die(router: Process, _side: Side) -> None:
+    """SIGKILL, of the only process of the container: the kubelet starts another one in the same pod."""
+    os.kill(router.pid, signal.SIGKILL)
+
+
+def delete_by_force(router: Process, side: Side) -> None:
+    side.space.kubectl("delete", "pod", router.pod, "--grace-period=0", "--force")
 
 
 @dataclass
@@ -83,7 +99,7 @@ class Pair:
         """So many in each site, and none that is leaving."""
         for side in self.sides:
             if side.space.get("deployment", "van-router")["spec"]["replicas"] != number:
-                side.van(f"update --routers {number}")
+                side.van(f"update --routers {number} --timeout 100s")
         for side in self.sides:
             side.settled()
             until(f"{number} routers in {side.space.name}", lambda side=side: len(side.routers()) == number, seconds=110)  # type: ignore[misc]

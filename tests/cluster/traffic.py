@@ -51,6 +51,8 @@ def backend(image: str, replicas: int) -> list[dict[str, Any]]:
         "backend", image, ["python3", "/load/backend_program.py"],
         readinessProbe={"tcpSocket": {"port": 8081}, "periodSeconds": 1},
         volumeMounts=[{"name": "load", "mountPath": "/load"}],
+        # Without a request it gets next to nothing of a busy processor, and the load says nothing about the routers any more.
+        resources={"requests": {"cpu": "300m", "memory": "64Mi"}},
     )  # fmt: skip
     pod = pods.pod("backend", container, volumes=[{"name": "load", "configMap": {"name": "load"}}])
     template = {"metadata": {"labels": {"app": "backend"}}, "spec": pod["spec"]}

@@ -1,0 +1,143 @@
+"""
+Operations hurt nobody: 20 requests per second, each on a new connection, and 10 long transfers go from one cluster into the other while
+routers, servers, controllers and the API server are replaced, killed, away (pair.py, traffic.py).
+
+Here each phase is as short as it can be; `make soak` has them long, and `make bench-kube` measures more rounds (benches/kube).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from clusters import Cluster, Namespace, until
+from conftest import USED
+from pair import CONTROLLERS, Pair, Side, delete_by_force, die, pair
+from traffic import LONG, Totals, check_servers, failed
+
+pytestmark = pytest.mark.timeout(1_800 if LONG else 300)
+ENOUGH = 7.0  # seconds after which a router that leaves and has a successor refuses new connections
+QUIET = 10.0 if LONG else 1.0  # before and after what is done
+API_AWAY = 60.0 if LONG else 12.0
+ROUNDS = 5 if LONG else 1
+
+
+@pytest.fixture(scope="module")
+def installed(clusters: tuple[Cluster, Cluster], image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with pair(*clusters, image, tmp_path_factory.mktemp("pair")) as made:
+        yield made
+
+
+@pytest.fixture
+def sites(installed: Pair, request: pytest.FixtureRequest) -> Pair:
+    request.node.stash.setdefault(USED, []).extend(side.space for side in installed.sides)
+    return installed
+
+
+def on_both(sites: Pair, do: Callable[[Side], Any]) -> None:
+    with ThreadPoolExecutor() as at_once:
+        list(at_once.map(do, sites.sides))
+
+
+@contextlib.contextmanager
+def load(sites: Pair, figure: Callable[[str, object], None], name: str, *, spared: bool = True) -> Iterator[list[Totals]]:
+    """Traffic while the body runs: every request whole, and, if ``spared``, every transfer; what became of them is put into the list."""
+    result: list[Totals] = []
+    with sites.traffic() as running:
+        time.sleep(QUIET)
+        yield result
+        time.sleep(QUIET)
+        result.append(totals := running.end())
+    figure("figure", f"{name}: {totals}")
+    assert len(totals.requests) > 10
+    assert failed(totals.requests) == []
+    assert not spared or failed(totals.transfers) == []
+    check_servers(sites.south.space, totals)
+
+
+def test_replacing_the_only_router_of_either_site_costs_no_request_and_no_transfer(
+    sites: Pair, record_property: Callable[[str, object], None]
+) -> None:
+    sites.with_routers(1)
+    with load(sites, record_property, "one router: restarted and deleted, in north and in south"):
+        for change in (Side.restart, Side.delete_a_router):
+            for side in sites.sides:
+                change(side)
+        time.sleep(ENOUGH)  # those that leave refuse what is new now
+
+
+def test_replacing_one_of_two_routers_or_updating_the_site_costs_no_request_and_no_transfer(
+    sites: Pair, record_property: Callable[[str, object], None]
+) -> None:
+    sites.with_routers(1)
+    with load(sites, record_property, "van update to two routers, other resources and another log level"):
+        on_both(sites, lambda side: side.van("update --routers 2 --router-memory 80Mi --log-level info --timeout 100s"))
+    with load(sites, record_property, "two routers: restarted and deleted, in north and in south"):
+        for change in (Side.restart, Side.delete_a_router):
+            for side in sites.sides:
+                change(side)
+
+
+@pytest.mark.parametrize("routers", [2, 1])
+def test_new_connections_work_again_soon_after_a_router_died(
+    sites: Pair, record_property: Callable[[str, object], None], routers: int
+) -> None:
+    """With two: 1.5 s after it at most. With one: 2 s after its successor began. Medians, without what others here took."""
+    sites.with_routers(routers)
+    for fault in (die, delete_by_force):
+        for side in sites.sides:
+            found = [sites.outage(side, fault, quiet=QUIET) for _ in range(ROUNDS)]
+            record_property("figure", f"{routers} router(s), {fault.__name__} in {side.space.name[:5]}: " + "; ".join(map(str, found)))
+            if routers == 2:
+                assert statistics.median(each.after_fault for each in found) <= 1.5, found
+            else:
+                assert statistics.median(each.after_start for each in found) <= 2.0, found
+
+
+def test_a_backend_that_goes_costs_no_request(sites: Pair, record_property: Callable[[str, object], None]) -> None:
+    """It refuses new connections from the moment it is asked to go, so that targets that are going are met."""
+    with load(sites, record_property, "backend pods deleted", spared=False):
+        for _ in range(2):
+            pod = sites.south.space.get("pods", "-l", "app=backend")["items"][0]["metadata"]["name"]
+            sites.south.space.kubectl("delete", "pod", pod, "--wait=false")
+            sites.south.gone(pod)
+            sites.south.space.kubectl("rollout", "status", "deployment/backend", "--timeout=30s")
+
+
+def answers(cluster: Cluster) -> float:
+    """When its API server did."""
+    cluster.kubectl("get", "--raw", "/readyz", "--request-timeout=2s")
+    return time.monotonic()
+
+
+def made(space: Namespace) -> dict[str, Any]:
+    """What must not be made anew: Services, and the listeners' ports."""
+    services = {item["metadata"]["name"]: (item["metadata"]["uid"], item["spec"]["clusterIP"]) for item in space.get("services")["items"]}
+    return {"services": services, "ports": space.get("configmap", "van-router")["data"]["router.json"]}
+
+
+def test_traffic_goes_on_while_controllers_and_api_servers_are_away(sites: Pair, record_property: Callable[[str, object], None]) -> None:
+    north, south = sites.sides
+    cluster = north.space.cluster
+    on_both(sites, lambda side: side.settled())
+    before = [made(side.space) for side in sites.sides]
+    with load(sites, record_property, f"controllers deleted, API server hung for {API_AWAY:.0f} s, then dead for as long"):
+        for side in sites.sides:
+            side.space.kubectl("delete", "pod", "-l", CONTROLLERS, "--wait=false")
+        for number, away in enumerate((cluster.stopped, cluster.killed)):
+            with away("apiserver"):
+                time.sleep(API_AWAY / 2)
+                south.van(f"expose deployment/backend --address news-{number} --port 81 --target-port 8080")
+                time.sleep(API_AWAY / 2)
+            back = until("the API server answers", lambda: answers(cluster), seconds=60)
+            until("what was exposed meanwhile is there", lambda name=f"news-{number}": north.space.get("service", name), seconds=10)  # type: ignore[misc]
+            record_property("figure", f"status caught up {time.monotonic() - back:.1f} s after the API server was back")
+            south.van(f"unexpose deployment/backend --address news-{number}")
+    after = [made(side.space) for side in sites.sides]
+    for was, now in zip(before, after, strict=True):
+        assert was["services"].items() <= now["services"].items()
