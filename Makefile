@@ -38,6 +38,7 @@ test: test-rust test-python test-cluster ## all tests, Rust and Python; TEST_ARG
 	@echo "make test: passed. Not run: $$(cat $(NO_CLUSTERS))benchmarks (make bench)"
 
 test-rust: $(INSTALLED)
+	@.ci/need valgrind || echo "make test: instructions are not counted"
 	cargo test $(QUICK) --no-fail-fast
 
 test-python: $(CORE)

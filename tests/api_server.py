@@ -84,7 +84,7 @@ class ApiServer:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={d}/sa.pub",
             f"--service-account-signing-key-file={d}/sa.key",
-            "--service-cluster-ip-range=10.250.0.0/24",
+            "--service-cluster-ip-range=10.250.0.0/16",
             "--authorization-mode=RBAC",
             "--disable-admission-plugins=ServiceAccount",
         )

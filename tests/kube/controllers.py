@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -64,10 +65,13 @@ class Namespace:
         return json.loads(files_in(value)["answer.json"])
 
     @contextlib.asynccontextmanager
-    async def controller(self, *, name: str = "c-0") -> AsyncIterator[Controller]:
-        with BlockingClient(self.access) as blocking:
-            async with KubeClient(self.access) as client, trio.open_nursery() as nursery:
-                controller = Controller(client, blocking, self.name, port=0, name=name)
+    async def controller(
+        self, *, name: str = "c-0", access: Access | None = None, clock: Callable[[], float] = time.time
+    ) -> AsyncIterator[Controller]:
+        """``access``: its own way to the API server."""
+        with BlockingClient(access or self.access) as blocking:
+            async with KubeClient(access or self.access) as client, trio.open_nursery() as nursery:
+                controller = Controller(client, blocking, self.name, port=0, name=name, clock=clock)
                 await nursery.start(controller.run)
                 yield controller
                 nursery.cancel_scope.cancel()

@@ -11,6 +11,7 @@ import secrets
 import signal
 import ssl
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -52,6 +53,7 @@ class Routers:
         controller: tuple[str, int] = ("127.0.0.1", 9),
         any_host: str = "",
         link_port: int = 0,
+        wall: Callable[[], float] = time.time,
     ) -> SiteHome:
         """Returns when it runs."""
         self.port = link_port or free_port()
@@ -65,6 +67,7 @@ class Routers:
             any_host=any_host,
             plane=self.plane,
             timing=timing,
+            wall=wall,
         )
         self.scope = await self.nursery.start(_cancellable, run)
         return self.home(name)

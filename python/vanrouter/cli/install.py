@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from vanrouter import __version__
-from vanrouter.cli import wanted
+from vanrouter.cli import entrance, wanted
 from vanrouter.cli.base import DONE, Invocation
 from vanrouter.cli.health import is_ready, troubles
 from vanrouter.cli.namespace import SETTLES, NamespaceSite
@@ -24,6 +24,7 @@ from vanrouter.cli.output import dump, say, warn
 from vanrouter.cli.values import HostPort, spell_duration
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
 from vanrouter.kube.calls import Object, apply, delete, get
+from vanrouter.kube.entrances import ACCESS_TYPES, front_rules
 from vanrouter.kube.errors import NotFound
 from vanrouter.kube.home import ResourceMaps
 from vanrouter.kube.kinds import DEPLOYMENTS
@@ -44,7 +45,7 @@ def fields_of(fields: Doc, options: Doc) -> Doc:
     if "serviceAddress" in fields:
         raise click.UsageError("--service-address is for hosts; in a namespace each service of another site is a Service")
     if ":" in (fields.get("linkAccess") or ""):
-        raise click.UsageError("--link-access HOST:PORT is for hosts; in a namespace it is: loadbalancer, nodeport, local or none")
+        raise click.UsageError(f"--link-access HOST:PORT is for hosts; in a namespace it is one of: {', '.join(ACCESS_TYPES)}")
     return fields | {f"settings.{name}": value for name, value in settings_from(options).items()}
 
 
@@ -87,12 +88,15 @@ def _defaults(fields: Doc) -> Doc:
 
 def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) -> int:
     resource, output = change.resource, site.invocation.output
-    chosen = plan(resource, image=built_in_image(__version__))  # what is wrong with it, before anything is changed
+    routes = entrance.has_routes(site, resource)
+    chosen = plan(resource, image=built_in_image(__version__), routes=routes)  # what is wrong with it, before anything is changed
     if print_only:
         documents = [m.value for m in manifests(resource, chosen, site.namespace, root=site.root())]
         dump(documents, output if output in ("json", "yaml") else "yaml")
         return DONE
-    _check_rights(site)
+    entrance.require_kinds(site, chosen.entrance)
+    _check_rights(site, front_rules(chosen.entrance))
+    entrance.warn_of_unread(resource, routes=routes)
     existed = site.root() is not None
     if change.done != "unchanged":
         # The root of all others has no owner.
@@ -107,15 +111,16 @@ def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) 
     for manifest in made[1:]:
         site.client.call(apply(manifest.kind, site.namespace, manifest.value))
     _remove_unwanted(site, made)
+    entrance.remove_former(site, chosen.entrance)
     if wait:
         _wait(site, f"site {resource.name}")
     _say(site, resource.name, change.done if existed else "created", waited=wait)
     return DONE
 
 
-def _check_rights(site: NamespaceSite) -> None:
-    """Name every right that is missing, and a Role that has them, before anything is created."""
-    wanted_rights = needed()
+def _check_rights(site: NamespaceSite, more: list[Object]) -> None:
+    """Name every right that is missing, and a Role that has them, before anything is created. ``more``: rules that the choice takes."""
+    wanted_rights = needed(more)
     with ThreadPoolExecutor(8) as at_once:
         answers = list(at_once.map(lambda right: site.client.call(ask(right, site.namespace)), wanted_rights))
     lacking = [right for right, answer in zip(wanted_rights, answers, strict=True) if not is_allowed(answer)]

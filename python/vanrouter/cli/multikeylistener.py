@@ -27,6 +27,14 @@ def _one_strategy(fields: Doc) -> Doc:
     return fields
 
 
+def _defaults(_name: str, given: Doc) -> Doc:
+    if not any(f"{strategy}.routingKeys" in given for strategy in _STRATEGIES):
+        raise click.UsageError(
+            "no routing key is named; name them in their order (--priority KEY ...), or with shares (--weight KEY=NUMBER ...)"
+        )
+    return {"host": "127.0.0.1"}
+
+
 def _keys(found: Doc) -> str:
     keys = found.get("routingKeys", ())
     return ", ".join(f"{key['routingKey']}={key['weight']}" if found["strategy"] == "weighted" else key["routingKey"] for key in keys)
@@ -56,7 +64,7 @@ NOUN = Noun(
         condition(found, "Listening")["reason"],
         condition(found, "Matched")["since"],
     ],
-    defaults=lambda _name, _named: {"host": "127.0.0.1"},
+    defaults=_defaults,
     listens=True,
     listed="multiKeyListeners",
     keys=_keys,

@@ -12,7 +12,8 @@ from vanrouter.errors import ConfigError
 __all__ = ["fields_of_site", "kube_options", "refuse_kube_options", "site_options"]
 
 Doc = dict[str, Any]
-_IN_NAMESPACES: Final = ("loadbalancer", "nodeport", "local")
+# As kube.entrances has them; a test compares. Not imported: completion starts quicker.
+_IN_NAMESPACES: Final = ("loadbalancer", "nodeport", "local", "route", "ingress", "ingress-nginx", "contour-http-proxy", "gateway")
 
 
 class _LinkAccess(click.ParamType[str]):
@@ -42,8 +43,8 @@ def site_options(function: Any) -> Any:
             "--link-access",
             type=_LinkAccess(),
             metavar="HOST:PORT|TYPE",
-            help="Where other sites can link to this one. On Kubernetes: loadbalancer (the default), nodeport, local or none; "
-            "on a host: HOST:PORT, default: none.",
+            help="Where other sites can link to this one. On Kubernetes: loadbalancer (the default; on OpenShift: route), nodeport, local, "
+            "ingress, ingress-nginx, contour-http-proxy, gateway or none; on a host: HOST:PORT, default: none.",
         ),
     ):
         function = option(function)
@@ -52,7 +53,12 @@ def site_options(function: Any) -> Any:
 
 def kube_options(function: Any) -> Any:
     """What an install in a namespace can choose besides; all of it is kept in the Site's settings."""
-    pairs = (("--node-selector", "Nodes for the pods"), ("--label", "Labels"), ("--annotation", "Annotations"))
+    pairs = (
+        ("--node-selector", "Nodes for the pods"),
+        ("--label", "Labels"),
+        ("--annotation", "Annotations"),
+        ("--ingress-annotation", "Annotations of what the link access makes: Service, Ingress, Route, Gateway"),
+    )
     options = [
         click.option("--routers", type=COUNT, help="Kubernetes: routers that are active at once; default: 1."),
         click.option("--image", metavar="NAME", help="Kubernetes: image of the pods; else VAN_IMAGE, else that of this version."),
@@ -60,10 +66,21 @@ def kube_options(function: Any) -> Any:
             "--pull-policy", "image_pull_policy", type=click.Choice(["Always", "IfNotPresent", "Never"]), help="Kubernetes: of the image."
         ),
         click.option("--pull-secret", "image_pull_secret", metavar="NAME", help="Kubernetes: Secret to pull the image with."),
-        click.option("--ingress-host", type=HOST, help="Kubernetes: a node's address as others see it, for nodeport."),
+        click.option(
+            "--ingress-host",
+            type=HOST,
+            multiple=True,
+            help="Kubernetes: for nodeport, a node's address as others see it (may be given several times); "
+            "for route, ingress, ingress-nginx, contour-http-proxy and gateway, the name that leads there.",
+        ),
+        click.option(
+            "--ingress-port", type=click.IntRange(1, 65535), help="Kubernetes: port of what --ingress-host leads to; default: 443."
+        ),
+        click.option("--ingress-class", metavar="NAME", help="Kubernetes: class of the Ingress, HTTPProxy or Gateway."),
+        click.option("--gateway", metavar="[NAMESPACE/]NAME", help="Kubernetes: a Gateway that is there; else one is made."),
         click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Kubernetes: of router and controller."),
     ]
-    names = {"--label": "labels", "--annotation": "annotations"}
+    names = {"--label": "labels", "--annotation": "annotations", "--ingress-annotation": "ingress_annotations"}
     for flag, what in pairs:
         dest = names.get(flag, flag.lstrip("-").replace("-", "_"))
         options.append(
@@ -88,5 +105,11 @@ def refuse_kube_options(options: Doc) -> None:
     """Options that are for namespaces, on a host."""
     for name, value in options.items():
         if value not in (None, (), False):
-            flag = {"image_pull_policy": "pull-policy", "image_pull_secret": "pull-secret", "labels": "label", "annotations": "annotation"}
+            flag = {
+                "image_pull_policy": "pull-policy",
+                "image_pull_secret": "pull-secret",
+                "labels": "label",
+                "annotations": "annotation",
+                "ingress_annotations": "ingress-annotation",
+            }
             raise click.UsageError(f"--{flag.get(name, name).replace('_', '-')} is for Kubernetes; this is a host")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from vanrouter.cli.base import Invocation
+from vanrouter.cli.entrance import fronts_of
 from vanrouter.cli.namespace import OURS, NamespaceSite
 from vanrouter.cli.output import say, warn
 from vanrouter.cli.values import spell_duration
@@ -69,6 +70,8 @@ def uninstall(invocation: Invocation, *, drain: bool, timeout: float) -> None:
         _give_back(site, service)
     for service in site.objects(SERVICES, labels=f"{OURS},{TYPE}={SERVICE}"):
         _delete(site, SERVICES, service)
+    for kind, value in fronts_of(site):
+        _delete(site, kind, value)
     if root is not None:
         _delete(site, CONFIG_MAPS, root)
     _stop(site, ROUTER, ROUTER_LABELS, drain=drain)

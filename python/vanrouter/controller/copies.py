@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 import trio
 
+from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Call, Kind, Object, apply, create, delete, merge_patch
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
@@ -30,7 +30,11 @@ __all__ = ["Copies"]
 log: Final = logging.getLogger("vanrouter.controller")
 
 BROUGHT: Final = 2048  # more than comes between a write and its answer
+AT_ONCE: Final = 20  # writes
 OVERLAY: Final = 5.0  # the watch has brought a write by then, or it lags: then the copy counts
+
+
+Thing = TypeVar("Thing")
 
 
 class _Written(msgspec.Struct):
@@ -45,14 +49,16 @@ class _Copy:
     def __init__(self, namespace: str, watcher: Callable[[Callable[[Sequence[Change]], None]], Watcher], wake: Callable[[], None]) -> None:
         self._namespace, self._wake = namespace, wake
         self.written: dict[str, _Written] = {}
-        self._brought: deque[tuple[str, str]] = deque(maxlen=BROUGHT)  # names and versions, lately, also of what is gone again
+        self._brought: dict[tuple[str, str], None] = {}  # names and versions, lately, also of what is gone again
         self.watcher = watcher(self._heard)
 
     def _heard(self, changes: Sequence[Change]) -> None:
         for change in changes:
             name = change.key[1]
             if not isinstance(change, Removed):
-                self._brought.append((name, str(change.object["metadata"].get("resourceVersion"))))
+                self._brought[name, str(change.object["metadata"].get("resourceVersion"))] = None
+                if len(self._brought) > BROUGHT:
+                    del self._brought[next(iter(self._brought))]
             known = self.written.get(name)
             if known is None:
                 continue
@@ -70,6 +76,15 @@ class _Copy:
                 found.pop(name, None)
             else:
                 found[name] = written.value
+        return found
+
+    def get(self, name: str, now: float) -> Object | None:
+        """One of ``objects``, without looking at the others."""
+        written = self.written.get(name)
+        if written is not None and now < written.until:
+            return written.value
+        self.written.pop(name, None)
+        found: Object | None = self.watcher.objects.get((self._namespace, name))
         return found
 
     def note(self, name: str, value: Object | None, now: float, *, uid: str = "") -> None:
@@ -98,6 +113,9 @@ class Copies:
     def __init__(self, client: KubeClient, namespace: str, *, rng: random.Random, wake: Callable[[], None]) -> None:
         self.client, self.namespace, self.wake = client, namespace, wake
         self.writes = 0  # of all kinds, answered: for tests, and a log line
+        self._rng = rng
+        self._nursery: trio.Nursery | None = None
+        self._scopes: dict[str, trio.CancelScope] = {}  # of kinds that are followed for a while
 
         def made(kind: Kind, labels: str) -> _Copy:
             return _Copy(namespace, lambda heard: Watcher(client, kind, namespace, heard=heard, rng=rng, labels=labels), wake)
@@ -109,14 +127,49 @@ class Copies:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """``started`` when each kind was listed completely: before that nothing may be concluded."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             for copy in self._copies.values():
                 nursery.start_soon(copy.watcher.run)
             for copy in self._copies.values():
                 await copy.watcher.wait_synced()
             task_status.started()
 
+    async def follow(self, kind: Kind, name: str) -> None:
+        """One object of one more kind, until ``unfollow``. Returns when there was a complete list."""
+        if kind.plural not in self._copies:
+            assert self._nursery is not None
+            client, rng = self.client, self._rng
+            copy = _Copy(
+                self.namespace,
+                lambda heard: Watcher(client, kind, self.namespace, heard=heard, rng=rng, fields=f"metadata.name={name}"),
+                self.wake,
+            )
+            self._copies[kind.plural] = copy
+            scope = self._scopes[kind.plural] = trio.CancelScope()
+
+            async def run() -> None:
+                with scope:
+                    await copy.watcher.run()
+
+            self._nursery.start_soon(run)
+        await self._copies[kind.plural].watcher.wait_synced()
+
+    def unfollow(self, kind: Kind) -> None:
+        if (scope := self._scopes.pop(kind.plural, None)) is not None:
+            scope.cancel()
+            del self._copies[kind.plural]
+
+    def is_synced(self, kind: Kind) -> bool:
+        return kind.plural in self._copies and self._copies[kind.plural].watcher.synced
+
+    def problem(self, kind: Kind) -> KubeError | None:
+        return self._copies[kind.plural].watcher.problem if kind.plural in self._copies else None
+
     def of(self, kind: Kind) -> dict[str, Object]:
-        return self._copies[kind.plural].objects(trio.current_time())
+        return self._copies[kind.plural].objects(trio.current_time()) if kind.plural in self._copies else {}
+
+    def get(self, kind: Kind, name: str) -> Object | None:
+        return self._copies[kind.plural].get(name, trio.current_time())
 
     def current(self, kind: Kind) -> bool:
         """Whether absence from the copy proves absence."""
@@ -150,12 +203,17 @@ class Copies:
             self._copies[call.kind.plural].note(call.name, None if gone else answer, trio.current_time(), uid=uid)
         return answer
 
+    def differs(self, kind: Kind, value: Object) -> bool:
+        """Whether ``ensure`` would write."""
+        known = self.get(kind, value["metadata"]["name"])
+        return known is None or not _holds(known, value)
+
     async def ensure(self, kind: Kind, value: Object, *, fenced: bool = False) -> bool:
         """Server-side apply, where labels, annotations, owners, data or spec differ from the copy. Whether something was written.
 
         ``fenced``: only if the object is still the one of the copy, or there is still none.
         """
-        known = self.of(kind).get(value["metadata"]["name"])
+        known = self.get(kind, value["metadata"]["name"])
         if known is not None and _holds(known, value):
             return False
         strange = {part: keys for part in ("data", "binaryData") if (keys := _too_many(known, value, part))}
@@ -170,9 +228,27 @@ class Copies:
             value = {**value, "metadata": {**value["metadata"], "resourceVersion": known["metadata"]["resourceVersion"]}}
         return await self.send(apply(kind, self.namespace, value)) is not None
 
+    async def each(self, things: Iterable[Thing], do: Callable[[Thing], Awaitable[object]]) -> None:
+        """``AT_ONCE`` at a time. One that fails does not keep the others; then the first failure is raised."""
+        limit = trio.CapacityLimiter(AT_ONCE)
+        failed: list[VanrouterError] = []
+
+        async def one(thing: Thing) -> None:
+            async with limit:
+                try:
+                    await do(thing)
+                except VanrouterError as exc:
+                    failed.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            for thing in things:
+                nursery.start_soon(one, thing)
+        if failed:
+            raise failed[0]
+
     async def remove(self, kind: Kind, name: str) -> bool:
         """Delete what the copy has under this name, if it is still that object. Nothing when the copy may be behind."""
-        known = self.of(kind).get(name)
+        known = self.get(kind, name)
         if known is None or not self.current(kind):
             return False
         return await self.send(delete(kind, self.namespace, name, uid=known["metadata"]["uid"])) is not None

@@ -19,6 +19,7 @@ from vanrouter.conditions import Condition
 from vanrouter.controller.keys import SiteKeys
 from vanrouter.controller.report import rfc3339
 from vanrouter.errors import ConfigError, NotReady
+from vanrouter.pki.authority import LEAF_LIFETIME
 from vanrouter.tokens import Endpoint, GrantStatus, Issuer, Ledger, format_token
 from vanrouter.tokens.token import format_time
 from vanrouter.tokens.wire import MALFORMED, MAX_REQUEST
@@ -32,7 +33,15 @@ DEFAULT_EXPIRY: Final = 900.0
 class Issuing:
     """``endpoints``, ``condition`` (of the link access) and ``refused_sites`` are set as they change."""
 
-    def __init__(self, ledger: Ledger, keys: SiteKeys, site_name: str, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        keys: SiteKeys,
+        site_name: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        leaf_lifetime: float = LEAF_LIFETIME,
+    ) -> None:
         self.refused_sites: frozenset[str] = frozenset()  # they get no certificate, and renew none
         self._issuer = Issuer(
             ledger=ledger,
@@ -41,6 +50,7 @@ class Issuing:
             authority=keys.authority,
             endpoints=(),
             revoked=lambda site: site in self.refused_sites,
+            leaf_lifetime=leaf_lifetime,
         )
         self._clock = clock
         self.condition: Condition | None = None

@@ -37,6 +37,7 @@ from vanrouter.resources.writing import to_yaml
 from vanrouter.stores.resources import Problem
 from vanrouter.tokens import LinkCredential, Pending, parse_token, prepare
 from vanrouter.tokens.redeem import redeem, renew
+from vanrouter.tokens.token import format_time
 
 __all__ = ["Redeeming", "credentials_in"]
 
@@ -202,9 +203,10 @@ class Redeeming:
                 self.deadline = min(self.deadline, known[1])
 
     async def _renew(self, name: str, files: dict[str, bytes], owners: tuple[Object, ...]) -> None:
-        problem = f"Link/{name}"
+        problem, until = f"Link/{name}", ""
         try:
             current = LinkCredential.from_files(files)
+            until = f"is valid until {format_time(current.leaf.not_valid_after_utc.timestamp())} and "
             if renewal_state(current.leaf, self._clock()) in (Renewal.FRESH, Renewal.NOT_YET):
                 return
             renewed = await renew(current, identity=self._keys.identity, clock=self._clock)
@@ -213,7 +215,7 @@ class Redeeming:
             self.problems.pop(problem, None)
             log.info("certificate renewed", extra={"link": name, "site": renewed.issuer_name})
         except VanrouterError as exc:
-            self.problems[problem] = Problem(problem, f"its certificate was not renewed: {exc}", exc.hint)
+            self.problems[problem] = Problem(problem, f"its certificate {until}was not renewed: {exc}", exc.hint)
             version = self._renew_at[name][0]
             self._renew_at[name] = (version, self._clock() + RENEW_AGAIN * self._rng.uniform(0.5, 1.0))
             log.warning("certificate not renewed", extra={"link": name, "reason": str(exc), "hint": exc.hint})

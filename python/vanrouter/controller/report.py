@@ -7,7 +7,6 @@ cannot know (grants, the Service of the link access, foreign Services) is the co
 
 from __future__ import annotations
 
-import copy
 import datetime as dt
 import hashlib
 import json
@@ -20,7 +19,7 @@ from vanrouter.kube.records import StatusRecord, spec_hash
 from vanrouter.resources import Resource
 from vanrouter.resources.kinds import Site
 
-__all__ = ["Doc", "condition_doc", "merge_documents", "rfc3339", "slots_of", "status_records"]
+__all__ = ["Doc", "Said", "condition_doc", "merge_documents", "rfc3339", "slots_of", "status_records"]
 
 Doc = dict[str, Any]
 
@@ -37,7 +36,7 @@ def merge_documents(documents: Mapping[str, Doc]) -> Doc:
     order = sorted(documents, key=lambda pod: (not _is_ready(documents[pod]), pod))
     if not order:
         return {}
-    merged = copy.deepcopy(documents[order[0]])
+    merged = dict(documents[order[0]])  # what is in it is not changed
     for name in (*_LISTS.values(), "services"):
         elements: dict[tuple[str, str], Doc] = {}
         for pod in order:
@@ -48,7 +47,7 @@ def merge_documents(documents: Mapping[str, Doc]) -> Doc:
                     elements[key] = element
         merged[name] = [elements[key] for key in sorted(elements)]
     merged["problems"] = _unique(p for pod in order for p in documents[pod].get("problems") or [])
-    site = merged.setdefault("site", {})
+    site = merged["site"] = dict(merged.get("site") or {})
     site["ready"] = any(_is_ready(documents[pod]) for pod in order)
     sites = [documents[pod].get("site") or {} for pod in order]
     site["routers"] = [{"pod": pod, **{k: s.get(k) for k in ("router", "version", "ready")}} for pod, s in zip(order, sites, strict=True)]
@@ -66,22 +65,39 @@ def slots_of(document: Doc) -> set[tuple[str, int]]:
     return found
 
 
+class Said:
+    """A document by kind and name: there may be a thousand of each."""
+
+    def __init__(self, document: Doc) -> None:
+        self.document = document
+        self._elements: dict[str, dict[str, Doc]] = {}
+
+    def of(self, resource: Resource) -> Doc | None:
+        """The first of this name; an incoming link is nobody's resource."""
+        elements = self._elements.get(resource.kind)
+        if elements is None:
+            elements = self._elements[resource.kind] = {}
+            for element in self.document.get(_LISTS.get(resource.kind, "")) or []:
+                if element.get("direction") != "incoming":
+                    elements.setdefault(str(element.get("name")), element)
+        return elements.get(resource.name)
+
+
 def status_records(
-    resources: Iterable[Resource], document: Doc, notes: Mapping[str, Note], *, since: Callable[[str, str], str]
+    resources: Iterable[Resource], said: Said, notes: Mapping[str, Note], *, since: Callable[[str, str], str]
 ) -> list[StatusRecord]:
     """Of each resource what the routers say of it. ``spec_hash`` is of the spec that they apply: another one they have not seen yet.
 
     ``since`` gives the date since when a resource has a note for this reason, as RFC 3339.
     """
-    return [_record(resource, document, notes, since) for resource in resources]
+    return [_record(resource, said, notes, since) for resource in resources]
 
 
-def _record(resource: Resource, document: Doc, notes: Mapping[str, Note], since: Callable[[str, str], str]) -> StatusRecord:
+def _record(resource: Resource, said: Said, notes: Mapping[str, Note], since: Callable[[str, str], str]) -> StatusRecord:
     if isinstance(resource, Site):
-        status = {"conditions": (document.get("site") or {}).get("conditions") or []}
+        status = {"conditions": (said.document.get("site") or {}).get("conditions") or []}
         return StatusRecord(kind=resource.kind, name=resource.name, spec_hash=spec_hash(resource), status=status)
-    elements = document.get(_LISTS.get(resource.kind, "")) or []
-    found = next((e for e in elements if e.get("name") == resource.name and e.get("direction") != "incoming"), None)
+    found = said.of(resource)
     if found is None:
         return StatusRecord(kind=resource.kind, name=resource.name, spec_hash="")
     status = {key: value for key, value in found.items() if key not in ("name", "spec")}

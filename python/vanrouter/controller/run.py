@@ -24,6 +24,7 @@ import vanrouter
 from vanrouter.controller.access import LinkAccess, Reached
 from vanrouter.controller.answers import Answerer, answer_requests
 from vanrouter.controller.copies import Copies
+from vanrouter.controller.entrance_watch import EntranceWatch
 from vanrouter.controller.issuing import Issuing, grant_docs
 from vanrouter.controller.keys import compose_keys
 from vanrouter.controller.redeeming import Redeeming, credentials_in
@@ -31,7 +32,7 @@ from vanrouter.controller.routers import Routers
 from vanrouter.controller.services import ServicePlan, give_back, is_taken
 from vanrouter.controller.start import controller_leaf, establish_keys
 from vanrouter.controller.view import services_view
-from vanrouter.controller.writing import Statuses, Wishes, wished, write_router_map
+from vanrouter.controller.writing import Statuses, Wishes, told_endpoints, wished, write_router_map
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Call, Object
@@ -42,6 +43,7 @@ from vanrouter.kube.ledger import SecretLedger
 from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, STATUS, TYPE
 from vanrouter.kube.records import Records
 from vanrouter.kube.state import files_in, secret_of
+from vanrouter.pki.authority import LEAF_LIFETIME, van_name
 from vanrouter.resources.kinds import TOKEN_VALUE, Connector, Link, Secret, Site
 from vanrouter.stores.resources import Loaded
 
@@ -53,7 +55,6 @@ SETTLE: Final = 0.02  # changes come in bunches
 AGAIN: Final = 1.0
 AGAIN_CAP: Final = 20.0
 LONGEST: Final = 3600.0
-AT_ONCE: Final = 20
 PRUNE_EVERY: Final = 3600.0
 
 
@@ -70,7 +71,9 @@ class Controller:
         name: str = "",
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
+        leaf_lifetime: float = LEAF_LIFETIME,
     ) -> None:
+        self._lifetime = leaf_lifetime
         self.namespace, self.name = namespace, name or socket.gethostname()
         self._blocking, self._port, self._rng, self._clock = blocking, port, rng or random.SystemRandom(), clock
         self._woken = trio.Event()
@@ -79,6 +82,7 @@ class Controller:
         self._records = Records()
         self._plan = ServicePlan(namespace)
         self._access = LinkAccess(namespace)
+        self._entrance = EntranceWatch(self.copies)
         self._statuses = Statuses(clock=clock)
         self._wishes = Wishes()
         self._leaf: tuple[Leaf, float] | None = None
@@ -98,8 +102,9 @@ class Controller:
             site = await self._wait_for_site()
             self._owners = self._owners_of(site)
             self.keys = await establish_keys(self._blocking, self.namespace, site.name, self._owners, now=self._clock())
+            self._access.name = van_name(self.keys.site_id)
             ledger = SecretLedger(self._blocking, self.namespace, owners=self._owners)
-            self._issuing = Issuing(ledger, self.keys, site.name, clock=self._clock)
+            self._issuing = Issuing(ledger, self.keys, site.name, clock=self._clock, leaf_lifetime=self._lifetime)
             self._issuing.changed = self._forget_grants
             self.routers.join = self._issuing.join
             self._redeeming = Redeeming(self.copies, self.keys, site.name, rng=self._rng, clock=self._clock)
@@ -145,7 +150,8 @@ class Controller:
         links = [r for r in resources if isinstance(r, Link)]
         tokens = {r.name: r for r in resources if isinstance(r, Secret) and r.is_token}
         given = {r.name: r for r in resources if isinstance(r, Secret) and not r.is_token}
-        reached = self._access.look(site.spec, self.copies.of(SERVICES).get("van-router"), owners=self._owners, now=trio.current_time())
+        await self._step("what is in front of the link access", lambda: self._entrance.look(site.spec))
+        reached = self._look_at_access(site)
         self._issuing.set_endpoints(reached.endpoints)
         self._issuing.condition = reached.condition
         self._issuing.refused_sites = frozenset(site.spec.refused_sites)
@@ -193,6 +199,7 @@ class Controller:
             now + min(max(later, 0.05), LONGEST),
             self._wishes.deadline,
             self._access.deadline,
+            self._entrance.deadline,
             self._statuses.deadline,
             self._redeeming.clean_at,
         ]
@@ -230,7 +237,12 @@ class Controller:
         return ()
 
     def _router_map(self) -> Object | None:
-        return self.copies.of(CONFIG_MAPS).get("van-router")
+        return self.copies.get(CONFIG_MAPS, "van-router")
+
+    def _look_at_access(self, site: Site) -> Reached:
+        told = told_endpoints(self._router_map())
+        service = self.copies.get(SERVICES, "van-router")
+        return self._access.look(site.spec, service, owners=self._owners, now=trio.current_time(), seen=self._entrance.seen(told))
 
     # ---- Steps ---------------------------------------------------------------------------------------------------------------------------
 
@@ -239,14 +251,16 @@ class Controller:
         current = files_in(secrets[KEYS_SECRET]) if KEYS_SECRET in secrets else {}
         credentials = credentials_in(secrets, links, given)
         hosts = [host for host, _ in reached.endpoints]
-        made = compose_keys(current, self.keys, hosts=hosts, credentials=credentials, now=self._clock())
+        made = compose_keys(current, self.keys, hosts=hosts, credentials=credentials, now=self._clock(), lifetime=self._lifetime)
         self._keys_at = made.look_at
         await self.copies.ensure(SECRETS, secret_of(KEYS_SECRET, KEYS, made.files, owners=self._owners), fenced=True)
 
     async def _write_access(self, reached: Reached) -> None:
         if reached.service is not None:
             await self.copies.ensure(SERVICES, reached.service)
-        elif reached.condition is None and _type(self.copies.of(SERVICES).get("van-router") or {}) == "access":
+            for kind, value in reached.fronts:
+                await self.copies.ensure(kind, value)
+        elif reached.condition is None and _type(self.copies.get(SERVICES, "van-router") or {}) == "access":
             await self.copies.remove(SERVICES, "van-router")
 
     async def _write_services(self) -> None:
@@ -258,21 +272,7 @@ class Controller:
         self._statuses.notes = dict(self._plan.notes)
 
     async def _send_all(self, calls: list[Call]) -> None:
-        limit = trio.CapacityLimiter(AT_ONCE)
-        failed: list[VanrouterError] = []
-
-        async def send(call: Call) -> None:
-            async with limit:
-                try:
-                    await self.copies.send(call)
-                except VanrouterError as exc:
-                    failed.append(exc)
-
-        async with trio.open_nursery() as nursery:
-            for call in calls:
-                nursery.start_soon(send, call)
-        if failed:
-            raise failed[0]
+        await self.copies.each(calls, self.copies.send)
 
     async def _write_status(self, document: dict[str, Any], reached: Reached, loaded: Loaded, site: Site) -> None:
         if self._grants is None:
@@ -315,7 +315,7 @@ class Controller:
 
     def _shown(self) -> Leaf:
         if self._leaf is None or self._clock() >= self._leaf[1]:
-            self._leaf = controller_leaf(self.keys, now=self._clock())
+            self._leaf = controller_leaf(self.keys, now=self._clock(), lifetime=self._lifetime)
         return self._leaf[0]
 
 

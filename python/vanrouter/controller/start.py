@@ -32,8 +32,8 @@ def _establish(state: StateSecrets, site_name: str, now: float) -> SiteKeys:
     return SiteKeys(identity, CertificateAuthority.load(certificate_pem, key_pem))
 
 
-def controller_leaf(keys: SiteKeys, *, now: float) -> tuple[Leaf, float]:
+def controller_leaf(keys: SiteKeys, *, now: float, lifetime: float) -> tuple[Leaf, float]:
     """What the controller shows to routers, for a key that never leaves this process, and when (wall clock) to make another one."""
     key = PrivateKey.generate()
-    leaf = keys.authority.issue_server(key.public_der, keys.site_id, [], now=now)
+    leaf = keys.authority.issue_server(key.public_der, keys.site_id, [], now=now, lifetime=lifetime)
     return Leaf(keys.site_id, certificates_to_pem([leaf]), key.pem().reveal(), keys.authority.certificate_pem()), renew_at(leaf)

@@ -4,7 +4,6 @@ What the controller wants there to be, and how it writes it: listeners' hosts an
 
 from __future__ import annotations
 
-import copy
 import datetime as dt
 import json
 import math
@@ -17,7 +16,7 @@ import vanrouter
 from vanrouter.controller.access import Reached
 from vanrouter.controller.copies import Copies
 from vanrouter.controller.ports import PodPorts
-from vanrouter.controller.report import Doc, condition_doc, rfc3339, status_records
+from vanrouter.controller.report import Doc, Said, condition_doc, rfc3339, status_records
 from vanrouter.controller.routers import Routers
 from vanrouter.controller.services import Note, WantedService, is_ours, is_taken
 from vanrouter.errors import VanrouterError
@@ -29,11 +28,12 @@ from vanrouter.resources import Resource
 from vanrouter.resources.kinds import Connector, Listener, MultiKeyListener, Site, SiteSpec
 from vanrouter.stores.resources import Problem
 
-__all__ = ["Statuses", "Wishes", "wished", "write_router_map"]
+__all__ = ["Statuses", "Wishes", "told_endpoints", "wished", "write_router_map"]
 
 ROUTER_JSON: Final = "router.json"
 LINGER: Final = 10.0
 BETWEEN: Final = 0.5  # between two writes of status
+AT_A_TIME: Final = 200  # the rest after ``BETWEEN``: a Service, or a token, does not wait for a thousand statuses
 ANOTHER: Final = 30.0  # a controller that wrote the site's status so lately may still be there
 Slot = tuple[str, int]
 
@@ -105,7 +105,7 @@ def wished(
 async def write_router_map(copies: Copies, wishes: Wishes, reached: Reached, owners: tuple[Object, ...], *, now: float) -> None:
     """``van-router``: ports and endpoints, with a generation that grows when they change."""
     assert wishes.ports is not None
-    known = copies.of(CONFIG_MAPS).get(ROUTER_MAP)
+    known = copies.get(CONFIG_MAPS, ROUTER_MAP)
     before = _router_json(known)
     wishes.ports.adopt({str(k): v for k, v in (before.get("ports") or {}).items() if isinstance(v, int)})
     # A port that a Service still leads to stays until that Service is changed or gone.
@@ -119,6 +119,13 @@ async def write_router_map(copies: Copies, wishes: Wishes, reached: Reached, own
     data = {ROUTER_JSON: json.dumps({"generation": generation, **said}, separators=(",", ":"))}
     # Under the version on which this was decided: of two controllers one decides anew.
     await copies.ensure(CONFIG_MAPS, {"metadata": labelled(ROUTER_MAP, ROUTER, owners=owners), "data": data}, fenced=True)
+
+
+def told_endpoints(router_map: Object | None) -> list[tuple[str, int]]:
+    """Where others were told last that this site is reached."""
+    listed = _router_json(router_map).get("endpoints")
+    found = [(e.get("host"), e.get("port")) for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+    return [(host, port) for host, port in found if isinstance(host, str) and isinstance(port, int)]
 
 
 def _led_to(services: Mapping[str, Object]) -> Iterator[tuple[str, int]]:
@@ -175,14 +182,17 @@ class Statuses:
             self.deadline = self._next
             return
         self.deadline = math.inf
-        maps = copies.of(CONFIG_MAPS)
+        maps, of_all = copies.of(CONFIG_MAPS), Said(document)
+        values: list[Object] = []
         for source in records.sources():
             resources = records.resources_in(source)
+            is_root = any(r.kind == "Site" and r.name == site.name for r in resources)
+            if source not in maps or not (document or is_root or routers.are_silent):
+                continue  # deleted meanwhile; or a router will say it soon
             known = maps.get(status_map(source))
             self._remember(known)
-            is_root = any(r.kind == "Site" and r.name == site.name for r in resources)
             whole = self._site_document(document, known, reached, grants, problems, name, routers) if is_root else {}
-            said = whole if is_root and document else document
+            said = Said(whole) if is_root and document else of_all
             listed = status_records(resources, said, self.notes, since=self._date) if document else statuses_in(known or {})
             present = {(r.kind, r.name) for r in resources}
             value = status_object(maps[source], [r for r in listed if (r.kind, r.name) in present], records.good_texts(source))
@@ -190,8 +200,13 @@ class Statuses:
                 continue
             if is_root:
                 put_site_text(value, json.dumps(whole, separators=(",", ":"), sort_keys=True))
-            if await copies.ensure(CONFIG_MAPS, value):
-                self._next = now + BETWEEN
+            if copies.differs(CONFIG_MAPS, value):
+                values.insert(0 if is_root else len(values), value)
+        if values:
+            self._next = now + BETWEEN
+        if len(values) > AT_A_TIME:
+            self.deadline = self._next
+        await copies.each(values[:AT_A_TIME], lambda value: copies.ensure(CONFIG_MAPS, value))
 
     def _is_mine(self, known: Object | None, name: str, now: float) -> bool:
         """Whether a controller without routers may speak of the site: not while another one does."""
@@ -209,15 +224,15 @@ class Statuses:
         self, document: Doc, known: Object | None, reached: Reached, grants: list[Doc], problems: list[Problem], name: str, routers: Routers
     ) -> Doc:
         """The document with what the routers cannot know. Without any router what was said last, and that nobody says it now."""
-        whole = copy.deepcopy(document) or _last(known)
-        site = whole.setdefault("site", {})
+        whole = dict(document) or _last(known)
+        site = whole["site"] = dict(whole.get("site") or {})
         site["controller"] = {"name": name, "version": vanrouter.__version__}
         site["endpoints"] = [{"host": host, "port": port} for host, port in reached.endpoints]
         if reached.condition is not None:
             wall = self._clock() - (trio.current_time() - reached.condition.since)
             said = condition_doc(reached.condition, self._date("access", f"{reached.condition.status} {reached.condition.reason}", wall))
             others = [c for c in site.get("conditions") or [] if c.get("type") != "LinkAccess"]
-            is_theirs = reached.condition.status == "True" and len(others) < len(site.get("conditions") or [])
+            is_theirs = bool(document) and reached.condition.status == "True" and len(others) < len(site.get("conditions") or [])
             if not is_theirs:
                 site["conditions"] = [*others, said]
         whole["grants"] = grants

@@ -39,8 +39,10 @@ __all__ = [
     "apply",
     "create",
     "delete",
+    "discover",
     "error_untrusted",
     "get",
+    "is_served",
     "list_page",
     "merge_patch",
     "replace",
@@ -55,6 +57,9 @@ PAGE: Final = 500
 """Objects in one page of a list: a page of resources stays below 2 MiB, and 1,000 Services are two calls."""
 
 MAX_MESSAGE: Final = 2_000
+
+LEAST_WAIT: Final = 0.5
+"""Seconds. A server that is busy and says to try again at once is not taken at its word."""
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -73,6 +78,8 @@ class Kind(msgspec.Struct, frozen=True):
     @property
     def resource(self) -> str:
         """As RBAC and ``kubectl`` name it: ``configmaps``, ``deployments.apps``."""
+        if not self.plural:
+            return self.api_version
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
@@ -111,6 +118,16 @@ _METADATA_ONLY: Final = {"Accept": "application/json;as=PartialObjectMetadataLis
 
 def get(kind: Kind, namespace: str, name: str) -> Call:
     return Call(verb="get", kind=kind, namespace=namespace, name=name)
+
+
+def discover(kind: Kind) -> Call:
+    """What the server has of the kind's API, version and all: everybody may ask. NotFound or NoSuchKind: nothing of it."""
+    return Call(verb="get", kind=Kind(kind.group, kind.version, "", "APIResourceList", namespaced=False))
+
+
+def is_served(kind: Kind, answer: Object) -> bool:
+    """Whether the answer to ``discover`` has this kind."""
+    return any(isinstance(r, dict) and r.get("name") == kind.plural for r in _list(answer.get("resources")))
 
 
 def list_page(
@@ -339,7 +356,7 @@ def _retry_after(headers: Mapping[str, str], details: Object) -> float:
         except (TypeError, ValueError):
             continue
         if 0 <= seconds < 3600:
-            return seconds
+            return max(seconds, LEAST_WAIT)
     return 1.0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ class KubeClient:
         self.access, self.deadline = access, deadline
         self._options = Options(access)
         self._http: httpx2.AsyncClient | None = None
+        self._using: Counter[httpx2.AsyncClient] = Counter()  # answers that are not over
         self._refreshing = trio.Lock()
 
     async def __aenter__(self) -> KubeClient:
@@ -43,14 +44,16 @@ class KubeClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        http, self._http = self._http, None
-        if http is not None:
-            with trio.CancelScope(shield=True):
-                await http.aclose()
+        clients = {*self._using, self._http} - {None}
+        self._http = None
+        with trio.CancelScope(shield=True):
+            for http in clients:
+                if http is not None:
+                    await http.aclose()
 
     async def call(self, call: Call, *, deadline: float | None = None) -> Object:
         """The answer. Raises KubeError, or KubeConfigError when there are no credentials to show."""
-        seconds = self.deadline if deadline is None else deadline
+        seconds, before = self.deadline if deadline is None else deadline, self._http
         with trio.move_on_after(seconds) as scope:
             renewed = False
             while True:
@@ -64,6 +67,7 @@ class KubeClient:
                     if renewed or not self.access.credentials.refused():
                         raise
                     renewed = True
+        self._distrust(before)
         raise timed_out(self.access, call, seconds)
 
     async def pages(self, kind: Kind, namespace: str, *, labels: str = "", fields: str = "", metadata_only: bool = False) -> list[Object]:
@@ -102,10 +106,12 @@ class KubeClient:
     @contextlib.asynccontextmanager
     async def _answer(self, call: Call, silence: float, *, opening: float) -> AsyncIterator[tuple[httpx2.Response, AsyncIterator[bytes]]]:
         http = await self._ready()
+        self._using[http] += 1
         try:
             with trio.move_on_after(opening) as scope:
                 response = await http.send(self._options.request(call, silence), stream=True)
             if scope.cancelled_caught:
+                self._distrust(http)
                 raise timed_out(self.access, call, opening)
             chunks = response.aiter_bytes()
             try:
@@ -115,7 +121,26 @@ class KubeClient:
                 with trio.CancelScope(shield=True):
                     await response.aclose()
         except (httpx2.TransportError, httpx2.DecodingError, OSError) as exc:
+            if isinstance(exc, httpx2.TimeoutException):
+                self._distrust(http)
             raise connection_error(self.access, call, exc, silence) from exc
+        finally:
+            await self._done_with(http)
+
+    def _distrust(self, http: httpx2.AsyncClient | None) -> None:
+        """A connection fell silent: those that lie idle beside it may be as dead. The next call makes a new one; what is in use goes on."""
+        if http is self._http:
+            self._http = None
+            if http is not None and http not in self._using:
+                self._using[http] = 0
+
+    async def _done_with(self, http: httpx2.AsyncClient) -> None:
+        self._using[http] -= 1
+        for old in [client for client, count in self._using.items() if not count]:
+            del self._using[old]
+            if old is not self._http:
+                with trio.CancelScope(shield=True):
+                    await old.aclose()
 
     async def _ready(self) -> httpx2.AsyncClient:
         async with self._refreshing:  # a plugin is run once, however many calls wait for it

@@ -15,6 +15,9 @@ __all__ = [
     "DEPLOYMENTS",
     "ENDPOINT_SLICES",
     "EVENTS",
+    "GATEWAYS",
+    "HTTP_PROXIES",
+    "INGRESSES",
     "LEASES",
     "NAMESPACES",
     "PODS",
@@ -22,11 +25,13 @@ __all__ = [
     "REPLICA_SETS",
     "ROLES",
     "ROLE_BINDINGS",
+    "ROUTES",
     "RULES_REVIEWS",
     "SECRETS",
     "SERVICES",
     "SERVICE_ACCOUNTS",
     "STATEFUL_SETS",
+    "TLS_ROUTES",
 ]
 
 CONFIG_MAPS: Final = Kind("", "v1", "configmaps", "ConfigMap")
@@ -49,3 +54,11 @@ ENDPOINT_SLICES: Final = Kind("discovery.k8s.io", "v1", "endpointslices", "Endpo
 LEASES: Final = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 ACCESS_REVIEWS: Final = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False)
 RULES_REVIEWS: Final = Kind("authorization.k8s.io", "v1", "selfsubjectrulesreviews", "SelfSubjectRulesReview", namespaced=False)
+
+# In front of the link access, each only where it was chosen.
+ROUTES: Final = Kind("route.openshift.io", "v1", "routes", "Route")
+INGRESSES: Final = Kind("networking.k8s.io", "v1", "ingresses", "Ingress")
+HTTP_PROXIES: Final = Kind("projectcontour.io", "v1", "httpproxies", "HTTPProxy")
+GATEWAYS: Final = Kind("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
+TLS_ROUTES: Final = tuple(Kind("gateway.networking.k8s.io", v, "tlsroutes", "TLSRoute") for v in ("v1", "v1alpha3", "v1alpha2"))
+"""The newest that the cluster serves."""

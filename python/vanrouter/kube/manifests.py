@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from vanrouter.kube.calls import Kind, Object
+from vanrouter.kube.entrances import front_rules
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -89,7 +90,7 @@ def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = N
     made.append(_root(site, namespace))
     for name in (ROUTER, CONTROLLER):
         add(SERVICE_ACCOUNTS, name, automountServiceAccountToken=False)
-    for name, rules in ((ROUTER, ROUTER_RULES), (CONTROLLER, CONTROLLER_RULES)):
+    for name, rules in ((ROUTER, ROUTER_RULES), (CONTROLLER, [*CONTROLLER_RULES, *front_rules(plan.entrance)])):
         add(ROLES, name, rules=rules)
     for name in (ROUTER, CONTROLLER):
         reference = {"apiGroup": ROLES.group, "kind": ROLES.kind, "name": name}

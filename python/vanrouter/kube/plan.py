@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from vanrouter.errors import InvalidResource
+from vanrouter.kube.entrances import ACCESS_SETTINGS, Entrance, entrance, faults
 from vanrouter.resources.kinds import Site
 
-__all__ = ["ACCESS_TYPES", "PULL_POLICIES", "SETTINGS", "Access", "Plan", "Sizes", "built_in_image", "plan", "settings_from"]
+__all__ = ["PULL_POLICIES", "SETTINGS", "Plan", "Sizes", "built_in_image", "plan", "settings_from"]
 
-Access = Literal["loadbalancer", "nodeport", "local", "none"]
-ACCESS_TYPES: Final[tuple[Access, ...]] = ("loadbalancer", "nodeport", "local", "none")
-DEFAULT_ACCESS: Final[Access] = "loadbalancer"
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
 IMAGE_HOME: Final = "registry.local/vanrouter"
 MOST_ROUTERS: Final = 16
@@ -41,7 +39,7 @@ SETTINGS: Final = (
     "image",
     "image-pull-policy",
     "image-pull-secret",
-    "ingress-host",
+    *ACCESS_SETTINGS,
     "log-level",
     "node-selector",
     "labels",
@@ -63,7 +61,7 @@ class Sizes(msgspec.Struct, frozen=True):
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     routers: int
-    access: Access
+    entrance: Entrance
     image: str
     pull_policy: str
     pull_secret: str
@@ -82,22 +80,19 @@ def built_in_image(version: str) -> str:
     return f"{IMAGE_HOME}:{version}"
 
 
-def plan(site: Site, *, image: str) -> Plan:
-    """``image``: where the Site names none. Raises InvalidResource, with the path of the setting."""
+def plan(site: Site, *, image: str, routes: bool = False) -> Plan:
+    """``image``: where the Site names none. ``routes``: the cluster has those of OpenShift. Raises InvalidResource, with the path of the
+    setting.
+    """
     said = site.spec.settings
-    access = site.spec.link_access if site.spec.link_access not in ("", "default") else DEFAULT_ACCESS
-    if site.spec.edge:
-        access = "none"
-    if access not in ACCESS_TYPES:
-        raise InvalidResource(
-            f"{site.ref}: spec.linkAccess", f"{access!r} is no link access in a namespace", hint=f"one of: {', '.join(ACCESS_TYPES)}"
-        )
+    for where, what, hint in faults(site.spec, routes=routes):
+        raise InvalidResource(f"{site.ref}: {where}", what, hint=hint)
     pull_policy = said.get("image-pull-policy", "IfNotPresent")
     if pull_policy not in PULL_POLICIES:
         raise _wrong(site, "image-pull-policy", f"is {pull_policy!r}", f"one of: {', '.join(PULL_POLICIES)}")
     return Plan(
         routers=_routers(site),
-        access=access,
+        entrance=entrance(site.spec, routes=routes),
         image=said.get("image") or image,
         pull_policy=pull_policy,
         pull_secret=said.get("image-pull-secret", ""),

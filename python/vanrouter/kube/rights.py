@@ -38,10 +38,10 @@ class Right(NamedTuple):
         return f"{self.verb} {resource}" + (f"/{self.name}" if self.name else "")
 
 
-def needed() -> list[Right]:
-    """Of whoever installs, once each."""
+def needed(more: Iterable[Object] = ()) -> list[Right]:
+    """Of whoever installs, once each. ``more``: rules of the controller that a choice takes."""
     found: dict[Right, None] = {}
-    for rule in (*INSTALLER_RULES, *ROUTER_RULES, *CONTROLLER_RULES):
+    for rule in (*INSTALLER_RULES, *ROUTER_RULES, *CONTROLLER_RULES, *more):
         for resource in rule["resources"]:
             for verb in rule["verbs"]:
                 for name in rule.get("resourceNames", [""]):
@@ -51,7 +51,15 @@ def needed() -> list[Right]:
 
 def ask(right: Right, namespace: str) -> Call:
     """Whether we have it: the answer is for ``is_allowed``."""
-    wanted = {"namespace": namespace, "group": right.group, "resource": right.resource, "verb": right.verb, "name": right.name}
+    resource, _, part = right.resource.partition("/")
+    wanted = {
+        "namespace": namespace,
+        "group": right.group,
+        "resource": resource,
+        "verb": right.verb,
+        "name": right.name,
+        "subresource": part,
+    }
     return create(ACCESS_REVIEWS, "", {"spec": {"resourceAttributes": {key: value for key, value in wanted.items() if value}}})
 
 
