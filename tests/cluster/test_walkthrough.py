@@ -22,7 +22,14 @@ from clusters import Cluster, Namespace, until
 
 PAGE = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 KINDS = "configmaps,secrets,serviceaccounts,roles,rolebindings,services,deployments,replicasets,poddisruptionbudgets,endpointslices,pods"
-SHOWN = ("init --site-name north", "init --site-name south", "token create secret.yaml", "link create secret.yaml", "link status", "status")
+SHOWN: tuple[str, ...] = (
+    "init --site-name north",
+    "init --site-name south",
+    "token create secret.yaml",
+    "link create secret.yaml",
+    "link status",
+    "status",
+)
 SHOWN += ("expose deployment/hello --port 80", "unexpose deployment/hello", "delete")
 
 
