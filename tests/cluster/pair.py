@@ -90,10 +90,11 @@ class Pair:
     def sides(self) -> tuple[Side, Side]:
         return self.north, self.south
 
-    def traffic(self, *, transfers: int = traffic.TRANSFERS) -> traffic.Traffic:
+    def traffic(self, *, transfers: int = traffic.TRANSFERS, lasting: float = 120.0) -> traffic.Traffic:
         address = str(self.north.space.get("service", "backend")["spec"]["clusterIP"])
         pids = {router.pid for side in self.sides for router in side.routers()}
-        return traffic.Traffic(self.north.space, "client", address, seed=next(_SEEDS), transfers=transfers, watched=pids)
+        seed = next(_SEEDS)
+        return traffic.Traffic(self.north.space, "client", address, seed=seed, transfers=transfers, lasting=lasting, watched=pids)
 
     def with_routers(self, number: int) -> None:
         """So many in each site, and none that is leaving."""

@@ -22,6 +22,7 @@ from traffic import LONG, Totals, check_servers, failed
 
 pytestmark = pytest.mark.timeout(1_800 if LONG else 300)
 ENOUGH = 7.0  # seconds after which a router that leaves and has a successor refuses new connections
+GRACE, DRAIN = (5.0, 30.0), 60.0  # of a router: manifests.py, sites/leaving.py
 QUIET = 10.0 if LONG else 1.0  # before and after what is done
 API_AWAY = 60.0 if LONG else 12.0
 ROUNDS = 5 if LONG else 1
@@ -81,6 +82,22 @@ def test_replacing_one_of_two_routers_or_updating_the_site_costs_no_request_and_
         for change in (Side.restart, Side.delete_a_router):
             for side in sites.sides:
                 change(side)
+
+
+@pytest.mark.skipif(not LONG, reason="VANROUTER_LONG is not set (make soak)")
+def test_transfers_that_last_longer_than_the_drain_are_reset_at_its_end_and_not_earlier(
+    sites: Pair, record_property: Callable[[str, object], None]
+) -> None:
+    sites.with_routers(1)
+    with sites.traffic(lasting=180.0) as running:
+        time.sleep(QUIET)
+        began = time.monotonic()
+        sites.north.restart()
+        totals = running.end(long=True)
+    record_property("figure", f"restarted with transfers of 3 minutes: {totals}")
+    assert failed(totals.requests) == []
+    assert {end.kind for end in totals.transfers} == {"reset"}
+    assert all(DRAIN + GRACE[0] < end.ended - began < DRAIN + GRACE[1] + 5.0 for end in totals.transfers), totals.transfers.all
 
 
 @pytest.mark.parametrize("routers", [2, 1])

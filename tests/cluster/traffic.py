@@ -36,7 +36,8 @@ LONG: Final = bool(os.environ.get("VANROUTER_LONG"))  # make soak
 EVERY: Final = 0.05
 PATIENCE: Final = 3.0
 TRANSFERS: Final = 10
-PIECE: Final = 8 << 10  # of a transfer, each 50 ms, and the same in return
+PIECE: Final = 8 << 10  # of a transfer, and the same in return,
+PAUSE: Final = 0.05  # each so often
 PORT: Final = 8080
 
 
@@ -107,24 +108,25 @@ class Traffic:
     """``with Traffic(...) as traffic:`` runs until it is left, or `end` is called. Nothing is judged before `end`."""
 
     def __init__(
-        self, space: Namespace, pod: str, address: str, *, seed: int, transfers: int = TRANSFERS, watched: Iterable[int] = ()
+        self, space: Namespace, pod: str, address: str, *, seed: int, transfers: int, lasting: float, watched: Iterable[int]
     ) -> None:
-        """``address``: of the Service. ``watched``: processes whose waits for a processor are recorded (`waits`), beside the client."""
+        """``address``: of the Service. ``lasting``: seconds that transfers take if nobody hurries them. ``watched``: processes whose waits
+        for a processor are recorded (`waits`), beside the client's.
+        """
         (client,) = processes(space, f"app={pod}")
         inside = ("nsenter", f"--net=/proc/{client.pid}/ns/net")
         self._programs = [Client(prefix=inside), Client(prefix=inside)]
         self._requests, self._transfers = self._programs
         self._address, self._seed, self._count = address, seed, transfers
+        self._body = int(lasting / PAUSE) * PIECE
         self.watched = {*watched, *(program.pid for program in self._programs)}
         self.waits = Waits(lambda: tuple(self.watched))
 
     def __enter__(self) -> Self:
         self.waits.__enter__()
-        body = 8 << 20  # for 50 s at that pace
         if self._count:
-            self._transfers.begin(
-                self._address, 80, seed=self._seed + 1, count=self._count, body=body, answer=body, piece=PIECE, pace=0.05, limit=180.0
-            )
+            size: dict[str, Any] = {"count": self._count, "body": self._body, "answer": self._body, "piece": PIECE, "pace": PAUSE}
+            self._transfers.begin(self._address, 80, seed=self._seed + 1, limit=600.0, **size)
         self._requests.probe(self._address, 80, seed=self._seed, every=EVERY, limit=PATIENCE, body=200, answer=2_000)
         return self
 
@@ -135,12 +137,12 @@ class Traffic:
 
     def end(self, *, long: bool = False) -> Totals:
         """What became of it. Transfers go to their end at full speed now; ``long``: at their pace, however long that is."""
-        requests = self._requests.quiet()
-        transfers = Ends([])
-        if self._count:
-            if not long:
-                self._transfers.go()
-            transfers = self._transfers.ends()
+        if not long:
+            self._transfers.go()
+            requests = self._requests.quiet()
+        transfers = self._transfers.ends() if self._count else Ends([])
+        if long:
+            requests = self._requests.quiet()
         for end in (*requests, *transfers):
             assert end.kind in ("whole", "reset", "refused", "HUNG"), f"not carried honestly: {end}"
         return Totals(requests, transfers)
