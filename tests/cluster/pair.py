@@ -28,6 +28,7 @@ from traffic import Outage, Process
 
 ROUTERS: Final = "app.kubernetes.io/component=router"
 CONTROLLERS: Final = "app.kubernetes.io/component=controller"
+PARTS: Final = ("etcd", "apiserver", "manager", "kubelet", "containerd", "proxy")  # of a cluster, that have a part in it when a router dies
 _SEEDS = itertools.count(1, 2)  # requests and transfers have one each
 
 
@@ -109,6 +110,7 @@ class Pair:
         """Of new connections, when the older router of a site dies."""
         before = {router.pid for router in side.routers()}
         with traffic.Rules(side.space.cluster) as rules, self.traffic(transfers=0) as running:
+            running.watched |= {side.space.cluster.pid(part) for part in PARTS}
             time.sleep(quiet)
             at = time.monotonic()
             fault(side.routers()[0], side)

@@ -185,7 +185,7 @@ class Outage(NamedTuple):
     requests: int
     start: float  # of the process that replaces what died
     rule: float  # kube-proxy's last change for this namespace before `again`; the fault, when there was none
-    waited: float  # the longest that one thread of routers and client was ready and did not run, from the fault to `again`
+    waited: float  # the longest that one thread was ready and did not run, from the fault to `again`: routers, client, cluster
 
     @property
     def after_fault(self) -> float:

@@ -17,7 +17,7 @@ from traffic import Outage, failed
 
 from benches.kube.ground import Ground, Row
 
-BEFORE, AFTER = 3.0, 12.0  # seconds of load: an operation and what follows from it
+BEFORE, AFTER = 2.0, 8.0  # seconds of load: an operation and what follows from it
 NONE: Final = "0 failed"
 RESTART: Final = "kubectl rollout restart of the router"
 DELETE: Final = "kubectl delete pod of the router"
