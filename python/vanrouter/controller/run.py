@@ -24,6 +24,7 @@ import vanrouter
 from vanrouter.controller.access import LinkAccess, Reached
 from vanrouter.controller.answers import Answerer, answer_requests
 from vanrouter.controller.copies import Copies
+from vanrouter.controller.custom_statuses import CustomStatuses
 from vanrouter.controller.entrance_watch import EntranceWatch
 from vanrouter.controller.issuing import Issuing, grant_docs
 from vanrouter.controller.keys import compose_keys
@@ -41,7 +42,7 @@ from vanrouter.kube.client import KubeClient
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.ledger import SecretLedger
 from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, STATUS, TYPE
-from vanrouter.kube.records import Records
+from vanrouter.kube.records import Records, owner_of
 from vanrouter.kube.state import files_in, secret_of
 from vanrouter.pki.authority import LEAF_LIFETIME, van_name
 from vanrouter.resources.kinds import TOKEN_VALUE, Connector, Link, Secret, Site
@@ -84,6 +85,7 @@ class Controller:
         self._access = LinkAccess(namespace)
         self._entrance = EntranceWatch(self.copies)
         self._statuses = Statuses(clock=clock)
+        self._custom_statuses = CustomStatuses(clock=clock)
         self._wishes = Wishes()
         self._leaf: tuple[Leaf, float] | None = None
         self._keys_at = math.inf  # wall clock
@@ -142,7 +144,7 @@ class Controller:
         loaded = self._load()
         site = next((r.resource for r in loaded.resources.values() if isinstance(r.resource, Site)), None)
         if site is None or self._owners_of(site) != self._owners:
-            if self.copies.current(CONFIG_MAPS):
+            if self.copies.current(CONFIG_MAPS) and self.copies.customs.current:
                 await self._give_all_back()
                 return False
             return True
@@ -201,6 +203,7 @@ class Controller:
             self._access.deadline,
             self._entrance.deadline,
             self._statuses.deadline,
+            self._custom_statuses.deadline,
             self._redeeming.clean_at,
         ]
         times += [at for at, _ in self._failing.values()]
@@ -215,6 +218,7 @@ class Controller:
             [m for m in maps if _type(m) == RESOURCE],
             [s for s in secrets if _type(s) in (RESOURCE, TOKEN_VALUE)],
             statuses=[m for m in maps if _type(m) == STATUS],
+            customs=self.copies.customs.objects.values(),
         )
 
     async def _wait_for_site(self) -> Site:
@@ -230,11 +234,7 @@ class Controller:
             await self._woken.wait()
 
     def _owners_of(self, site: Site) -> tuple[Object, ...]:
-        for source in self._records.sources():
-            if any(r.kind == "Site" and r.name == site.name for r in self._records.resources_in(source)):
-                uid = self._records.stamps[f"ConfigMap/{source}"][0]
-                return ({"apiVersion": "v1", "kind": "ConfigMap", "name": source, "uid": uid},)
-        return ()
+        return owner_of(site, self._records)
 
     def _router_map(self) -> Object | None:
         return self.copies.get(CONFIG_MAPS, "van-router")
@@ -266,7 +266,7 @@ class Controller:
     async def _write_services(self) -> None:
         services = self.copies.of(SERVICES)
         wanted = self._wishes.services(self._router_map())
-        current = self.copies.current(SERVICES) and self.copies.current(CONFIG_MAPS)
+        current = self.copies.current(SERVICES) and self.copies.current(CONFIG_MAPS) and self.copies.customs.current
         calls = self._plan.calls(wanted, services, owners=self._owners, current=current)
         await self._send_all(calls)
         self._statuses.notes = dict(self._plan.notes)
@@ -277,7 +277,7 @@ class Controller:
     async def _write_status(self, document: dict[str, Any], reached: Reached, loaded: Loaded, site: Site) -> None:
         if self._grants is None:
             self._grants = grant_docs(await self._issuing.grants())
-        problems = [*loaded.problems, *self._redeeming.problems.values()]
+        problems = [*loaded.problems, *self.copies.customs.problems, *self._redeeming.problems.values()]
         await self._statuses.write(
             self.copies,
             self._records,
@@ -288,6 +288,15 @@ class Controller:
             problems=problems,
             name=self.name,
             routers=self.routers,
+            root=self._owners[0],
+        )
+        await self._custom_statuses.write(
+            self.copies,
+            self._records,
+            self._statuses.whole or document,
+            problems=loaded.problems,
+            notes=self._statuses.notes,
+            since=self._statuses.since,
         )
 
     async def _prune(self) -> None:
