@@ -24,6 +24,7 @@ from vanrouter.kube.calls import Object
 from vanrouter.kube.kinds import CONFIG_MAPS, SERVICES
 from vanrouter.kube.names import ROUTER, ROUTER_MAP, labelled, resource_map, status_map
 from vanrouter.kube.records import Records, put_site_text, site_text, status_object, statuses_in
+from vanrouter.kube.workloads import MADE_FROM
 from vanrouter.resources import Resource
 from vanrouter.resources.kinds import Connector, Listener, MultiKeyListener, Site, SiteSpec
 from vanrouter.stores.resources import Problem
@@ -85,7 +86,8 @@ def wished(
             wishes.named.add(resource.spec.host)
         elif isinstance(resource, Connector) and resource.spec.expose is not None:
             address = resource.spec.expose.address or resource.spec.routing_key
-            wishes.named.add(address)
+            if not resource.metadata.annotations.get(MADE_FROM, "").startswith("connector/"):  # nobody named a pod's Service
+                wishes.named.add(address)
             if spec.service_sync:
                 wishes.own.add((address, resource.spec.expose.port))
     written = {(host, int(port)) for host, _, port in (slot.rpartition(":") for slot in known) if port.isdigit()}
@@ -171,7 +173,8 @@ class Statuses:
         self._problems: dict[str, Problem] = {}
         self._next = 0.0
         self._seen = ("", 0.0)  # version of the site's status, and when it was first seen
-        self.notes: dict[str, Note] = {}
+        self.notes: dict[str, Note] = {}  # of Services
+        self.remarks: dict[str, Note] = {}  # of Services that are as they should be again
         self.whole: Doc = {}  # the site's status document, as it was written last
         self.deadline = math.inf
 
@@ -267,7 +270,9 @@ class Statuses:
                 site["conditions"] = [*others, said]
         whole["grants"] = grants
         found = [{"path": p.path, "message": p.message, "hint": p.hint} for p in [*problems, *self._problems.values()]]
-        found += [{"path": f"Service/{host}", "message": n.message, "hint": n.next} for host, n in sorted(self.notes.items())]
+        found += [
+            {"path": f"Service/{host}", "message": n.message, "hint": n.next} for host, n in sorted({**self.remarks, **self.notes}.items())
+        ]
         if routers.are_silent:
             site["ready"] = False
             text = "no router is connected to the controller; what is said of links and services is what was said last"

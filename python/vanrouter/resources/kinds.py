@@ -65,6 +65,7 @@ _PATH: Final = re.compile(r"/[!-~]{0,1023}")
 
 Fault = tuple[str, str, str]
 Settings = dict[str, str]
+Protocol = Literal["tcp", "http", "http2"]
 Observer = Literal["auto", "none", "http1", "http2"]
 
 
@@ -264,7 +265,7 @@ class Expose(Shape, frozen=True, kw_only=True):
 
     port: Port
     address: str = ""  # default: the routing key
-    protocol: Literal["tcp"] = "tcp"
+    protocol: Protocol = "tcp"  # what is spoken: streams are carried as they are
 
 
 class HealthCheck(Shape, frozen=True, kw_only=True):
