@@ -16,9 +16,11 @@ import pytest
 import yaml
 from click.testing import Result
 from conftest import Van
+from custom_resources import install_definitions, remove_definitions
 
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Kind, Object, create, delete, get, merge_patch
+from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.errors import Forbidden
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
@@ -34,6 +36,7 @@ from vanrouter.kube.kinds import (
 )
 from vanrouter.kube.rights import Right, ask
 
+DB = {"routingKey": "db", "host": "db", "port": 5432}
 EVERYTHING = (CONFIG_MAPS, DEPLOYMENTS, POD_DISRUPTION_BUDGETS, PODS, ROLE_BINDINGS, ROLES, SECRETS, SERVICE_ACCOUNTS, SERVICES)
 
 
@@ -49,8 +52,8 @@ class Here:
     def use(self, kubeconfig: Path) -> None:
         self._monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
 
-    def van(self, line: str, *more: str) -> Result:
-        return self._van(f"-n {self.name} {line}", *more)
+    def van(self, line: str, *more: str, **given: Any) -> Result:
+        return self._van(f"-n {self.name} {line}", *more, **given)
 
     def create(self, kind: Kind, name: str, **content: Any) -> Object:
         return self.client.call(create(kind, self.name, {"metadata": {"name": name}, **content}))
@@ -183,6 +186,49 @@ def test_init_names_every_missing_right_before_it_creates_anything(here: Here) -
 
 
 # ---- init, update -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def defined(here: Here) -> Iterator[None]:
+    install_definitions(here.client)
+    yield
+    remove_definitions(here.client)  # what others print depends on them
+
+
+@pytest.mark.usefixtures("defined")
+def test_a_site_that_is_a_custom_resource_is_installed_changed_and_deleted_as_any_other(here: Here) -> None:
+    before = here.listing()
+    spec = {"linkAccess": "local"}
+    site = here.client.call(create(CUSTOM_KINDS["Site"], here.name, {"metadata": {"name": "north"}, "spec": spec}))
+    ok(here.van("init --routers 2 --no-wait"))
+    assert "ConfigMap/van.site.north" not in here.listing(), "there is one Site"
+    changed = here.client.call(get(CUSTOM_KINDS["Site"], here.name, "north"))
+    assert changed["spec"] == {"linkAccess": "local", "settings": {"routers": "2"}}
+    (owner,) = here.get(DEPLOYMENTS, "van-router")["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("Site", site["metadata"]["uid"])
+    assert {"Role/van-router-resources", "RoleBinding/van-controller-resources"} <= here.listing()
+    here.client.call(create(CUSTOM_KINDS["Listener"], here.name, {"metadata": {"name": "db"}, "spec": DB}))
+    ok(here.van("listener update db --routing-key other --no-wait"))
+    assert here.client.call(get(CUSTOM_KINDS["Listener"], here.name, "db"))["spec"] == {**DB, "routingKey": "other"}
+    ok(here.van("listener delete db --no-wait"))
+    assert here.client.pages(CUSTOM_KINDS["Listener"], here.name) == []
+    ok(here.van("delete"))
+    assert here.client.pages(CUSTOM_KINDS["Site"], here.name) == []
+    assert here.listing() == before
+
+
+@pytest.mark.usefixtures("defined")
+def test_who_may_not_give_the_rights_to_custom_resources_has_a_site_without(here: Here) -> None:
+    everything = [{"apiGroups": ["", "apps", "policy", ROLES.group], "resources": ["*"], "verbs": ["*"]}]
+    here.create(ROLES, "some", rules=everything)
+    subject = {"kind": "User", "name": "owner", "apiGroup": ROLES.group}
+    here.create(ROLE_BINDINGS, "some", roleRef={"kind": "Role", "name": "some", "apiGroup": ROLES.group}, subjects=[subject])
+    may_ask_about_itself(here, "owner")
+    here.use(here.server.kubeconfig("owner", ("strangers",)))
+    result = ok(here.van("init --no-wait"))
+    assert "custom resources will not count" in result.stderr
+    assert "van manifest crds" in result.stderr
+    assert "Role/van-router-resources" not in here.listing()
 
 
 def test_what_init_prints_is_what_it_applies(here: Here) -> None:

@@ -8,15 +8,18 @@ one its default back. ``generate`` prints what ``create`` would write, and needs
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 from vanrouter.cli.base import ALL_OUTPUTS, BOTH, Group, Invocation, pass_invocation
 from vanrouter.cli.output import dump, explain, say, table, warn
-from vanrouter.cli.running import condition, open_site, worst
+from vanrouter.cli.running import Site, condition, open_site, worst
 from vanrouter.cli.values import KEY, NAME, PORT, timeout_option, wait_option
 from vanrouter.errors import VanrouterError
+
+if TYPE_CHECKING:
+    from vanrouter.resources import Resource
 
 __all__ = ["KEYS", "WEIGHTS", "Field", "Noun", "make", "named", "with_fields"]
 
@@ -175,6 +178,18 @@ def _spec_of(resource: Any) -> Doc:
     return spec
 
 
+def _warn_of(site: Site, resource: Resource) -> None:
+    """In a namespace: what it would never do is refused before anything is written, what it does not do yet is said."""
+    if not site.invocation.on_kubernetes:
+        return
+    from vanrouter.cli.fitting import check_fit
+    from vanrouter.cli.namespace import NamespaceSite
+
+    assert isinstance(site, NamespaceSite)
+    for said, todo in check_fit(site, resource):
+        warn(said, todo)
+
+
 def _add_create(group: Group, noun: Noun) -> None:
     @group.command("create", platforms=BOTH, outputs=("json", "yaml", "name"), help=f"Create a {noun.word}: its name and its port.")
     @click.argument("name", type=NAME)
@@ -198,6 +213,7 @@ def _add_create(group: Group, noun: Noun) -> None:
         spec = _complete(noun, name, port, values)
         if noun.listens and values["host"] is None:
             spec["host"] = name if invocation.on_kubernetes else wanted.service_address(site)
+        _warn_of(site, wanted.build(noun.kind, name, spec))
         change = wanted.create(site, noun.kind, name, spec, dry_run=dry_run, annotations=annotations)
         wanted.finish(site, change, wait=wait, check=_in_force(noun, name, _spec_of(change.resource)))
 
@@ -218,8 +234,6 @@ def _choose_pods(site: Any, workload: str, port: int, values: Doc) -> dict[str, 
     if values.get("selector") or values.get("host"):
         raise click.UsageError("say one of --workload, --selector and --host")
     found = find_target(site, (workload,), [Wanted(port, str(port))], include_not_ready=bool(values.get("include_not_ready_pods")))
-    for doubt in found.doubts:
-        warn(doubt.message, doubt.hint)
     values["selector"] = found.where["selector"]
     return {TARGET: found.words}
 
@@ -249,6 +263,7 @@ def _add_update(group: Group, noun: Noun) -> None:
         if not fields:
             raise click.UsageError(f"nothing to change is named; name it: {', '.join(field.flag for field in noun.fields)}")
         site = open_site(invocation, timeout)
+        _warn_of(site, wanted.update(site, noun.kind, name, noun.settle(fields), dry_run=True).resource)
         change = wanted.update(site, noun.kind, name, noun.settle(fields), dry_run=dry_run)
         wanted.finish(site, change, wait=wait, check=_in_force(noun, name, _spec_of(change.resource)))
 

@@ -228,9 +228,14 @@ def finish(site: Site, change: Change, *, wait: bool, check: Callable[[Doc], str
         show(site.invocation, change)
         if not wait:
             return
+        try:
+            site.status()
+            why, todo = f"site {site.name!r} is not running", ""
+        except VanrouterError as error:  # in a namespace: what keeps its pods
+            why, todo = (str(error), error.hint) if site.invocation.on_kubernetes else (f"site {site.name!r} is not running", "")
         warn(
-            f"site {site.name!r} is not running; this takes effect when it starts",
-            hint=f"start it: {site.invocation.van('init')}   or do not wait: --no-wait",
+            f"{why}; this takes effect when it starts",
+            hint=todo or f"start it: {site.invocation.van('init')}   or do not wait: --no-wait",
         )
         quiet_exit(NOT_READY)
     for problem in site.reconcile():

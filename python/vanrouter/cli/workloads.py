@@ -91,19 +91,19 @@ def find_target(site: NamespaceSite, words: Sequence[str], wanted: Sequence[Want
     raise click.UsageError(f"{words[0]!r} cannot be exposed; {EXAMPLE}")
 
 
-def check_address(site: NamespaceSite, address: str) -> str:
+def check_address(site: NamespaceSite, address: str, *, option: str = "--address") -> str:
     """Refuse a name that cannot be a Service's, or whose Service is not to be had. Else what a person should know of it."""
     if not _LABEL.fullmatch(address):
         raise ConfigError(
             f"{address!r} cannot be the name of a Service, under which others reach it",
-            hint="choose with --address one of at most 63 small letters, digits and -, that begins with a letter",
+            hint=f"choose with {option} one of at most 63 small letters, digits and -, that begins with a letter",
         )
     service = site.get(SERVICES, address)
     if service is None or is_ours(service) or is_taken(service):
         return ""
     spec, metadata = service.get("spec") or {}, service["metadata"]
     what = f"there is a Service {address} in {site.namespace} already"
-    other = "expose under another name: --address NAME"
+    other = f"choose another name: {option} NAME"
     if spec.get("type") == "ExternalName" or spec.get("clusterIP") == "None":
         kind = "of type ExternalName" if spec.get("type") == "ExternalName" else "headless"
         by_pod = "; each pod of a StatefulSet by its own name: --expose-pods-by-name" if kind == "headless" else ""

@@ -22,7 +22,7 @@ from vanrouter.controller.services import Note, WantedService, is_ours, is_taken
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Object
 from vanrouter.kube.kinds import CONFIG_MAPS, SERVICES
-from vanrouter.kube.names import ROUTER, ROUTER_MAP, labelled, status_map
+from vanrouter.kube.names import ROUTER, ROUTER_MAP, labelled, resource_map, status_map
 from vanrouter.kube.records import Records, put_site_text, site_text, status_object, statuses_in
 from vanrouter.kube.workloads import MADE_FROM
 from vanrouter.resources import Resource
@@ -156,8 +156,14 @@ class Statuses:
         self._problems: dict[str, Problem] = {}
         self._next = 0.0
         self._seen = ("", 0.0)  # version of the site's status, and when it was first seen
-        self.notes: dict[str, Note] = {}
+        self.notes: dict[str, Note] = {}  # of Services
+        self.remarks: dict[str, Note] = {}  # of Services that are as they should be again
+        self.whole: Doc = {}  # the site's status document, as it was written last
         self.deadline = math.inf
+
+    def since(self, what: str, how: str) -> str:
+        """The date since when it is so."""
+        return self._date(what, how)
 
     def problem(self, step: str, error: VanrouterError | None) -> None:
         """A step of the controller fails, or does no longer."""
@@ -178,7 +184,9 @@ class Statuses:
         problems: list[Problem],
         name: str,
         routers: Routers,
+        root: Object,
     ) -> None:
+        """``root``: the reference to what owns all. Where that is a custom resource, the status document has a ConfigMap all the same."""
         now = trio.current_time()
         if now < self._next:
             self.deadline = self._next
@@ -186,10 +194,11 @@ class Statuses:
         self.deadline = math.inf
         maps, of_all = copies.of(CONFIG_MAPS), Said(document)
         values: list[Object] = []
-        for source in records.sources():
-            resources = records.resources_in(source)
+        custom_root = [resource_map("Site", site.name)] if root["kind"] == "Site" else []
+        for source in [*records.sources(), *custom_root]:
+            resources = records.resources_in(source) or ([site] if custom_root else [])
             is_root = any(r.kind == "Site" and r.name == site.name for r in resources)
-            if source not in maps or not (document or is_root or routers.are_silent):
+            if (source not in maps and not is_root) or not (document or is_root or routers.are_silent):
                 continue  # deleted meanwhile; or a router will say it soon
             known = maps.get(status_map(source))
             self._remember(known)
@@ -197,10 +206,15 @@ class Statuses:
             said = Said(whole) if is_root and document else of_all
             listed = status_records(resources, said, self.notes, since=self._date) if document else statuses_in(known or {})
             present = {(r.kind, r.name) for r in resources}
-            value = status_object(maps[source], [r for r in listed if (r.kind, r.name) in present], records.good_texts(source))
+            kept = [r for r in listed if (r.kind, r.name) in present]
+            if source in maps:
+                value = status_object(maps[source], kept, records.good_texts(source))
+            else:
+                value = status_object({"metadata": {"name": source}}, kept, {}, owner=root)
             if is_root and not (routers.has_any or self._is_mine(known, name, now)):
                 continue
             if is_root:
+                self.whole = whole
                 put_site_text(value, json.dumps(whole, separators=(",", ":"), sort_keys=True))
             if copies.differs(CONFIG_MAPS, value):
                 values.insert(0 if is_root else len(values), value)
@@ -239,7 +253,9 @@ class Statuses:
                 site["conditions"] = [*others, said]
         whole["grants"] = grants
         found = [{"path": p.path, "message": p.message, "hint": p.hint} for p in [*problems, *self._problems.values()]]
-        found += [{"path": f"Service/{host}", "message": n.message, "hint": n.next} for host, n in sorted(self.notes.items())]
+        found += [
+            {"path": f"Service/{host}", "message": n.message, "hint": n.next} for host, n in sorted({**self.remarks, **self.notes}.items())
+        ]
         if routers.are_silent:
             site["ready"] = False
             text = "no router is connected to the controller; what is said of links and services is what was said last"

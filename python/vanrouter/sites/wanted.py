@@ -14,6 +14,7 @@ import msgspec
 
 from vanrouter.checks import Check
 from vanrouter.errors import ConfigError
+from vanrouter.kube.names import SIBLING
 from vanrouter.kube.pods import Pod, labels_that_exist, selected
 from vanrouter.messages import ServicePort
 from vanrouter.plane import KeyWeight, Strategy
@@ -36,7 +37,6 @@ __all__ = [
     "multi_key_name",
 ]
 
-SIBLING: Final = "sibling-"  # what the links with the other routers of a namespace are called, before the pod's name
 SKUPPER_PORT: Final = 55671
 EDGE_HINT: Final = "link this site to interior sites instead, or make it one: remove spec.edge and restart its router"
 ANY_HOST: Final = "0.0.0.0"  # noqa: S104 - what `default` means, as with the incumbent
