@@ -106,7 +106,9 @@ def check_address(site: NamespaceSite, address: str, *, option: str = "--address
     other = f"choose another name: {option} NAME"
     if spec.get("type") == "ExternalName" or spec.get("clusterIP") == "None":
         kind = "of type ExternalName" if spec.get("type") == "ExternalName" else "headless"
-        by_pod = "; each pod of a StatefulSet by its own name: --expose-pods-by-name" if kind == "headless" else ""
+        by_pod = (
+            "; each pod of a StatefulSet by its own name: --expose-pods-by-name" if kind == "headless" and option == "--address" else ""
+        )
         raise ConfigError(f"{what}, and it is {kind}: it has no address that could lead to the router", hint=f"{other}{by_pod}")
     owner = next((o for o in metadata.get("ownerReferences") or () if o.get("controller")), None)
     if owner is not None:
