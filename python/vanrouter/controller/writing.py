@@ -104,8 +104,10 @@ def wished(
     return wishes
 
 
-async def write_router_map(copies: Copies, wishes: Wishes, reached: Reached, owners: tuple[Object, ...], *, now: float) -> None:
-    """``van-router``: ports and endpoints, with a generation that grows when they change."""
+async def write_router_map(
+    copies: Copies, wishes: Wishes, reached: Reached, owners: tuple[Object, ...], *, document: Doc, now: float
+) -> None:
+    """``van-router``: ports, endpoints, and what routers have learned, with a generation that grows when they change."""
     assert wishes.ports is not None
     known = copies.get(CONFIG_MAPS, ROUTER_MAP)
     before = _router_json(known)
@@ -114,13 +116,28 @@ async def write_router_map(copies: Copies, wishes: Wishes, reached: Reached, own
     leads = {slot for slot, port in _led_to(copies.of(SERVICES)) if wishes.ports.given.get(slot) == port}
     wishes.ports.want({f"{host}:{port}" for host, port in wishes.slots} | leads, now=now)
     endpoints = [{"host": host, "port": port} for host, port in reached.endpoints]
-    said = {"ports": dict(sorted(wishes.ports.given.items())), "endpoints": endpoints}
+    said = {"ports": dict(sorted(wishes.ports.given.items())), "endpoints": endpoints, "learned": _learned(document, before)}
     generation = before.get("generation", 0) if isinstance(before.get("generation", 0), int) else 0
     if {key: before.get(key) for key in said} != said:
         generation += 1
     data = {ROUTER_JSON: json.dumps({"generation": generation, **said}, separators=(",", ":"))}
     # Under the version on which this was decided: of two controllers one decides anew.
     await copies.ensure(CONFIG_MAPS, {"metadata": labelled(ROUTER_MAP, ROUTER, owners=owners), "data": data}, fenced=True)
+
+
+def _learned(document: Doc, before: Mapping[str, Any]) -> dict[str, Any]:
+    """By site: where those that our links lead to say that they are linked to. For a router that starts after the one that heard it."""
+    known = before.get("learned")
+    known = known if isinstance(known, dict) else {}
+    if not document:
+        return known
+    found: dict[str, Any] = {}
+    for link in document.get("links") or []:
+        site = str(link.get("remoteSiteId") or "")
+        places = [[p.get("host"), p.get("port")] for p in link.get("learned") or []] or known.get(site)
+        if site and places and link.get("direction") == "outgoing":
+            found[site] = places
+    return dict(sorted(found.items()))
 
 
 def told_endpoints(router_map: Object | None) -> list[tuple[str, int]]:

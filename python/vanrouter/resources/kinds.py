@@ -107,7 +107,7 @@ class Resource(Shape, frozen=True, kw_only=True):
 
 
 class SiteSpec(Shape, frozen=True, kw_only=True):
-    link_access: str = ""  # "", none; on a host: host:port, or default
+    link_access: str = ""  # "", none, default; on a host: host:port; in a namespace: the kinds of kube.entrances
     ha: bool = False
     edge: bool = False
     default_issuer: str = ""
