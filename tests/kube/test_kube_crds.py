@@ -17,7 +17,7 @@ from msgspec import inspect
 from vanrouter.cli.main import van
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.blocking import BlockingClient
-from vanrouter.kube.calls import Call, Object, create
+from vanrouter.kube.calls import Call, Object, apply, create, list_page
 from vanrouter.kube.crds import CUSTOM_KINDS, cluster_roles, definitions
 from vanrouter.kube.errors import Invalid
 from vanrouter.resources import read_document, read_resources, to_dict
@@ -235,6 +235,28 @@ def test_the_server_refuses_what_we_refuse_by_shape(client: BlockingClient, name
         taken.append((kind, path, wrong))
     assert taken == []
     assert len(cases) > 300
+
+
+def test_kubectl_get_shows_how_a_resource_is(client: BlockingClient, namespace: str) -> None:
+    listeners = CUSTOM_KINDS["Listener"]
+    client.call(create(listeners, namespace, {"metadata": {"name": "web"}, "spec": GOOD["Listener"][0]}))
+    status = {"status": "Ready", "message": "OK", "hasMatchingConnector": True}
+    client.call(apply(listeners, namespace, {"metadata": {"name": "web"}, "status": status}, subresource="status"))
+    call = list_page(listeners, namespace)
+    headers = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+    shown = client.call(Call(**{name: getattr(call, name) for name in call.__struct_fields__} | {"headers": headers}))
+    (row,) = shown["rows"]
+    columns = dict(zip([c["name"] for c in shown["columnDefinitions"]], row["cells"], strict=True))
+    del columns["Age"]
+    assert columns == {
+        "Name": "web",
+        "Routing Key": "web",
+        "Port": 65535,
+        "Host": "web",
+        "Status": "Ready",
+        "Has Matching Connector": True,
+        "Message": "OK",
+    }
 
 
 def required(kind: str) -> list[str]:
