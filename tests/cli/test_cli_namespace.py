@@ -51,8 +51,8 @@ class Here:
     def use(self, kubeconfig: Path) -> None:
         self._monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
 
-    def van(self, line: str, *more: str) -> Result:
-        return self._van(f"-n {self.name} {line}", *more)
+    def van(self, line: str, *more: str, **given: Any) -> Result:
+        return self._van(f"-n {self.name} {line}", *more, **given)
 
     def create(self, kind: Kind, name: str, **content: Any) -> Object:
         return self.client.call(create(kind, self.name, {"metadata": {"name": name}, **content}))

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vanrouter.kube.blocking import BlockingClient
-from vanrouter.kube.calls import Object, apply, delete, merge_patch
+from vanrouter.kube.calls import Object, delete, merge_patch
 from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.custom import LAST_GOOD, custom_object, custom_stamp, custom_where
 from vanrouter.kube.discovery import VERSION_CALL, kinds_in_untrusted
 from vanrouter.kube.errors import Forbidden, KubeError, NoSuchKind, NotFound
 from vanrouter.kube.home import ResourceMaps
+from vanrouter.kube.keeping import apply_beside
 from vanrouter.resources import Resource
+from vanrouter.stores.resources import Loaded
 
 __all__ = ["ResourceObjects", "custom_sites", "has_custom"]
 
@@ -55,8 +57,9 @@ class ResourceObjects(ResourceMaps):
         secrets: bool = True,
         owners: tuple[Object, ...] = (),
         prefer_custom: bool = False,
+        force: bool = False,
     ) -> None:
-        super().__init__(client, namespace, keeper=keeper, secrets=secrets, owners=owners)
+        super().__init__(client, namespace, keeper=keeper, secrets=secrets, owners=owners, force=force)
         self._prefer_custom = prefer_custom
         self._kinds: list[str] | None = None  # those that the cluster has and we may list
         self._objects: dict[str, Object] = {}
@@ -87,17 +90,17 @@ class ResourceObjects(ResourceMaps):
 
     # ---- Writing -------------------------------------------------------------------------------------------------------------------------
 
-    def put(self, resource: Resource) -> str:
+    def put(self, resource: Resource, *, loaded: Loaded | None = None) -> str:
         """Write one resource, where it stands. Returns where, like ``ConfigMap/NAME`` or ``listeners.vanrouter.io/NAME``."""
         if resource.kind not in CUSTOM_KINDS:
-            return super().put(resource)
-        located = self.load().resources.get((resource.kind, resource.name))
+            return super().put(resource, loaded=loaded)
+        located = (loaded or self.load()).resources.get((resource.kind, resource.name))
         if located is None and not (self._prefer_custom and resource.kind in (self._kinds or ())):
-            return super().put(resource)
+            return super().put(resource, loaded=loaded)
         if located is not None and located.file not in self._objects:
-            return super().put(resource)
+            return super().put(resource, loaded=loaded)
         value = custom_object(resource, owners=self._owners if located is None else ())
-        written = self._client.call(apply(CUSTOM_KINDS[resource.kind], self.namespace, value))
+        written = apply_beside(self._client, CUSTOM_KINDS[resource.kind], self.namespace, value, force=self._force)
         return custom_where({**written, "kind": resource.kind})
 
     def delete(self, kind: str, name: str) -> bool:

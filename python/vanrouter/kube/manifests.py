@@ -177,7 +177,6 @@ def _router(plan: Plan) -> Object:
             spec.setdefault("topologySpreadConstraints", []).append(spread)
     return {
         "replicas": plan.routers,
-        "minReadySeconds": 0,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         **_template(plan, ROUTER, spec),
     }

@@ -180,23 +180,26 @@ class Links:
             if link.credential is None or self._context.wall() >= link.renew_at:
                 self._make_sibling_credential(link, name)
             return
-        if link.secret is not None:
-            data = link.secret.data
+        files = None if link.secret is not None else self._context.home.state.read_credential(wanted.credential)
+        given: Mapping[str, bytes] | None = link.secret.data if link.secret is not None else None
+        if files is not None and self._context.in_pod is not None and "link.json" not in files:
+            given = files  # in a pod the Secrets of a user come with all other keys
+        if given is not None:
             link.issued = None
             link.credential = build_credential(
                 name,
-                certificate_pem=data["tls.crt"],
-                key_pem=data["tls.key"],
-                trust_pem=data["ca.crt"],
+                certificate_pem=given["tls.crt"],
+                key_pem=given["tls.key"],
+                trust_pem=given["ca.crt"],
                 identity=identity,
                 verify_host=wanted.verify_host,
             )
             return
-        files = self._context.home.state.read_credential(wanted.credential)
         if files is None and self._context.in_pod is not None:
             raise NotReady(
-                f"the keys of its credential {wanted.credential} have not come yet (Secret/van-router-keys)",
-                hint="the controller writes them when the token is redeemed: look at its pod, and at the token's Secret",
+                f"it waits for its credential {wanted.credential}: there is no such Secret yet, or no token that became it",
+                hint=f"a Secret of your own has tls.crt, tls.key, ca.crt and a label: kubectl label secret {wanted.credential} "
+                "vanrouter.io/type=resource; of a token, its Secret says how far it is",
             )
         if files is None:
             raise ConfigError(
