@@ -96,3 +96,15 @@ def test_a_stopped_site_has_it_when_it_starts(van: Van, stopped: SiteHome) -> No
     result = van("apply -f -", input=LISTENER % 1)
     assert (result.exit_code, result.stdout) == (3, "listener/hello created\n")
     assert "is not running; this takes effect when it starts" in result.stderr
+
+
+def test_a_site_in_the_files_is_made_and_started(van: Van, home: Path) -> None:
+    text = f"{LISTENER % 1}---\napiVersion: skupper.io/v2alpha1\nkind: Site\nmetadata: {{name: west}}\n"
+    try:
+        result = van("-n west apply -f -", input=text)
+        assert (result.exit_code, result.stdout) == (0, "site/west created\nlistener/hello created\nSite west is ready.\n"), result.stderr
+        assert json.loads(van("-n west status -o json").stdout)["site"]["ready"] is True
+        assert van("-n west apply -f -", input=text).stdout == "site/west unchanged\nlistener/hello unchanged\n"
+    finally:
+        assert van("-n west delete").exit_code == 0
+    assert list(home.iterdir()) == []
