@@ -13,7 +13,7 @@ from vanrouter.cli.base import DONE
 from vanrouter.cli.namespace import NamespaceSite, owner
 from vanrouter.cli.output import warn
 from vanrouter.cli.running import Site
-from vanrouter.kube.home import ResourceMaps
+from vanrouter.kube.custom_home import ResourceObjects
 from vanrouter.kube.kinds import SECRETS
 from vanrouter.kube.names import RESOURCE, TYPE, credential_secret
 from vanrouter.resources import Link, Resource, Secret
@@ -30,10 +30,10 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
         site.require()
     with_secrets = any(isinstance(resource, Secret) for resource in resources)
 
-    def home() -> ResourceMaps:
+    def home() -> ResourceObjects:
         now = site.root()
         owners = () if now is None else (owner(now),)
-        return ResourceMaps(site.client, site.namespace, secrets=with_secrets, owners=owners, force=force)
+        return ResourceObjects(site.client, site.namespace, secrets=with_secrets, owners=owners, force=force)
 
     loaded = home().load()
     todo = changes(loaded, [_with_settings_kept(loaded, resource) for resource in resources])

@@ -413,6 +413,7 @@ def generate(
 
 
 @command("manifest", outputs=("json", "yaml"), platforms=("kubernetes",))
+@click.argument("what", type=click.Choice(["site", "crds"]), default="site", required=False)
 @click.option("--site-name", type=NAME, help="What other sites see; default: the namespace.")
 @site_options
 @kube_options
@@ -421,6 +422,7 @@ def generate(
 def manifest(
     invocation: Invocation,
     /,
+    what: str,
     site_name: str | None,
     link_access: str | None,
     service_address: str | None,
@@ -429,7 +431,15 @@ def manifest(
     timeout: float,
     **options: Any,
 ) -> int:
-    """Print every object that init or update would apply; change nothing. For Kubernetes."""
+    """Print every object that init or update would apply; change nothing. For Kubernetes.
+
+    With crds: the CustomResourceDefinitions, for whoever administers the cluster: van manifest crds | kubectl apply -f -
+    """
+    if what == "crds":
+        from vanrouter.kube.crds import cluster_roles, definitions
+
+        dump([*definitions(), *cluster_roles()], invocation.output or "yaml")
+        return DONE
     from vanrouter.cli import install
 
     fields = install.fields_of(fields_of_site(link_access, service_address, service_sync, edge), options)

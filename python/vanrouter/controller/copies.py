@@ -20,6 +20,7 @@ from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Call, Kind, Object, apply, create, delete, merge_patch
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from vanrouter.kube.following import CustomWatch
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.listwatch import Change, Removed
 from vanrouter.kube.names import ANY_TYPE
@@ -108,11 +109,12 @@ class _Copy:
 
 
 class Copies:
-    """ConfigMaps and Secrets of ours, and all Services."""
+    """ConfigMaps and Secrets of ours, all Services, and custom resources where the cluster has them."""
 
     def __init__(self, client: KubeClient, namespace: str, *, rng: random.Random, wake: Callable[[], None]) -> None:
         self.client, self.namespace, self.wake = client, namespace, wake
         self.writes = 0  # of all kinds, answered: for tests, and a log line
+        self.customs = CustomWatch(client, namespace, heard=lambda _: wake(), rng=rng)
         self._rng = rng
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[str, trio.CancelScope] = {}  # of kinds that are followed for a while
@@ -130,8 +132,10 @@ class Copies:
             self._nursery = nursery
             for copy in self._copies.values():
                 nursery.start_soon(copy.watcher.run)
+            nursery.start_soon(self.customs.run)
             for copy in self._copies.values():
                 await copy.watcher.wait_synced()
+            await self.customs.wait_synced()
             task_status.started()
 
     async def follow(self, kind: Kind, name: str) -> None:

@@ -55,6 +55,7 @@ class ResourceMaps:
             for kind, labels in self._selected():
                 for value in self._client.pages(kind, self.namespace, labels=labels, metadata_only=True):
                     stamps[f"{kind.kind}/{value['metadata']['name']}"] = stamp_of(value)
+            stamps |= self._custom_stamps()
         except KubeError:
             return True
         return stamps != self._records.stamps
@@ -66,7 +67,7 @@ class ResourceMaps:
         statuses = self._client.pages(CONFIG_MAPS, self.namespace, labels=selector(STATUS))
         self._maps = {o["metadata"]["name"]: o for o in maps}
         self._statuses = {(o["metadata"].get("annotations") or {}).get(STATUS_OF, ""): o for o in statuses}
-        loaded = self._records.feed(maps, secrets, statuses=statuses)
+        loaded = self._records.feed(maps, secrets, statuses=statuses, customs=self._customs())
         if self._keeper:
             self._remember()
         return loaded
@@ -130,6 +131,13 @@ class ResourceMaps:
             self._write_status(source, {**before, **said}.values())
 
     # ---- Inside --------------------------------------------------------------------------------------------------------------------------
+
+    def _customs(self) -> Iterable[Object]:
+        """Custom resources, of a home that has them too."""
+        return ()
+
+    def _custom_stamps(self) -> dict[str, tuple[str, str]]:
+        return {}
 
     def _selected(self) -> list[tuple[Kind, str]]:
         return [(CONFIG_MAPS, selector(RESOURCE))] + ([(SECRETS, _OF_SECRETS)] if self._with_secrets else [])
