@@ -43,12 +43,12 @@ from vanrouter.kube.channel import CONTROL_PORT, Leaf, serve_channels
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.ledger import SecretLedger
-from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, SERVICES_MAP, STATUS, TYPE
+from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, SERVICES_MAP, STATUS, TYPE, resource_map
 from vanrouter.kube.records import Records, owner_of
 from vanrouter.kube.state import files_in, secret_of
 from vanrouter.pki.authority import LEAF_LIFETIME, van_name
 from vanrouter.resources.kinds import TOKEN_VALUE, Connector, Link, Secret, Site
-from vanrouter.stores.resources import Loaded
+from vanrouter.stores.resources import Loaded, Problem
 
 __all__ = ["Controller"]
 
@@ -148,12 +148,14 @@ class Controller:
     async def _pass(self, nursery: trio.Nursery) -> bool:
         """Whether there is still a Site."""
         loaded = self._load()
-        site = next((r.resource for r in loaded.resources.values() if isinstance(r.resource, Site)), None)
-        if site is None or self._owners_of(site) != self._owners:
+        sites = [r.resource for r in loaded.resources.values() if isinstance(r.resource, Site)]
+        site = next((site for site in sites if self._owners_of(site) == self._owners), None)
+        if site is None:
             if self.copies.current(CONFIG_MAPS) and self.copies.customs.current:
                 await self._give_all_back()
                 return False
             return True
+        loaded.problems.extend(_second(other, site) for other in sites if other is not site)
         resources = [located.resource for located in loaded.resources.values()]
         links = [r for r in resources if isinstance(r, Link)]
         tokens = {r.name: r for r in resources if isinstance(r, Secret) and r.is_token}
@@ -215,6 +217,7 @@ class Controller:
             self._redeeming.clean_at,
             self._plan.deadline(now),
             self._view.deadline(now),
+            self.copies.deadline,
         ]
         times += [at for at, _ in self._failing.values()]
         times.append(self.routers.deadline)
@@ -236,8 +239,8 @@ class Controller:
         while True:
             self._woken = trio.Event()
             found = [r.resource for r in self._load().resources.values() if isinstance(r.resource, Site)]
-            if found:
-                return found[0]
+            if found:  # of several the one that `van init` wrote
+                return min(found, key=lambda s: (self._owners_of(s)[0]["name"] != resource_map("Site", s.name), s.name))
             if not told:
                 log.info("waiting for a Site", extra={"namespace": self.namespace})
                 told = True
@@ -300,6 +303,7 @@ class Controller:
             *self._redeeming.problems.values(),
             *self._making.problems,
             *self._view.problems(trio.current_time()),
+            *self.copies.quarrels,
         ]
         await self._statuses.write(
             self.copies,
@@ -349,6 +353,11 @@ class Controller:
         if self._leaf is None or self._clock() >= self._leaf[1]:
             self._leaf = controller_leaf(self.keys, now=self._clock(), lifetime=self._lifetime)
         return self._leaf[0]
+
+
+def _second(other: Site, site: Site) -> Problem:
+    text = f"{other.ref} is not in force: this namespace is site {site.name}"
+    return Problem(f"{other.ref}: metadata.name", text, "a namespace is one site: remove one of them")
 
 
 def _type(value: Object) -> str:
