@@ -64,7 +64,7 @@ def notes_on(resource: Resource, platform: Platform, *, settings: Collection[str
             yield from _connector(resource, platform)
         case AttachedConnector() | AttachedConnectorBinding():
             hint = "install a site in the namespace of the pods, or name them there in a Connector"
-            yield Note("spec", "pods of another namespace need a controller of the whole cluster; without one it is not in force", hint)
+            yield Note("spec", "is kept, and not in force in this release: a site has the pods of its own namespace", hint)
         case AccessGrant():
             yield Note(
                 "spec", "no controller makes tokens of it in this release: it is not in force", "make a token: van token create FILE"
