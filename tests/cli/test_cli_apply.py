@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
 from conftest import Van
 from fake_site import FakeSite
+from free_ports import free_port
 
 from vanrouter.stores import SiteHome
 
@@ -96,3 +99,19 @@ def test_a_stopped_site_has_it_when_it_starts(van: Van, stopped: SiteHome) -> No
     result = van("apply -f -", input=LISTENER % 1)
     assert (result.exit_code, result.stdout) == (3, "listener/hello created\n")
     assert "is not running; this takes effect when it starts" in result.stderr
+
+
+def test_a_site_in_the_files_is_made_and_started(home: Path) -> None:
+    def run(line: str, text: str = "") -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "vanrouter.cli", "-n", "west", *line.split()]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    text = f"{LISTENER % free_port()}---\napiVersion: skupper.io/v2alpha1\nkind: Site\nmetadata: {{name: west}}\n"
+    try:
+        assert run("apply -f -", text) == (0, "site/west created\nlistener/hello created\nSite west is ready.\n", "")
+        assert json.loads(run("status -o json")[1])["site"]["ready"] is True
+        assert run("apply -f -", text) == (0, "site/west unchanged\nlistener/hello unchanged\n", "")
+    finally:
+        assert run("delete")[0] == 0
+    assert list(home.iterdir()) == []

@@ -194,3 +194,15 @@ def test_a_link_whose_secret_is_not_there_or_not_seen_is_said_with_what_to_do(he
     assert f"kubectl label secret own -n {here.name} vanrouter.io/type=resource" in unseen
     here.client.call(merge_patch(SECRETS, here.name, "own", {"metadata": {"labels": {"vanrouter.io/type": "resource"}}}))
     assert ok(here.van("apply -f -", input=LINK)).stderr == ""
+
+
+def test_an_install_that_a_gitops_tool_brought_is_one_that_van_knows_and_deletes(here: Here) -> None:
+    before = here.listing()
+    kinds = {kind.kind: kind for kind in EVERYTHING}
+    for value in yaml.safe_load_all(ok(here.van("init --site-name west -o yaml")).stdout):
+        here.client.call(as_manager(apply(kinds[value["kind"]], here.name, value), "kustomize-controller"))
+    assert "is installed in namespace" in here.van("status").stderr
+    assert "existed already; it is unchanged" in ok(here.van("init --no-wait")).stdout
+    assert ok(here.van("apply -f -", input=LISTENER % 80)).stdout == "listener/hello created\n"
+    ok(here.van("delete"))
+    assert here.listing() == before

@@ -16,7 +16,7 @@ from vanrouter.resources.skupper import Source, translate
 
 DOCS = Path(__file__).parents[2] / "docs"
 MIGRATING = (DOCS / "migrating.md").read_text()
-GITOPS = (DOCS / "kubernetes.md").read_text().partition("## GitOps")[2]
+GITOPS = (DOCS / "kubernetes.md").read_text().partition("## GitOps")[2].partition("\n## ")[0]
 
 
 def commands(text: str) -> list[str]:

@@ -78,7 +78,7 @@ IN_FORCE = {
     "MultiKeyListener": {"host", "port", "strategy"},
     "RouterAccess": {"roles", "generateTlsCredentials", "bindHost", "subjectAlternativeNames"},
 }
-IN_FORCE_IN_A_NAMESPACE = {"Site": {"ha"}, "Connector": {"selector"}, "RouterAccess": set()}
+IN_FORCE_IN_A_NAMESPACE = {"Site": {"ha"}, "Listener": {"exposePodsByName"}, "Connector": {"selector", "exposePodsByName"}}
 
 
 def read(*documents: Any, platform: Platform = "kubernetes", namespace: str = "west") -> Translation:
@@ -98,8 +98,9 @@ def said(made: Translation) -> dict[str, str]:
 @pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind, fields in FIELDS.items() for field in fields])
 def test_each_field_of_the_incumbent_is_in_force_or_named_in_a_note(kind: str, field: str, platform: Platform) -> None:
     spec = NEEDED[kind] | {field: FIELDS[kind][field]}
-    if field == "selector":
+    if kind == "Connector" and field in ("selector", "exposePodsByName"):
         del spec["host"]
+        spec["selector"] = "a=b"
     made = read(resource(kind, spec), platform=platform)
     assert not made.faults
     (found,) = made.resources

@@ -10,6 +10,7 @@ import msgspec
 from vanrouter.cli import install
 from vanrouter.cli.apply import changes, say_change
 from vanrouter.cli.base import DONE
+from vanrouter.cli.fitting import check_fit
 from vanrouter.cli.namespace import NamespaceSite, owner
 from vanrouter.cli.output import warn
 from vanrouter.cli.running import Site
@@ -39,6 +40,9 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
     todo = changes(loaded, [_with_settings_kept(loaded, resource) for resource in resources])
     ofsite = [change for change in todo if isinstance(change.resource, SiteResource)]
     plans = [install.check(site, change.resource) for change in ofsite]
+    notes = [note for change in todo if change.done != "unchanged" for note in check_fit(site, change.resource)]
+    for said, what in notes:
+        warn(said, what)
     _warn_of_missing(site, loaded, resources)
     if dry_run:
         for change in todo:

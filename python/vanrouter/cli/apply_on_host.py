@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from vanrouter.cli import launch, wanted
@@ -43,7 +44,9 @@ def write(site: HostSite, resources: Sequence[Resource], *, dry_run: bool, wait:
         return DONE
     if not with_site:
         return not_running(site, wait=wait)
-    started = launch.start(site.directory, plane=None, manager="auto")
+    started = launch.start(
+        site.directory, plane=os.environ.get("VAN_PLANE"), manager=os.environ.get("VAN_MANAGER", "auto")
+    )  # as van init has them
     if wait:
         status = wait_until_up(site, started)
         if site.invocation.output != "name":

@@ -35,5 +35,5 @@ def apply_beside(client: BlockingClient, kind: Kind, namespace: str, value: Obje
         who = ", ".join(keepers)
         raise ConfigError(
             f"{kind.kind}/{value['metadata']['name']} in namespace {namespace}: {who} keeps {fields}, with another value",
-            hint=f"change it where {who} takes it from; to take it over once, and to have it put back perhaps: van apply --force-conflicts",
+            hint=f"change it where {who} takes it from; to take it over, until it puts it back: van apply -f FILE --force-conflicts",
         ) from conflict

@@ -64,7 +64,7 @@ def notes_on(resource: Resource, platform: Platform, *, settings: Collection[str
             yield from _connector(resource, platform)
         case AttachedConnector() | AttachedConnectorBinding():
             hint = "install a site in the namespace of the pods, or name them there in a Connector"
-            yield Note("spec", "pods of another namespace need a controller of the whole cluster; without one it is not in force", hint)
+            yield Note("spec", "is kept, and not in force in this release: a site has the pods of its own namespace", hint)
         case AccessGrant():
             yield Note(
                 "spec", "no controller makes tokens of it in this release: it is not in force", "make a token: van token create FILE"
@@ -148,7 +148,7 @@ def _connector(connector: Connector, platform: Platform) -> Iterator[Note]:
     if spec.verify_hostname:
         yield Note("spec.verifyHostname", "goes with spec.tlsCredentials, which is not supported by this release", "")
     if spec.expose_pods_by_name and (platform == "linux" or not spec.selector):
-        yield Note("spec.exposePodsByName", "a host has no pods: there is the one address", "")
+        yield Note("spec.exposePodsByName", "has no effect: a host has no pods", "set spec.selector, in a namespace, or remove it")
     if spec.include_not_ready_pods and not spec.selector:
         yield Note("spec.includeNotReadyPods", "has no effect without spec.selector", "")
     yield from _unused_settings(spec.settings)
