@@ -197,7 +197,7 @@ class Outage(NamedTuple):
 
     def __str__(self) -> str:
         times = (("the fault", self.fault), ("the successor's start", self.start), ("the last rule", self.rule))
-        said = ", ".join(f"{self.again - at:.2f} s after {name}" for name, at in times)
+        said = ", ".join(f"{max(0.0, self.again - at):.2f} s after {name}" for name, at in times)
         return f"{self.failed} of {self.requests} failed, again {said} (waited {self.waited:.2f} s)"
 
 
