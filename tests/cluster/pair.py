@@ -126,9 +126,9 @@ class Pair:
             side.settled()
             time.sleep(quiet)
             requests = running.end().requests
-        again, failed, count = traffic.again_after(requests, at)
+        again, failed, meanwhile, count = traffic.again_after(requests, at)
         rule = rules.last(side.space.name, since=at, until=again + TOLD) or at
-        return Outage(at, again, failed, count, start, rule, running.waits.longest(at, again))
+        return Outage(at, again, failed, meanwhile, count, start, rule, running.waits.longest(at, again))
 
 
 @contextlib.contextmanager
