@@ -32,6 +32,7 @@ from vanrouter.kube.kinds import (
     SECRETS,
     SERVICE_ACCOUNTS,
     SERVICES,
+    STATEFUL_SETS,
 )
 from vanrouter.kube.rights import Right, ask
 
@@ -405,9 +406,12 @@ def installed(here: Here) -> Here:
         ("expose statefulset/hello --port 80", 1, "there is no statefulset hello"),
         ("expose deployment/hello --port 81", 1, "has no port 81; it has: 8080 (web), 9090 (stats)"),
         ("expose deployment/hello --port 80 --target-port wbe", 1, "has no port named 'wbe'; it has: 8080 (web), 9090 (stats)"),
-        ("expose deployment/hello", 2, "has ports 8080 (web), 9090 (stats); name one: --port"),
-        ("expose deployment/idle --port 8080", 3, "it is scaled to 0"),
-        ("expose deployment/starting --port 8080", 3, "has no ready pod"),
+        ("expose deployment/hello", 2, "has ports 8080 (web), 9090 (stats); name one or several: --port 8080,9090"),
+        ("expose deployment/hello --port 8080,81", 1, "has no port 81; it has: 8080 (web), 9090 (stats)"),
+        ("expose deployment/hello --port 80 --port 90 --target-port web", 2, "with several ports write PORT:TARGET"),
+        ("expose deployment/hello --port 80 --target-port 81:web", 2, "there is no --port 81"),
+        ("expose deployment/hello --port 80,x", 2, "'x' is not a port"),
+        ("expose deployment/hello --port 8080 --protocol udp", 2, "'udp' is not one of 'tcp', 'http', 'http2'"),
         ("expose pods/app=hallo --port 8080 --address a", 3, "no pod matches app=hallo; the labels of pods here: app=hello"),
         ("expose pods/app=hello --port 8080", 2, "Missing option '--address'"),
         ("expose deployment/hello --port 8080 --address 1st", 1, "cannot be the name of a Service"),
@@ -420,6 +424,87 @@ def test_what_would_answer_nobody_is_refused_before_anything_is_written(installe
     result = installed.van(line)
     assert (result.exit_code, said in result.stderr) == (code, True), result.output
     assert installed.listing() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("expose deployment/idle --port 8080", "it is scaled to 0"),
+        ("expose deployment/starting --port 8080", "has no ready pod"),
+    ],
+)
+def test_what_only_answers_nobody_yet_is_exposed_with_a_warning(installed: Here, line: str, said: str) -> None:
+    result = ok(installed.van(f"{line} --no-wait"))
+    assert f"Warning: {line.split()[1].replace('/', ' ')}" in result.stderr
+    assert said in result.stderr
+    assert len([n for n in installed.listing() if n.startswith("ConfigMap/van.connector.")]) == 1
+
+
+def test_what_the_controller_made_from_something_else_is_not_deleted_but_where_it_comes_from_is_said(installed: Here) -> None:
+    text = """\
+apiVersion: vanrouter.io/v1alpha1
+kind: Connector
+metadata:
+  name: deployment.web.80
+  annotations: {vanrouter.io/target: deployment/web, vanrouter.io/made-from: "deployment/web: vanrouter.io/proxy"}
+spec: {routingKey: web, selector: app=web, port: 80, expose: {port: 80}}
+"""
+    metadata = {"name": "van.made.deployment.web", "labels": {"vanrouter.io/type": "resource"}}
+    installed.client.call(create(CONFIG_MAPS, installed.name, {"metadata": metadata, "data": {"resource.yaml": text}}))
+    for line in ("unexpose deployment/web", "connector delete deployment.web.80", "connector update deployment.web.80 --port 81"):
+        result = installed.van(f"{line} --no-wait")
+        assert result.exit_code == 1
+        assert "is made from the annotation vanrouter.io/proxy of deployment/web" in result.stderr
+        assert "kubectl annotate deployment/web vanrouter.io/proxy-" in result.stderr
+    ok(installed.van("connector delete --all --no-wait"))
+    assert "ConfigMap/van.made.deployment.web" in installed.listing()
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("--workload deployment/none", 1, "there is no deployment none"),
+        ("--workload deployment/hello --selector a=b", 2, "say one of --workload, --selector and --host"),
+        ("--workload pods/a=b", 2, "write it like deployment/hello"),
+    ],
+)
+def test_a_connector_names_its_pods_by_their_workload(installed: Here, line: str, code: int, said: str) -> None:
+    result = installed.van(f"connector create hello 8080 {line} --no-wait")
+    assert (result.exit_code, said in result.stderr) == (code, True), result.output
+    ok(installed.van("connector create hello 8080 --workload deployment/hello --no-wait"))
+    assert connectors(installed)["hello"] == {"routingKey": "hello", "port": 8080, "selector": "app=hello,tier=backend"}
+
+
+def test_pods_by_name_are_asked_for_of_a_stateful_set_only(installed: Here) -> None:
+    result = installed.van("expose deployment/hello --port 8080 --expose-pods-by-name")
+    assert (result.exit_code, "for a StatefulSet" in result.stderr) == (2, True)
+    labels = {"app": "db"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+    installed.create(STATEFUL_SETS, "db", spec={"serviceName": "db", "selector": {"matchLabels": labels}, "template": template})
+    ok(installed.van("expose statefulset/db --port 5432 --address db-any --expose-pods-by-name --no-wait"))
+    assert connectors(installed)["db-any"]["exposePodsByName"] is True
+
+
+def connectors(here: Here) -> dict[str, Any]:
+    maps = [o for o in here.client.pages(CONFIG_MAPS, here.name) if o["metadata"]["name"].startswith("van.connector.")]
+    found = [yaml.safe_load(o["data"]["resource.yaml"]) for o in maps]
+    return {f["metadata"]["name"]: f["spec"] for f in found}
+
+
+def test_each_port_of_a_service_is_a_connector_with_a_key_of_its_own(installed: Here) -> None:
+    """All servers of one routing key get the same streams: port 90 must not lead to what listens for port 80."""
+    line = "expose deployment/hello --port 80,90 --target-port 80:web,90:9090 --protocol http --no-wait"
+    ok(installed.van(line))
+    first = connectors(installed)
+    assert {name: (c["routingKey"], c["port"], c["expose"]) for name, c in first.items()} == {
+        "hello": ("hello", 8080, {"port": 80, "address": "hello", "protocol": "http"}),
+        "hello-90": ("hello:90", 9090, {"port": 90, "address": "hello", "protocol": "http"}),
+    }
+    assert ok(installed.van(line)).stdout.count("unchanged") == 2
+    ok(installed.van("expose deployment/hello --port 70 --target-port stats --no-wait"))
+    assert connectors(installed)["hello-70"]["routingKey"] == "hello:70"
+    ok(installed.van("unexpose deployment/hello --port 80,70 --no-wait"))
+    assert set(connectors(installed)) == {"hello-90"}
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def init(invocation: Invocation, site_name: str | None, fields: Doc, *, print_on
     site = NamespaceSite(invocation, timeout)
     site.require_namespace()
     fields = _with_image(fields)
-    old = wanted.read_all(site, "Site") if site.root() is not None else []
+    old = _sites(site) if site.root() is not None else []
     if old and site_name not in (None, old[0].name):
         raise ConfigError(
             f"namespace {site.namespace} has a site already, and it is called {old[0].name!r}; a site keeps its name",
@@ -78,11 +78,20 @@ def init(invocation: Invocation, site_name: str | None, fields: Doc, *, print_on
 def update(invocation: Invocation, fields: Doc, *, print_only: bool, wait: bool, timeout: float) -> int:
     site = NamespaceSite(invocation, timeout)
     site.require()
+    change = wanted.update(site, "Site", _sites(site)[0].name, _with_image(fields), dry_run=True)
+    return _install(site, change, print_only=print_only, wait=wait)
+
+
+def _sites(site: NamespaceSite) -> list[Any]:
+    """Of a namespace that has one; the last good form of one that somebody broke. Raises ConfigError where there is none."""
     found = wanted.read_all(site, "Site")
     if not found:
-        raise ConfigError(f"the Site of namespace {site.namespace} cannot be read", hint=f"see {invocation.van('status')}")
-    change = wanted.update(site, "Site", found[0].name, _with_image(fields), dry_run=True)
-    return _install(site, change, print_only=print_only, wait=wait)
+        root = site.root()
+        name = f"ConfigMap/{root['metadata']['name']}" if root is not None else "its ConfigMap"
+        broken = next((p for p in site.resources.load().problems if p.path.startswith(name)), None)
+        why, hint = (f"{broken.path}: {broken.message}", broken.hint) if broken else (f"{name} has no Site", "")
+        raise ConfigError(f"the Site of namespace {site.namespace} cannot be read: {why}", hint=hint or f"kubectl edit {name.lower()}")
+    return found
 
 
 def _with_image(fields: Doc) -> Doc:
@@ -206,7 +215,7 @@ def _wait(site: NamespaceSite, what: str) -> None:
         lacking = [said for name in (CONTROLLER, ROUTER) if (said := missing(_deployment(site, name)))]
         if not lacking:
             return
-        found = site.troubles() if time.monotonic() - started > _QUIET else []
+        found = site.troubles()
         why = "; ".join(f"{t['path']}: {t['message']}" for t in found) or "; ".join(lacking)
         if site.expired:
             hint = next((t["hint"] for t in found if t["hint"]), f"see {site.invocation.van('status')}; a longer time: --timeout")

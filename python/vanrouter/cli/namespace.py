@@ -18,7 +18,7 @@ import msgspec
 
 from vanrouter.admin.protocol import decode_reply
 from vanrouter.cli.base import Invocation
-from vanrouter.cli.running import Resources, Site, named_here
+from vanrouter.cli.running import Resources, Site, commands_here, named_here
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, StoreError, VanrouterError
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Call, Kind, Object, create, delete, get
@@ -26,9 +26,10 @@ from vanrouter.kube.custom_home import ResourceObjects, custom_sites
 from vanrouter.kube.errors import Forbidden, NotFound
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SECRETS
 from vanrouter.kube.kubeconfig import load_access
+from vanrouter.kube.manifests import CONTROLLER, ROUTER
 from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, resource_map, selector, status_map
 from vanrouter.kube.records import SITE_KEY, reference_to, site_text
-from vanrouter.kube.rollout import pod_troubles, rollout_troubles
+from vanrouter.kube.rollout import install_troubles, missing
 from vanrouter.kube.state import files_in, secret_of
 
 __all__ = ["OURS", "SETTLES", "NamespaceSite", "owner", "site_of"]
@@ -162,9 +163,11 @@ class NamespaceSite(Site):
 
     def troubles(self) -> list[dict[str, str]]:
         """What is wrong with the site's own pods, as problems of the status document."""
-        found = [t for value in self.objects(DEPLOYMENTS, labels=OURS) for t in rollout_troubles(value)]
-        found += [t for value in self.objects(PODS, labels=OURS) for t in pod_troubles(value)]
-        return [{"path": t.what, "message": t.why, "hint": t.next} for t in found]
+        found = install_troubles(self.deployments(), self.objects(PODS, labels=OURS), wanted=(CONTROLLER, ROUTER))
+        return [{"path": t.what, "message": t.why, "hint": commands_here(t.next, self.invocation)} for t in found]
+
+    def deployments(self) -> list[Object]:
+        return self.objects(DEPLOYMENTS, labels=OURS)
 
     def _ask(self, method: str, params: dict[str, Any]) -> Any:
         """A question to the controller: a Secret, because a token may be in the answer. Gone afterwards, whatever happens."""
@@ -191,7 +194,7 @@ class NamespaceSite(Site):
                 troubles = self.troubles()
                 why = "; ".join(f"{t['path']}: {t['message']}" for t in troubles) or "is it running?"
                 raise DeadlineExceeded(
-                    f"the controller of namespace {self.namespace} did not answer '{method}' within {self.timeout:g} s: {why}",
+                    f"the controller of namespace {self.namespace} did not answer '{method}' within {self.patience:g} s: {why}",
                     hint=next((t["hint"] for t in troubles if t["hint"]), "kubectl logs deployment/van-controller"),
                 )
             time.sleep(min(pause, self.left))
@@ -207,7 +210,8 @@ class NamespaceSite(Site):
         text = site_text(kept or {})
         if not text:
             troubles = self.troubles()
-            why = "; ".join(f"{t['path']}: {t['message']}" for t in troubles) or "its controller has not said anything yet"
+            why = "; ".join(f"{t['path']}: {t['message']}" for t in troubles)
+            why = why or "; ".join(filter(None, map(missing, self.deployments()))) or "its controller has not said anything yet"
             hints = [t["hint"] for t in troubles if t["hint"]]
             raise NotReady(
                 f"site {site} is installed in namespace {self.namespace} and not ready: {why}",

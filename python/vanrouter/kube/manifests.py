@@ -64,9 +64,10 @@ ROUTER_RULES: Final[list[Object]] = [
     {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [IDENTITY_SECRET, KEYS_SECRET], "verbs": _FOLLOW},
 ]
 CONTROLLER_RULES: Final[list[Object]] = [
-    {"apiGroups": [""], "resources": ["configmaps"], "verbs": [*_FOLLOW, "create", "patch"]},
+    {"apiGroups": [""], "resources": ["configmaps"], "verbs": [*_FOLLOW, "create", "patch", "delete"]},
     {"apiGroups": [""], "resources": ["secrets"], "verbs": [*_READ, "create", "patch", "update", "delete"]},
     {"apiGroups": [""], "resources": ["services"], "verbs": [*_FOLLOW, "create", "patch", "delete"]},
+    {"apiGroups": ["apps"], "resources": ["daemonsets", "deployments", "statefulsets"], "verbs": _FOLLOW},  # annotations on them
 ]
 
 _CUSTOM: Final = [kind.plural for kind in CUSTOM_KINDS.values()]

@@ -176,7 +176,7 @@ def _read(name: str, key: str, text: str, known: Unit | None, remembered: str) -
         except VanrouterError:  # written by a version that knew more
             kept, good = [], ""
         said = "; its last good form stays in force" if kept else ""
-        return Unit(text, kept, good, Problem(where, f"{exc}{said}", exc.hint))
+        return Unit(text, kept, good, Problem(where, f"{str(exc).removeprefix(f'{where}: ')}{said}", exc.hint))
 
 
 def _parse(text: str, where: str) -> list[Resource]:

@@ -374,6 +374,8 @@ class RunningSite:
             case Message():
                 if not self.insight.handle_message(event):
                     self.services.handle_message(event)
+                    for site, endpoints in self.services.exchange.take_endpoints():
+                        self.links.learn(site, endpoints)
             case LinkState():
                 self.links.handle_link_state(event)
                 if not (event.lanes and self._cut_if_refused(event.router)):

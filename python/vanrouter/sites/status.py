@@ -127,6 +127,7 @@ class Reporter:
                 {"endpoint": e.endpoint.partition(" ")[0], "reason": e.reason, "message": e.message, "next": e.next}
                 for e in (status.endpoints if status is not None else [])
             ],
+            "learned": [{"host": host, "port": port} for host, port in links.learned(name)],
             "routers": routers,
             "active": status is not None and status.active,
             "standby": link.stands_by,
