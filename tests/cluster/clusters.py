@@ -112,6 +112,17 @@ class Cluster:
             (self.directory / "pids" / process).write_text(f"{again.pid}\n")
             self._restarted.append(again)  # waited for by nobody: it ends with the cluster
 
+    def recovered(self) -> None:
+        """Its controllers work again: after an outage of the API server they come back one by one, half a minute later at most."""
+        name = f"recovered-{secrets.token_hex(3)}"
+        self.kubectl("create", "namespace", name)
+        try:
+            until(
+                f"{self.name} cares for a new namespace", lambda: self.kubectl("get", "serviceaccount", "default", "-n", name), seconds=90
+            )
+        finally:
+            self.kubectl("delete", "namespace", name, "--wait=false", check=False)
+
     @contextlib.contextmanager
     def namespace(self, name: str, *, exactly: bool = False) -> Iterator[Namespace]:
         """A namespace for one test: ``name`` and what nobody else has, or ``exactly`` this one, and then until it is really gone."""

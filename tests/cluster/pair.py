@@ -28,6 +28,7 @@ from traffic import Outage, Process
 
 ROUTERS: Final = "app.kubernetes.io/component=router"
 CONTROLLERS: Final = "app.kubernetes.io/component=controller"
+TOLD: Final = 0.2  # so late at most one hears of a rule that counts already
 PARTS: Final = ("etcd", "apiserver", "manager", "kubelet", "containerd", "proxy")  # of a cluster, that have a part in it when a router dies
 _SEEDS = itertools.count(1, 2)  # requests and transfers have one each
 
@@ -125,9 +126,9 @@ class Pair:
             side.settled()
             time.sleep(quiet)
             requests = running.end().requests
-        again, failed, count = traffic.again_after(requests, at)
-        rule = rules.last(side.space.name, since=at, until=again) or at
-        return Outage(at, again, failed, count, start, rule, running.waits.longest(at, again))
+        again, failed, meanwhile, count = traffic.again_after(requests, at)
+        rule = rules.last(side.space.name, since=at, until=again + TOLD) or at
+        return Outage(at, again, failed, meanwhile, count, start, rule, running.waits.longest(at, again))
 
 
 @contextlib.contextmanager

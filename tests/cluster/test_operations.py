@@ -112,14 +112,20 @@ ALL_DEATHS = [(fault, site) for fault in (die, delete_by_force) for site in ("no
 def test_new_connections_work_again_soon_after_a_router_died(
     sites: Pair, record_property: Callable[[str, object], None], routers: int
 ) -> None:
-    """With two: 1.5 s after it at most. With one: 2 s after its successor began. Medians, without what others here took."""
+    """`make soak`: with two, 1.5 s after it at most; with one, 2 s after its successor began; medians, without what others here took.
+
+    Each time, what does not depend on the machine's speed: with two, clients of its site reach the other one meanwhile, and what only goes
+    over the link of the dead one goes over the other.
+    """
     sites.with_routers(routers)
     for fault, site in ALL_DEATHS if LONG else DEATHS[routers]:
         found = [sites.outage(getattr(sites, site), fault, quiet=QUIET) for _ in range(ROUNDS)]
         record_property("figure", f"{routers} router(s), {fault.__name__} in {site}: " + "; ".join(map(str, found)))
         if routers == 2:
+            assert all(each.failed <= (2 if site == "south" else each.meanwhile - 1) for each in found if each.failed), found
+        if LONG and routers == 2:
             assert statistics.median(each.after_fault for each in found) <= 1.5, found
-        else:
+        elif LONG:
             assert statistics.median(each.after_start for each in found) <= 2.0, found
 
 
@@ -171,5 +177,6 @@ def test_traffic_goes_on_while_controllers_and_api_servers_are_away(sites: Pair,
             assert caught_up - back - waited <= 10.0
             assert f"news-{number}" in north.van("service status -o json")
             south.van(f"unexpose deployment/backend --address news-{number}")
+    cluster.recovered()
     for was, side in zip(before, sites.sides, strict=True):
         assert was.items() <= made(side.space).items()

@@ -182,6 +182,7 @@ class Outage(NamedTuple):
     fault: float
     again: float  # the first success of a request that began after the last one that failed
     failed: int
+    meanwhile: int  # requests that began from the fault to `again`
     requests: int
     start: float  # of the process that replaces what died
     rule: float  # kube-proxy's last change for this namespace before `again`; the fault, when there was none
@@ -197,20 +198,21 @@ class Outage(NamedTuple):
 
     def __str__(self) -> str:
         times = (("the fault", self.fault), ("the successor's start", self.start), ("the last rule", self.rule))
-        said = ", ".join(f"{self.again - at:.2f} s after {name}" for name, at in times)
+        said = ", ".join(f"{max(0.0, self.again - at):.2f} s after {name}" for name, at in times)
         return f"{self.failed} of {self.requests} failed, again {said} (waited {self.waited:.2f} s)"
 
 
-def again_after(ends: Ends, fault: float) -> tuple[float, int, int]:
-    """When it worked again, how many failed, and of how many."""
+def again_after(ends: Ends, fault: float) -> tuple[float, int, int, int]:
+    """When it worked again, how many failed, of how many until then, and of how many in all."""
     after = [end for end in ends if end.began > fault]
     bad = [end for end in after if end.kind != "whole"]
     if not bad:
-        return fault, 0, len(after)
+        return fault, 0, 0, len(after)
     last = max(end.began for end in bad)
     good = [end.ended for end in after if end.kind == "whole" and end.began > last]
     assert good, f"nothing worked after the fault: {classes(ends)}, the last: {ends.all[-3:]}"
-    return min(good), len(bad), len(after)
+    again = min(good)
+    return again, len(bad), len([end for end in after if end.began < again]), len(after)
 
 
 def started_at(pid: int) -> float:
