@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
 import trio
 
 import vanrouter
@@ -199,7 +200,7 @@ class Statuses:
             if is_root and not (routers.has_any or self._is_mine(known, name, now)):
                 continue
             if is_root:
-                put_site_text(value, json.dumps(whole, separators=(",", ":"), sort_keys=True))
+                put_site_text(value, msgspec.json.encode(whole, order="sorted").decode())
             if copies.differs(CONFIG_MAPS, value):
                 values.insert(0 if is_root else len(values), value)
         if values:
