@@ -167,3 +167,26 @@ def test_nothing_from_nobody() -> None:
     assert merge_documents({}) == {}
     listeners = [{"name": "a:80", "automatic": True}, {"name": "db", "automatic": False}, {"name": "odd", "automatic": True}]
     assert slots_of({"listeners": listeners}) == {("a", 80)}
+
+
+def pod(name: str, *others: str, active: bool = True) -> dict[str, Any]:
+    """A router that dials ``others`` of its site, and is dialled by one of it and by another site."""
+    links = [{"name": f"sibling-{other}", "direction": "outgoing", "remoteSiteId": "own", "active": active} for other in others]
+    for link in links:
+        link["conditions"] = [{"type": "Operational", "status": "False", "message": "no route to host"}] * (not active)
+    links += [{"name": site, "direction": "incoming", "remoteSiteId": site, "active": True} for site in ("own", "south")]
+    return {"site": {"name": "north", "id": "own", "ready": True}, "links": links}
+
+
+def test_links_between_the_routers_of_a_site_are_not_links_of_the_site() -> None:
+    merged = merge_documents({"van-router-a": pod("van-router-a"), "van-router-b": pod("van-router-b", "van-router-a")})
+    assert [link["name"] for link in merged["links"]] == ["south"]
+    assert [router["pod"] for router in merged["site"]["routers"]] == ["van-router-a", "van-router-b"]
+    assert merged["problems"] == []
+
+
+def test_routers_of_a_site_that_do_not_reach_each_other_are_a_problem_that_names_both() -> None:
+    merged = merge_documents({"van-router-a": pod("van-router-a"), "van-router-b": pod("van-router-b", "van-router-a", active=False)})
+    (problem,) = merged["problems"]
+    assert problem["message"] == "router van-router-b is not linked with router van-router-a of this site: no route to host"
+    assert problem["path"] == "pod van-router-b"

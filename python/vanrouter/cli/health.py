@@ -44,7 +44,7 @@ def sentences(status: Doc) -> str:
     linked, exposed = _count(site["linkedSites"]), _count(site["exposedServices"])
     if is_ready(status):
         mode = f", in {'edge' if site.get('edge') else 'interior'} mode" if site.get("controller") else ""
-        parts = [f"Site {site['name']} is ready{mode}."]
+        parts = [f"Site {site['name']} is ready{mode}{_routers(site)}."]
     else:
         why = condition(site, "Ready")["message"]
         parts = [f"Site {site['name']} is not ready" + (f": {why.rstrip('.')}." if why else ".")]
@@ -55,6 +55,15 @@ def sentences(status: Doc) -> str:
     else:
         parts.append(f"It reaches {_plural(reached, 'service')} of {'another site' if linked == 1 else 'other sites'}.")
     return " ".join(parts)
+
+
+def _routers(site: Doc) -> str:
+    """Of a site with several: how many, and how many of them are ready."""
+    found = site.get("routers") or ()
+    ready = sum(bool(router.get("ready")) for router in found)
+    if len(found) < 2:
+        return ""
+    return f", with {len(found)} routers" + (f", {ready} of them ready" if ready < len(found) else "")
 
 
 def _reached(status: Doc) -> int:

@@ -15,6 +15,7 @@ import click
 from vanrouter.cli.base import ALL_OUTPUTS, BOTH, DONE, NOT_READY, Group, Invocation, pass_invocation
 from vanrouter.cli.output import bad, dump, explain, good, say, table, warn
 from vanrouter.cli.running import Site, condition, open_site, worst
+from vanrouter.cli.static_link import generate
 from vanrouter.cli.values import COST, NAME, one_name, timeout_option, wait_option
 from vanrouter.errors import ConfigError, VanrouterError
 
@@ -176,7 +177,15 @@ def status(invocation: Invocation, name: str | None, wait: bool, timeout: float)
     if name is not None and not links:
         raise _no_such_link(invocation, document["links"], name)
     _show(invocation, links, single=name is not None)
+    if name is None and invocation.output in ("", None, "table", "wide"):
+        _say_tokens(document)
     return DONE if name is None or _is_well(links[0]) else NOT_READY
+
+
+def _say_tokens(document: Doc) -> None:
+    """In a namespace: tokens that somebody applied and that are no links, and why not."""
+    found = [p for p in document["problems"] if p.get("path", "").startswith("Secret/")]
+    explain((p["path"], {"message": p["message"], "next": p.get("hint", "")}) for p in found)
 
 
 def _is_well(found: Doc) -> bool:
@@ -289,6 +298,8 @@ def delete(invocation: Invocation, name: str | None, everything: bool, wait: boo
     site = open_site(invocation, timeout)
     links = site.status()["links"]
     own = [found["name"] for found in links if found["direction"] == "outgoing"]
+    if invocation.on_kubernetes:  # also those that no router has taken up
+        own += [found.name for found in site.resources.of_kind("Link") if found.name not in own]
     if name is not None and name not in own:
         incoming = _find(links, name)
         raise _incoming(name, incoming) if incoming else _no_such_link(invocation, links, name)
@@ -306,3 +317,6 @@ def delete(invocation: Invocation, name: str | None, everything: bool, wait: boo
         say(f"link/{victim}" if invocation.output == "name" else f"Link {victim} is deleted.")
     if not doomed:
         say("No links that this site dials; nothing to delete.")
+
+
+link.add_command(generate)

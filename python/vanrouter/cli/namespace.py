@@ -18,20 +18,21 @@ import msgspec
 
 from vanrouter.admin.protocol import decode_reply
 from vanrouter.cli.base import Invocation
-from vanrouter.cli.running import Resources, Site, named_here
+from vanrouter.cli.running import Resources, Site, commands_here, named_here
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, StoreError, VanrouterError
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Call, Kind, Object, create, delete, get
+from vanrouter.kube.custom_home import ResourceObjects, custom_sites
 from vanrouter.kube.errors import Forbidden, NotFound
-from vanrouter.kube.home import ResourceMaps
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SECRETS
 from vanrouter.kube.kubeconfig import load_access
-from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, selector, status_map
-from vanrouter.kube.records import SITE_KEY, site_text
-from vanrouter.kube.rollout import pod_troubles, rollout_troubles
+from vanrouter.kube.manifests import CONTROLLER, ROUTER
+from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, resource_map, selector, status_map
+from vanrouter.kube.records import SITE_KEY, reference_to, site_text
+from vanrouter.kube.rollout import install_troubles, missing
 from vanrouter.kube.state import files_in, secret_of
 
-__all__ = ["OURS", "SETTLES", "NamespaceSite", "owner"]
+__all__ = ["OURS", "SETTLES", "NamespaceSite", "owner", "site_of"]
 
 SETTLES: Final = 3.0  # seconds
 OURS: Final = f"{PART_OF}=vanrouter"
@@ -75,9 +76,13 @@ class NamespaceSite(Site):
             return None
 
     def root(self) -> Object | None:
-        """The ConfigMap that owns all else of a site, if there is one. Raises ConfigError when there is no such namespace."""
+        """What owns all else of a site, if there is one: a ConfigMap, or a Site that is a custom resource.
+
+        Raises ConfigError when there is no such namespace.
+        """
         if self._root is None:
             found = [o for o in self.objects(CONFIG_MAPS, labels=selector(RESOURCE)) if o["metadata"]["name"].startswith(_ROOT)]
+            found = found or custom_sites(self.client, self.namespace)
             self._root = min(found, key=lambda o: str(o["metadata"]["name"]), default=None)
             if self._root is None:
                 self.require_namespace()
@@ -106,7 +111,7 @@ class NamespaceSite(Site):
     @property
     def resources(self) -> Resources:
         root = self.root()
-        return ResourceMaps(self.client, self.namespace, secrets=False, owners=() if root is None else (owner(root),))
+        return ResourceObjects(self.client, self.namespace, secrets=False, owners=() if root is None else (owner(root),))
 
     def require(self) -> None:
         if self.root() is None:
@@ -158,9 +163,11 @@ class NamespaceSite(Site):
 
     def troubles(self) -> list[dict[str, str]]:
         """What is wrong with the site's own pods, as problems of the status document."""
-        found = [t for value in self.objects(DEPLOYMENTS, labels=OURS) for t in rollout_troubles(value)]
-        found += [t for value in self.objects(PODS, labels=OURS) for t in pod_troubles(value)]
-        return [{"path": t.what, "message": t.why, "hint": t.next} for t in found]
+        found = install_troubles(self.deployments(), self.objects(PODS, labels=OURS), wanted=(CONTROLLER, ROUTER))
+        return [{"path": t.what, "message": t.why, "hint": commands_here(t.next, self.invocation)} for t in found]
+
+    def deployments(self) -> list[Object]:
+        return self.objects(DEPLOYMENTS, labels=OURS)
 
     def _ask(self, method: str, params: dict[str, Any]) -> Any:
         """A question to the controller: a Secret, because a token may be in the answer. Gone afterwards, whatever happens."""
@@ -187,7 +194,7 @@ class NamespaceSite(Site):
                 troubles = self.troubles()
                 why = "; ".join(f"{t['path']}: {t['message']}" for t in troubles) or "is it running?"
                 raise DeadlineExceeded(
-                    f"the controller of namespace {self.namespace} did not answer '{method}' within {self.timeout:g} s: {why}",
+                    f"the controller of namespace {self.namespace} did not answer '{method}' within {self.patience:g} s: {why}",
                     hint=next((t["hint"] for t in troubles if t["hint"]), "kubectl logs deployment/van-controller"),
                 )
             time.sleep(min(pause, self.left))
@@ -197,13 +204,14 @@ class NamespaceSite(Site):
         self.require()
         root = self.root()
         assert root is not None
-        name = root["metadata"]["name"]
-        site = name.removeprefix(_ROOT)
+        site = site_of(root)
+        name = resource_map("Site", site)
         kept = self.get(CONFIG_MAPS, status_map(name))
         text = site_text(kept or {})
         if not text:
             troubles = self.troubles()
-            why = "; ".join(f"{t['path']}: {t['message']}" for t in troubles) or "its controller has not said anything yet"
+            why = "; ".join(f"{t['path']}: {t['message']}" for t in troubles)
+            why = why or "; ".join(filter(None, map(missing, self.deployments()))) or "its controller has not said anything yet"
             hints = [t["hint"] for t in troubles if t["hint"]]
             raise NotReady(
                 f"site {site} is installed in namespace {self.namespace} and not ready: {why}",
@@ -238,4 +246,9 @@ def _fill_in(document: dict[str, Any], site: str) -> None:
 
 def owner(root: Object) -> Object:
     """The reference to the root that all other objects of a site have."""
-    return {"apiVersion": "v1", "kind": "ConfigMap", "name": root["metadata"]["name"], "uid": root["metadata"]["uid"]}
+    return reference_to(root)
+
+
+def site_of(root: Object) -> str:
+    """The name of the site."""
+    return str(root["metadata"]["name"]).removeprefix(_ROOT)

@@ -64,15 +64,22 @@ class Site:
         self.name = invocation.site_name
         self.timeout = timeout
         self._deadline = time.monotonic() + timeout
+        self._step: float | None = None
+        self.patience = timeout  # how long a person was made to wait, when it is over
+
+    def hurry(self, seconds: float | None) -> None:
+        """One step of the command has no more than so many seconds; None: again what the command has."""
+        self._step = None if seconds is None else min(self._deadline, time.monotonic() + seconds)
+        self.patience = self.timeout if seconds is None else min(seconds, self.timeout)
 
     @property
     def left(self) -> float:
         """Seconds until the command's deadline, never below a little."""
-        return max(0.05, self._deadline - time.monotonic())
+        return max(0.05, (self._step or self._deadline) - time.monotonic())
 
     @property
     def expired(self) -> bool:
-        return time.monotonic() >= self._deadline
+        return time.monotonic() >= (self._step or self._deadline)
 
     @property
     def resources(self) -> Resources:

@@ -18,11 +18,12 @@ import msgspec
 import trio
 
 from vanrouter.controller.quarrels import Quarrels
-from vanrouter.controller.services import manager_of
+from vanrouter.controller.rivals import manager_of
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Call, Kind, Object, apply, create, delete, merge_patch
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.errors import AlreadyExists, Conflict, Denied, Invalid, KubeError, NotFound
+from vanrouter.kube.following import CustomWatch
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.listwatch import Change, Removed
 from vanrouter.kube.names import ANY_TYPE
@@ -116,13 +117,14 @@ class _Copy:
 
 
 class Copies:
-    """ConfigMaps and Secrets of ours, and all Services."""
+    """ConfigMaps and Secrets of ours, all Services, and custom resources where the cluster has them."""
 
     def __init__(self, client: KubeClient, namespace: str, *, rng: random.Random, wake: Callable[[], None]) -> None:
         self.client, self.namespace, self.wake = client, namespace, wake
         self._quarrels = Quarrels()
         self._refusals: dict[str, KubeError] = {}  # why, of what the server refused
         self.writes = 0  # of all kinds, answered: for tests, and a log line
+        self.customs = CustomWatch(client, namespace, heard=lambda _: wake(), rng=rng)
         self._rng = rng
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[str, trio.CancelScope] = {}  # of kinds that are followed for a while
@@ -140,8 +142,10 @@ class Copies:
             self._nursery = nursery
             for copy in self._copies.values():
                 nursery.start_soon(copy.watcher.run)
+            nursery.start_soon(self.customs.run)
             for copy in self._copies.values():
                 await copy.watcher.wait_synced()
+            await self.customs.wait_synced()
             task_status.started()
 
     async def follow(self, kind: Kind, name: str) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 __all__ = ["Quarrels"]
 
-FREE: Final = 5
+FREE: Final = 10  # more than `rivals` puts up with: what it watches over is its own
 WITHIN: Final = 60.0
 FIRST: Final = 5.0
 CAP: Final = 300.0

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from vanrouter.conditions import Condition
 from vanrouter.controller.services import Note
+from vanrouter.kube.names import SIBLING
 from vanrouter.kube.records import StatusRecord, hash_of, spec_hash
 from vanrouter.resources import Resource
 from vanrouter.resources.kinds import Site
@@ -45,13 +46,34 @@ def merge_documents(documents: Mapping[str, Doc]) -> Doc:
                 if known is None or (_is_well(element) and not _is_well(known)):
                     elements[key] = element
         merged[name] = [elements[key] for key in sorted(elements)]
+    merged["links"] = [x for x in merged["links"] if not _is_sibling(x, merged)]
     merged["problems"] = _unique(p for pod in order for p in documents[pod].get("problems") or [])
     site = merged["site"] = dict(merged.get("site") or {})
     site["ready"] = any(_is_ready(documents[pod]) for pod in order)
     sites = [documents[pod].get("site") or {} for pod in order]
-    site["routers"] = [{"pod": pod, **{k: s.get(k) for k in ("router", "version", "ready")}} for pod, s in zip(order, sites, strict=True)]
+    said = ("router", "version", "wire", "ready")
+    site["routers"] = [{"pod": pod, **{key: s.get(key) for key in said}} for pod, s in zip(order, sites, strict=True)]
+    merged["problems"] += [p for pod in order for p in _apart(pod, documents[pod])]
     site["linkedSites"] = max((int(s.get("linkedSites") or 0) for s in sites), default=0)
     return merged
+
+
+def _is_sibling(link: Doc, document: Doc) -> bool:
+    """A link between two routers of this site, which nobody made and nobody can delete."""
+    own = (document.get("site") or {}).get("id")
+    is_ours = str(link.get("name")).startswith(SIBLING) or link.get("direction") == "incoming"
+    return is_ours and bool(own) and link.get("remoteSiteId") == own
+
+
+def _apart(pod: str, document: Doc) -> Iterator[Doc]:
+    """Routers of this site that ``pod`` does not get through to."""
+    for link in document.get("links") or []:
+        if _is_sibling(link, document) and not link.get("active"):
+            other = str(link["name"]).removeprefix(SIBLING)
+            why = next((c.get("message") for c in link.get("conditions") or [] if c.get("status") == "False" and c.get("message")), "")
+            text = f"router {pod} is not linked with router {other} of this site" + (f": {why}" if why else "")
+            todo = f"do NetworkPolicies let them? van doctor, kubectl logs {pod}"
+            yield {"path": f"pod {pod}", "message": text, "hint": todo}
 
 
 def slots_of(document: Doc) -> set[tuple[str, int]]:

@@ -6,7 +6,8 @@ Services of listeners: made, taken over, given back. Decides; writes nothing.
     somebody's, named     ▶ taken over in one patch, with what it was in the annotation ``vanrouter.io/saved``; given back when not wanted
     somebody's, not named ▶ left alone, and the listener's status says whose it is
 
-One that somebody changed after we took it over is left as it is: we do not fight. Giving back is a function of the object alone, so that
+One that somebody changed after we took it over is left as it is: we do not fight. One of ours is put in order again, a few times
+(``rivals``). Giving back is a function of the object alone, so that
 the command line can do it when there is no controller.
 """
 
@@ -19,11 +20,12 @@ from typing import Any, Final
 
 import msgspec
 
-from vanrouter.kube.calls import FIELD_MANAGER, Call, Object, create, delete, merge_patch
+from vanrouter.controller.rivals import WITHIN, Rivals, manager_of
+from vanrouter.kube.calls import Call, Object, create, delete, merge_patch
 from vanrouter.kube.kinds import SERVICES
 from vanrouter.kube.names import PART_OF, ROUTER_LABELS, SERVICE, TYPE, labelled
 
-__all__ = ["CONTROLLED", "SAVED", "Note", "ServicePlan", "WantedService", "give_back", "is_ours", "is_taken", "manager_of"]
+__all__ = ["CONTROLLED", "SAVED", "Note", "ServicePlan", "WantedService", "give_back", "is_ours", "is_taken"]
 
 CONTROLLED: Final = "vanrouter.io/controlled"
 SAVED: Final = "vanrouter.io/saved"
@@ -51,33 +53,61 @@ class ServicePlan:
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
+        self._rivals = Rivals()
         self.notes: dict[str, Note] = {}
+        self.remarks: dict[str, Note] = {}  # what was put in order again
 
     def calls(
-        self, wanted: Mapping[str, WantedService], services: Mapping[str, Object], *, owners: tuple[Object, ...], current: bool
+        self,
+        wanted: Mapping[str, WantedService],
+        services: Mapping[str, Object],
+        *,
+        owners: tuple[Object, ...],
+        current: bool,
+        now: float = 0.0,
     ) -> list[Call]:
         """What to write. ``services``: the copy of all Services of the namespace; ``current``: whether that copy proves something."""
-        self.notes = {}
-        found = [call for host, want in sorted(wanted.items()) if (call := self._put(want, services.get(host), owners))]
+        self.notes, self.remarks = {}, {}
+        self._rivals.forget(set(wanted))
+        found = [call for host, want in sorted(wanted.items()) if (call := self._put(want, services.get(host), owners, now))]
+        self._say_rivals(now)
         for name, service in sorted(services.items()):
             if current and name not in wanted and (is_ours(service) or is_taken(service)):
                 found += self._take_away(name, service)
         return found
 
-    def _put(self, want: WantedService, service: Object | None, owners: tuple[Object, ...]) -> Call | None:
+    def deadline(self, now: float) -> float:
+        """When the next look may find something else though nothing changed."""
+        return self._rivals.deadline(now)
+
+    def _say_rivals(self, now: float) -> None:
+        for found in self._rivals.current(now):
+            who = found.who or "somebody"
+            if found.is_left:
+                text = f"Service {found.what} was changed by {who} again each time that it was put back: it stays as it is"
+                todo = f"stop what changes it; {WITHIN / 60:g} minutes after its last change it is put in order again"
+                self.notes[found.what] = Note("ChangedAgain", text, todo)
+            elif found.what not in self.notes:
+                text = f"Service {found.what} was changed or deleted by {who}, and put in order again"
+                self.remarks[found.what] = Note("PutBack", text, "the site keeps it: change its listener or connector instead")
+
+    def _put(self, want: WantedService, service: Object | None, owners: tuple[Object, ...], now: float) -> Call | None:
         if not _LABEL.fullmatch(want.host):
             todo = "choose a name of at most 63 small letters, digits and -, that begins with a letter"
             self.notes[want.host] = Note("IllegalName", f"{want.host!r} cannot be the name of a Service", todo)
             return None
         wish = {"selector": dict(ROUTER_LABELS), "ports": _ports(want)}
+        holds = service is not None and (is_ours(service) or is_taken(service)) and _same(_shape(service), wish)
+        if service is not None and is_taken(service) and not holds:
+            return self._follow(service, wish)
+        if not self._rivals.may_write(want.host, wish, service, holds=holds, now=now):
+            return None
         if service is None:
             metadata = labelled(want.host, SERVICE, owners=owners)
             metadata["annotations"] = {CONTROLLED: "true"}
             return create(SERVICES, self._namespace, {"metadata": metadata, "spec": wish})
-        if is_taken(service):
-            return self._follow(service, wish)
         if is_ours(service):
-            return None if _same(_shape(service), wish) else self._patch(service, wish, {})
+            return self._patch(service, wish, {})
         return self._take_over(want, service, wish)
 
     def _take_over(self, want: WantedService, service: Object, wish: Object) -> Call | None:
@@ -88,6 +118,13 @@ class ServicePlan:
             text = f"there is a Service {name} in {self._namespace} already ({whose}); it is left alone"
             todo = "rename it; or name it in a resource of this site, then it is taken over and given back later"
             self.notes[name] = Note("NameTaken", text, todo)
+            return None
+        labels, owners = service["metadata"].get("labels") or {}, service["metadata"].get("ownerReferences") or []
+        keeper = next((f"{o.get('kind')}/{o.get('name')}" for o in owners if isinstance(o, dict) and o.get("controller")), "")
+        if labels.get(PART_OF) == "vanrouter" or keeper:
+            why = "the site itself needs it" if not keeper else f"{keeper} owns it, which would put back what is changed"
+            text = f"Service {name} in {self._namespace} is not taken over: {why}"
+            self.notes[name] = Note("CannotTakeOver", text, "choose another name")
             return None
         if spec.get("type") == "ExternalName" or spec.get("clusterIP") == "None":
             kind = "of type ExternalName" if spec.get("type") == "ExternalName" else "headless"
@@ -196,13 +233,6 @@ def _saved(service: Object) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def manager_of(service: Object) -> str:
-    """Who wrote it last, apart from us."""
-    fields = [f for f in service["metadata"].get("managedFields") or [] if isinstance(f, dict) and f.get("manager") != FIELD_MANAGER]
-    latest = max(fields, key=lambda f: str(f.get("time", "")), default={})
-    return str(latest.get("manager", ""))
 
 
 def _compact(value: Object) -> str:

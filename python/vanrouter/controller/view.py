@@ -12,11 +12,13 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from vanrouter.controller.rivals import Rivals
 from vanrouter.kube.calls import Object
 from vanrouter.kube.names import SERVICES_MAP, VIEW, labelled
 from vanrouter.resources.kinds import Connector
+from vanrouter.stores.resources import Problem
 
-__all__ = ["TARGET", "services_view"]
+__all__ = ["TARGET", "ViewKeeper", "services_view"]
 
 TARGET: Final = "vanrouter.io/target"  # annotation of a Connector: what was exposed, like ``deployment/hello``
 
@@ -46,3 +48,33 @@ def services_view(connectors: Iterable[Connector], services: Iterable[Mapping[st
 
 def _entry(found: dict[str, dict[str, Any]], address: str, protocol: str) -> dict[str, Any]:
     return found.setdefault(address, {"address": address, "protocol": protocol, "ports": [], "targets": []})
+
+
+class ViewKeeper:
+    """Whether to write the view, and what to say of somebody who edits it."""
+
+    def __init__(self) -> None:
+        self._rivals = Rivals()
+        self._edited: list[str] = []
+
+    def may_write(self, view: Object, known: Object | None, *, now: float) -> bool:
+        """``known``: as it is there; None: it is not."""
+        data = (known or {}).get("data") or {}
+        holds = known is not None and data == view["data"] and not known.get("binaryData")
+        written = self._rivals.may_write(SERVICES_MAP, view["data"], known, holds=holds, now=now)
+        if written:
+            self._edited = sorted(key for key in {*data, *view["data"]} if data.get(key) != view["data"].get(key))
+        return written or holds  # what else the object has is kept by whoever writes it
+
+    def problems(self, now: float) -> list[Problem]:
+        path, found = f"ConfigMap/{SERVICES_MAP}", []
+        for rivalry in self._rivals.current(now):
+            keys = ", ".join(self._edited[:5])
+            done = "and edited again each time that it was put back: it stays as it is" if rivalry.is_left else "and put back"
+            text = f"it was edited by {rivalry.who or 'somebody'} ({keys}), {done}; it only shows what is exposed"
+            todo = "change what is exposed instead: van expose, van unexpose, or the ConfigMap van.connector.NAME"
+            found.append(Problem(path, text, todo))
+        return found
+
+    def deadline(self, now: float) -> float:
+        return self._rivals.deadline(now)

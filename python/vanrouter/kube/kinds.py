@@ -20,6 +20,7 @@ __all__ = [
     "INGRESSES",
     "LEASES",
     "NAMESPACES",
+    "NETWORK_POLICIES",
     "PODS",
     "POD_DISRUPTION_BUDGETS",
     "REPLICA_SETS",
@@ -50,6 +51,7 @@ POD_DISRUPTION_BUDGETS: Final = Kind("policy", "v1", "poddisruptionbudgets", "Po
 
 ROLES: Final = Kind("rbac.authorization.k8s.io", "v1", "roles", "Role")
 ROLE_BINDINGS: Final = Kind("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
+NETWORK_POLICIES: Final = Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 ENDPOINT_SLICES: Final = Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 ACCESS_REVIEWS: Final = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False)

@@ -17,6 +17,7 @@ __all__ = [
     "ADMISSION",
     "ANY_TYPE",
     "CA_SECRET",
+    "COMPONENT",
     "CONTROLLER_LABELS",
     "CREDENTIAL",
     "GRANT",
@@ -31,6 +32,7 @@ __all__ = [
     "ROUTER_MAP",
     "SERVICE",
     "SERVICES_MAP",
+    "SIBLING",
     "STATE",
     "STATE_SECRET",
     "STATUS",
@@ -64,6 +66,8 @@ ROUTER: Final = "router"
 SERVICE: Final = "service"
 VIEW: Final = "view"
 ANY_TYPE: Final = TYPE  # as a selector: whatever has the label
+
+SIBLING: Final = "sibling-"  # what the links between the routers of a namespace are called, before the pod's name
 
 COMPONENT: Final = "app.kubernetes.io/component"
 ROUTER_LABELS: Final = {COMPONENT: "router", PART_OF: "vanrouter"}  # of the pods

@@ -4,12 +4,13 @@ What keeps our Deployments and pods from being ready, in words for a person. Pur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from vanrouter.kube.calls import Object
+from vanrouter.kube.names import COMPONENT
 
-__all__ = ["Trouble", "is_rolled_out", "missing", "pod_troubles", "rollout_troubles"]
+__all__ = ["Trouble", "install_troubles", "is_rolled_out", "missing", "pod_troubles", "rollout_troubles"]
 
 _IMAGE: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _LONGEST: Final = 300
@@ -47,6 +48,26 @@ def rollout_troubles(deployment: Object) -> Iterator[Trouble]:
             yield Trouble(f"deployment {_name(deployment)}", message, todo)
 
 
+def install_troubles(deployments: Sequence[Object], pods: Iterable[Object], *, wanted: Sequence[str]) -> Iterator[Trouble]:
+    """What is wrong with our own Deployments and pods. ``wanted``: the names of the Deployments that a site has.
+
+    A pod that has failed (an eviction leaves it there for hours) is no trouble once another one does its work.
+    """
+    known = {_name(value): value for value in deployments}
+    for name in wanted:
+        if name not in known:
+            yield Trouble(f"deployment {name}", "it is not there: somebody deleted it", "make it again: van update")
+        elif _dict(known[name], "spec").get("replicas", 1) == 0:
+            yield Trouble(f"deployment {name}", "it is scaled to 0: no pod of it runs", "start it again: van update")
+        else:
+            yield from rollout_troubles(known[name])
+    whole = {name for name, value in known.items() if is_rolled_out(value)}
+    for pod in pods:
+        component = (_dict(pod, "metadata").get("labels") or {}).get(COMPONENT)
+        if not (_dict(pod, "status").get("phase") == "Failed" and f"van-{component}" in whole):
+            yield from pod_troubles(pod)
+
+
 def pod_troubles(pod: Object) -> Iterator[Trouble]:
     """Why a pod is not ready; nothing of one that is, that only starts, or that is being deleted."""
     metadata, status = _dict(pod, "metadata"), _dict(pod, "status")
@@ -54,7 +75,11 @@ def pod_troubles(pod: Object) -> Iterator[Trouble]:
         return
     what = f"pod {metadata.get('name')}"
     if status.get("phase") == "Failed":
-        yield Trouble(what, _short(status.get("message")) or f"it has failed: {status.get('reason') or 'no reason is given'}", "")
+        yield Trouble(
+            what,
+            _short(status.get("message")) or f"it has failed: {status.get('reason') or 'no reason is given'}",
+            f"kubectl describe {what}",
+        )
         return
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
