@@ -14,7 +14,6 @@ import base64
 import binascii
 import gzip
 import hashlib
-import json
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -35,6 +34,7 @@ __all__ = [
     "SITE_KEY",
     "Records",
     "StatusRecord",
+    "hash_of",
     "owner_of",
     "put_site_text",
     "reference_to",
@@ -277,8 +277,11 @@ def reference_to(root: Object) -> Object:
 
 def spec_hash(resource: Resource) -> str:
     """Of what is wanted, however it is written: equal for equal resources."""
-    spec = to_dict(resource).get("spec", {})
-    return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hash_of(to_dict(resource).get("spec", {}))
+
+
+def hash_of(spec: Mapping[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(spec, order="sorted")).hexdigest()
 
 
 def stamp_of(value: Object) -> Stamp:
