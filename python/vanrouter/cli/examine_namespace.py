@@ -66,6 +66,7 @@ class _Examination:
         self.resource: Any = None
         self.plan: Plan | None = None
         self.pods: list[Object] = []
+        self.told: list[Finding] = []
         self.status: dict[str, Any] | None = None
 
     def steps(self) -> Findings:
@@ -86,6 +87,7 @@ class _Examination:
         if self.resource is not None:
             routes = entrance.has_routes(self.site, self.resource)
             self.plan = plan(self.resource, image=built_in_image(__version__), routes=routes)
+        self.told += wrong
         yield from sum_up("resources", wrong, f"{len(loaded.resources)} can be read")
 
     def _rights(self) -> Findings:
@@ -159,7 +161,7 @@ class _Examination:
         yield from links
         yield from services
         pods = [Finding("", "failed", t["message"]) for t in self.site.troubles()]
-        yield from problems_in(self.status, [*told, *links, *services, *pods])
+        yield from problems_in(self.status, [*self.told, *told, *links, *services, *pods])
 
     def _policies(self) -> Findings:
         policies, pods = self.site.objects(NETWORK_POLICIES), self.site.objects(PODS)

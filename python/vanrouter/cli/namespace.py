@@ -28,7 +28,7 @@ from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SEC
 from vanrouter.kube.kubeconfig import load_access
 from vanrouter.kube.manifests import CONTROLLER, ROUTER
 from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, selector, status_map
-from vanrouter.kube.records import SITE_KEY, site_text
+from vanrouter.kube.records import ROOT, SITE_KEY, root_order, site_text
 from vanrouter.kube.rollout import install_troubles, missing
 from vanrouter.kube.state import files_in, secret_of
 
@@ -38,7 +38,6 @@ SETTLES: Final = 3.0  # seconds
 OURS: Final = f"{PART_OF}=vanrouter"
 _REQUEST: Final = "van-request."
 _METHODS: Final = {"grant.delete": "token.delete"}  # of a host, and here
-_ROOT: Final = "van.site."
 
 
 class _Client(BlockingClient):
@@ -78,8 +77,9 @@ class NamespaceSite(Site):
     def root(self) -> Object | None:
         """The ConfigMap that owns all else of a site, if there is one. Raises ConfigError when there is no such namespace."""
         if self._root is None:
-            found = [o for o in self.objects(CONFIG_MAPS, labels=selector(RESOURCE)) if o["metadata"]["name"].startswith(_ROOT)]
-            self._root = min(found, key=lambda o: str(o["metadata"]["name"]), default=None)
+            found = [o for o in self.objects(CONFIG_MAPS, labels=selector(RESOURCE)) if o["metadata"]["name"].startswith(ROOT)]
+
+            self._root = min(found, key=_order, default=None)
             if self._root is None:
                 self.require_namespace()
         return self._root
@@ -201,7 +201,7 @@ class NamespaceSite(Site):
         root = self.root()
         assert root is not None
         name = root["metadata"]["name"]
-        site = name.removeprefix(_ROOT)
+        site = name.removeprefix(ROOT)
         kept = self.get(CONFIG_MAPS, status_map(name))
         text = site_text(kept or {})
         if not text:
@@ -217,6 +217,10 @@ class NamespaceSite(Site):
         _fill_in(document, site)
         document["problems"] += self.troubles()
         return document
+
+
+def _order(root: Object) -> tuple[bool, str, str]:
+    return root_order(str(root["metadata"]["name"]), str(root["metadata"].get("creationTimestamp", "")))
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
