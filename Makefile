@@ -55,6 +55,7 @@ ifneq ($(strip $(TEST_ARGS)),)
 else
 	@if why=$$(tests/cluster/build.sh --can); then \
 		: >$(NO_CLUSTERS); \
+		.ci/need nginx; \
 		$(MAKE) image; \
 		tests/cluster/build.sh; \
 		VAN_CLUSTER_REQUIRED=1 $(BIN)/pytest -m api_server $(CLUSTER_ARGS); \
@@ -72,13 +73,16 @@ image: $(CORE) ## build/vanrouter-image.tar, the image of deploy/Containerfile w
 	$(BIN)/python deploy/image/build.py --wheel build/wheel/*.whl --out build/vanrouter-image.tar
 
 .PHONY: soak
-soak: $(CORE) ## faults and load at full size, about 90 minutes; SOAK_ARGS for pytest, for example -k black_hole
+soak: $(CORE) ## faults and load at full size, also on two clusters, about 2 hours; SOAK_ARGS for pytest, for example -k black_hole
 	.ci/need ip=iproute2 nft=nftables
-	VANROUTER_LONG=1 $(BIN)/pytest --timeout 3600 tests/system/faults tests/conformance/test_scale.py $(SOAK_ARGS)
+	! tests/cluster/build.sh --can || { $(MAKE) image && tests/cluster/build.sh; }
+	VANROUTER_LONG=1 $(BIN)/pytest --timeout 3600 tests/system/faults tests/conformance/test_scale.py tests/cluster/test_operations.py $(SOAK_ARGS)
 
 .PHONY: bench
-bench: $(CORE) ## compare with a direct connection, the baseline and HAProxy; BENCH_ARGS=--help
-	@.ci/need haproxy nginx wrk iperf3 ip=iproute2 || echo "make bench: what needs these is left out"
+bench: $(CORE) ## compare with a direct connection, the baseline and what else people use; BENCH_ARGS=--help
+	@.ci/need haproxy stunnel4 nginx wrk iperf3 ip=iproute2 pgbench=postgresql redis-benchmark=redis-tools redis-server h2load=nghttp2-client \
+		go=golang-go pkg-config || echo "make bench: what needs these is left out"
+	benches/peers/build.sh
 	$(BIN)/python -m benches $(BENCH_ARGS)
 ifeq ($(strip $(BENCH_ARGS)),)
 	$(BIN)/pytest benches --benchmark-disable-gc --benchmark-columns=median,iqr,ops,rounds
@@ -106,7 +110,7 @@ lint-style: $(INSTALLED)
 
 lint-types: $(CORE)
 	$(BIN)/mypy
-	MYPYPATH=tests/cluster:tests/system/faults:tests/system $(BIN)/mypy -p benches
+	MYPYPATH=tests/cluster:tests/system/faults:tests/system:deploy/image $(BIN)/mypy -p benches
 	MYPYPATH=deploy/image $(BIN)/mypy deploy/image/build.py
 	$(BIN)/stubtest --concise --mypy-config-file pyproject.toml vanrouter._core
 

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from benches.marks import MARKS, Medians
+from benches.peers import PEERS
 from benches.workloads import METRICS, WORKLOADS
 
 __all__ = ["Row", "medians", "rows", "table"]
@@ -77,6 +78,7 @@ def _blocks(measured: Sequence[Row]) -> Iterable[str]:
 
 def _marks(measured: Sequence[Row]) -> Iterable[str]:
     known = medians(measured)
+    absent = [name for name in PEERS if name not in {row.peer for row in measured}]
     lines = [["marks", "figure", "bound", ""]]
     for mark in MARKS:
         if (verdict := mark.judge(known)) is not None:
@@ -84,6 +86,8 @@ def _marks(measured: Sequence[Row]) -> Iterable[str]:
             lines.append([f"  {mark}", f"{verdict.figure:.2f}", bound, "met" if verdict.met else "NOT MET"])
     if len(lines) > 1:
         yield _aligned(lines)
+        if absent:
+            yield f"THE MARKS DO NOT COUNT: without {', '.join(absent)}"
 
 
 def _cell(row: Row | None, digits: int) -> str:

@@ -27,7 +27,7 @@ from free_ports import free_port
 from vanrouter.kube.access import Access
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import create
-from vanrouter.kube.kinds import NAMESPACES
+from vanrouter.kube.kinds import NAMESPACES, SERVICES
 from vanrouter.kube.kubeconfig import load_access
 
 READY_SECONDS = 60.0
@@ -94,6 +94,8 @@ class ApiServer:
                 try:
                     client.pages(NAMESPACES, "")
                     client.call(create(NAMESPACES, "", {"metadata": {"name": f"started-{time.monotonic_ns()}"}}))
+                    # For a moment after its start it says that the range of addresses is full.
+                    client.call(create(SERVICES, "default", {"metadata": {"generateName": "started-"}, "spec": {"ports": [{"port": 1}]}}))
                 except Exception:
                     assert self._running["kube-apiserver"].poll() is None, (d / "kube-apiserver.log").read_text()[-3000:]
                     assert time.monotonic() < until, (d / "kube-apiserver.log").read_text()[-3000:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from benches.peers import direct, haproxy, vanrouter
+from benches.peers import direct, frp, ghostunnel, haproxy, rathole, stunnel, vanrouter
 from benches.peers.base import Pair, Peer
 
 __all__ = ["PEERS", "Pair", "Peer"]
@@ -21,5 +21,10 @@ PEERS: Final[dict[str, Peer]] = {
         vanrouter.Vanrouter("core"),
         vanrouter.Vanrouter("baseline"),
         haproxy.HAProxy(),
+        stunnel.Stunnel(),
+        rathole.Rathole(),
+        frp.Frp(mux=True),
+        frp.Frp(mux=False),
+        ghostunnel.Ghostunnel(),
     )
 }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from benches.processes import Address, Child
+from benches.credentials import Authority, End
+from benches.processes import Address, BenchError, Child, child, free_port, wait_until_listening
 
-__all__ = ["LOOPBACK", "Pair", "Peer"]
+__all__ = ["LOOPBACK", "Ends", "Pair", "Peer", "two_ends"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -39,3 +42,41 @@ class Peer(Protocol):
 
     def pair(self, server: Address, tmp: Path) -> AbstractContextManager[Pair]:
         """Run it in front of ``server``; ready when entered, gone when left."""
+
+
+class Ends:
+    """The two processes of a peer that reads PEM files: addresses and credentials for them, and their start."""
+
+    def __init__(self, tmp: Path, children: contextlib.ExitStack) -> None:
+        self._tmp, self._children = tmp, children
+        self.front, self.middle = Address(LOOPBACK, free_port(LOOPBACK)), Address(LOOPBACK, free_port(LOOPBACK))
+        authority = Authority()
+        self.near: End = authority.issue("near")
+        self.far: End = authority.issue("far")
+        (self.near_pem, self.trust), (self.far_pem, _) = self.near.write_pem(tmp), self.far.write_pem(tmp)
+        self.near_name, self.far_name = self.near.host_name, self.far.host_name
+        self._processes: dict[str, Child] = {}
+
+    def start_near(self, name: str, argv: Sequence[str], *, env: dict[str, str] | None = None, listens: Address | None = None) -> None:
+        """Ready when somebody listens at ``listens`` (default: where clients connect)."""
+        self._start("near", name, argv, env, listens or self.front)
+
+    def start_far(self, name: str, argv: Sequence[str], *, env: dict[str, str] | None = None, listens: Address | None = None) -> None:
+        """Ready when somebody listens at ``listens`` (default: where the near end connects)."""
+        self._start("far", name, argv, env, listens or self.middle)
+
+    def _start(self, end: str, name: str, argv: Sequence[str], env: dict[str, str] | None, listens: Address) -> None:
+        process = self._children.enter_context(child(name, argv, self._tmp, env=env))
+        wait_until_listening(listens, process)
+        self._processes[end] = process
+
+    def pair(self) -> Pair:
+        if set(self._processes) != {"near", "far"}:
+            raise BenchError(f"only {', '.join(self._processes)} of both ends was started")
+        return Pair(front=self.front, processes=(self._processes["near"], self._processes["far"]))
+
+
+@contextlib.contextmanager
+def two_ends(tmp: Path) -> Iterator[Ends]:
+    with contextlib.ExitStack() as children:
+        yield Ends(tmp, children)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from benches.credentials import Authority
-from benches.peers.base import LOOPBACK, Pair
-from benches.processes import Address, child, free_port, wait_until_listening
+from benches.peers import programs
+from benches.peers.base import Pair, two_ends
+from benches.processes import Address
 
 __all__ = ["HAProxy"]
 
@@ -23,32 +22,21 @@ class HAProxy:
     idle_connections = 4_000  # it takes two sockets for each, out of 20,000 open files, and sets its own limit by maxconn
 
     def missing(self) -> str:
-        return "" if shutil.which("haproxy", path=_path()) else "haproxy is not installed"
+        return programs.missing("haproxy", how="apt-get install haproxy")
 
     @contextlib.contextmanager
     def pair(self, server: Address, tmp: Path) -> Iterator[Pair]:
-        program = shutil.which("haproxy", path=_path()) or "haproxy"
-        authority = Authority()
-        near, far = authority.issue("near"), authority.issue("far")
-        (near_pem, trust), (far_pem, _) = near.write_pem(tmp), far.write_pem(tmp)
-        front, middle = Address(LOOPBACK, free_port(LOOPBACK)), Address(LOOPBACK, free_port(LOOPBACK))
-        common = {"VAN_CA": str(trust), "VAN_THREADS": str(len(os.sched_getaffinity(0)))}
-        far_env = common | {"VAN_LISTEN": str(middle), "VAN_SERVER": str(server), "VAN_CERTIFICATE": str(far_pem)}
-        near_env = common | {
-            "VAN_LISTEN": str(front),
-            "VAN_SERVER": str(middle),
-            "VAN_SERVER_NAME": far.host_name,
-            "VAN_CERTIFICATE": str(near_pem),
-        }
-        # -db: in the foreground, one process, so that its pid is the one to measure.
-        with (
-            child("haproxy-far", [program, "-db", "-f", str(_CONFIGURATION / "far.cfg")], tmp, env=far_env) as far_process,
-            child("haproxy-near", [program, "-db", "-f", str(_CONFIGURATION / "near.cfg")], tmp, env=near_env) as near_process,
-        ):
-            wait_until_listening(middle, far_process)
-            wait_until_listening(front, near_process)
-            yield Pair(front=front, processes=(near_process, far_process))
-
-
-def _path() -> str:
-    return os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin"
+        program = programs.find("haproxy") or "haproxy"
+        with two_ends(tmp) as ends:
+            common = {"VAN_CA": str(ends.trust), "VAN_THREADS": str(len(os.sched_getaffinity(0)))}
+            far_env = common | {"VAN_LISTEN": str(ends.middle), "VAN_SERVER": str(server), "VAN_CERTIFICATE": str(ends.far_pem)}
+            near_env = common | {
+                "VAN_LISTEN": str(ends.front),
+                "VAN_SERVER": str(ends.middle),
+                "VAN_SERVER_NAME": ends.far_name,
+                "VAN_CERTIFICATE": str(ends.near_pem),
+            }
+            # -db: in the foreground, one process, so that its pid is the one to measure.
+            ends.start_far("haproxy-far", [program, "-db", "-f", str(_CONFIGURATION / "far.cfg")], env=far_env)
+            ends.start_near("haproxy-near", [program, "-db", "-f", str(_CONFIGURATION / "near.cfg")], env=near_env)
+            yield ends.pair()

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from benches.workloads import http, idle, iperf
+from benches.workloads import applications, bulk, http, idle, iperf, openloop
 from benches.workloads.base import METRICS, Metric, Workload
 
 __all__ = ["METRICS", "WORKLOADS", "Metric", "Workload"]
 
-WORKLOADS: Final[dict[str, Workload]] = {
-    workload.name: workload
-    for workload in (
-        iperf.Iperf(streams=1),
-        iperf.Iperf(streams=8),
-        http.Requests(connections=1),
-        http.Requests(connections=16),
-        http.Requests(connections=64),
-        http.NewConnections(connections=16),
-        idle.Idle(),
-    )
-}
+_ALL: Final[tuple[Workload, ...]] = (
+    *(iperf.Iperf(streams, reverse=reverse) for reverse in (False, True) for streams in (1, 2, 8, 64)),
+    *(http.Requests(connections, file) for file in ("1k", "100k") for connections in (1, 16, 64)),
+    http.NewConnections(connections=16),
+    bulk.BesideBulk(new_connections=False),
+    bulk.BesideBulk(new_connections=True),
+    openloop.FixedRate(beside_bulk=False),
+    openloop.FixedRate(beside_bulk=True),
+    applications.PostgreSQL(),
+    applications.Redis(),
+    applications.HTTP2(),
+    idle.Idle(),
+)
+WORKLOADS: Final = {workload.name: workload for workload in _ALL}

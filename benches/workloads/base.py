@@ -26,6 +26,9 @@ METRICS: Final[Mapping[str, Metric]] = {
     "connections": Metric("1/s", higher_is_better=True),
     "p50": Metric("us", higher_is_better=False),
     "p99": Metric("us", higher_is_better=False),
+    "p99.9": Metric("us", higher_is_better=False),
+    "bulk": Metric("Gbit/s", higher_is_better=True, digits=2),  # beside the requests
+    "bulk_kept": Metric("% of alone", higher_is_better=True),
     "cpu_per_request": Metric("CPU-us", higher_is_better=False, digits=1),
     "cpu_per_connection": Metric("CPU-us", higher_is_better=False, digits=1),
     "failures": Metric("count", higher_is_better=False),

@@ -1,4 +1,4 @@
-"""Requests: nginx behind, wrk in front, a file of 1 KiB."""
+"""Requests: nginx behind, wrk in front, a file of 1 KiB or 100 KiB."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from benches.peers import Pair, Peer
 from benches.peers.base import LOOPBACK
 from benches.processes import Address, BenchError, child, free_port, wait_until_listening
 
-__all__ = ["NewConnections", "Requests", "WrkReport", "parse_wrk"]
+__all__ = ["NewConnections", "Requests", "WrkReport", "nginx", "pair_figures", "parse_transfer", "parse_wrk", "wrk", "wrk_command"]
 
-_FILE: Final = "1k"
-_SIZE: Final = 1024
+_FILES: Final = {"1k": 1024, "100k": 102_400, "bulk": 64 << 20}
 _NGINX: Final = """\
 {user}
 daemon off;
@@ -34,7 +33,7 @@ http {{
     keepalive_timeout 1h;
     client_body_temp_path {tmp}/body; proxy_temp_path {tmp}/proxy; fastcgi_temp_path {tmp}/fastcgi;
     uwsgi_temp_path {tmp}/uwsgi; scgi_temp_path {tmp}/scgi;
-    server {{ listen {address} backlog=4096; root {tmp}/www; }}
+    server {{ listen {address} backlog=4096{http2}; root {tmp}/www; }}
 }}
 """
 
@@ -44,15 +43,15 @@ class Requests:
 
     programs = ("nginx", "wrk")
 
-    def __init__(self, connections: int) -> None:
-        self.name = f"wrk{connections}"
-        self.title = f"wrk, 1 KiB, {connections} connection{'s' * (connections > 1)}"
-        self._connections = connections
+    def __init__(self, connections: int, file: str = "1k") -> None:
+        self.name = f"wrk{connections}" + f"-{file}" * (file != "1k")
+        self.title = f"wrk, {file.removesuffix('k')} KiB, {connections} connection{'s' * (connections > 1)}"
+        self._connections, self._file = connections, file
 
     def run(self, peer: Peer, seconds: int, tmp: Path) -> dict[str, float]:
         with nginx(tmp) as server, peer.pair(server, tmp) as pair:
             before = pair.cpu_seconds()
-            report = wrk(pair.front, self._connections, seconds)
+            report = wrk(pair.front, self._connections, seconds, file=self._file)
             cpu = pair.cpu_seconds() - before
             figures = {"requests": report.rate, "p50": report.p50, "p99": report.p99, "failures": float(report.failures)}
             return figures | pair_figures(pair, "cpu_per_request", cpu, report.count)
@@ -84,13 +83,14 @@ def pair_figures(pair: Pair, metric: str, cpu: float, count: int) -> dict[str, f
 
 
 @contextlib.contextmanager
-def nginx(tmp: Path) -> Iterator[Address]:
+def nginx(tmp: Path, *, http2: bool = False) -> Iterator[Address]:
     address = Address(LOOPBACK, free_port(LOOPBACK))
     (tmp / "www").mkdir()
-    (tmp / "www" / _FILE).write_bytes(b"v" * _SIZE)
+    for name, size in _FILES.items():
+        (tmp / "www" / name).write_bytes(b"v" * size)
     configuration = tmp / "nginx.conf"
     user = "user root;" if os.geteuid() == 0 else ""  # the files are ours alone
-    configuration.write_text(_NGINX.format(user=user, tmp=tmp, address=address))
+    configuration.write_text(_NGINX.format(user=user, tmp=tmp, address=address, http2=" http2" * http2))
     program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin") or "nginx"
     with child("nginx", [program, "-c", str(configuration), "-p", str(tmp), "-e", "stderr"], tmp) as process:
         wait_until_listening(address, process)
@@ -106,11 +106,23 @@ class WrkReport:
     failures: int
 
 
-def wrk(front: Address, connections: int, seconds: int, *options: str) -> WrkReport:
-    threads = min(2, connections)
-    argv = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--latency", *options, f"http://{front}/{_FILE}"]
+def wrk(front: Address, connections: int, seconds: int, *options: str, file: str = "1k") -> WrkReport:
+    argv = wrk_command(front, connections, seconds, *options, file=file)
     done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 20)
     return parse_wrk(done.stdout + done.stderr)
+
+
+def wrk_command(front: Address, connections: int, seconds: int, *options: str, file: str) -> list[str]:
+    threads = min(2, connections)
+    return ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--latency", *options, f"http://{front}/{file}"]
+
+
+def parse_transfer(output: str) -> float:
+    """GB/s."""
+    found = re.search(r"Transfer/sec:\s+([\d.]+)([KMG]?)B", output)
+    if not found or not float(found[1]):
+        raise BenchError(f"wrk moved nothing: {output[-500:]}")
+    return float(found[1]) * {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[found[2]] / 1e9
 
 
 _MICROSECONDS: Final = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 60e6}

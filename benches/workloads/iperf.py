@@ -1,4 +1,4 @@
-"""Bulk: iperf3, one direction (client to server), a fixed time."""
+"""Bulk: iperf3, one direction, a fixed time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Iperf", "parse"]
 class Iperf:
     programs = ("iperf3",)
 
-    def __init__(self, streams: int) -> None:
-        self.name = f"iperf{streams}"
-        self.title = f"iperf3, {streams} stream{'s' * (streams > 1)}"
-        self._streams = streams
+    def __init__(self, streams: int, *, reverse: bool = False) -> None:
+        self.name = f"iperf{streams}" + "r" * reverse
+        self.title = f"iperf3, {streams} stream{'s' * (streams > 1)}" + ", server to client" * reverse
+        self._streams, self._reverse = streams, reverse
 
     def run(self, peer: Peer, seconds: int, tmp: Path) -> dict[str, float]:
         server = Address(LOOPBACK, free_port(LOOPBACK))
@@ -28,17 +28,19 @@ class Iperf:
             wait_until_listening(server, backend)
             with peer.pair(server, tmp) as pair:
                 before = pair.cpu_seconds()
-                done = subprocess.run(command(pair.front, self._streams, seconds), capture_output=True, text=True, timeout=seconds + 20)
+                done = subprocess.run(
+                    command(pair.front, self._streams, seconds, reverse=self._reverse), capture_output=True, text=True, timeout=seconds + 20
+                )
                 cpu = pair.cpu_seconds() - before
                 gbits, gigabytes = parse(done.stdout)
                 figures = {"throughput": gbits}
                 return figures | ({"cpu_per_gb": cpu / gigabytes, **pair.peak_rss()} if pair.processes else {})
 
 
-def command(front: Address, streams: int, seconds: int) -> list[str]:
+def command(front: Address, streams: int, seconds: int, *, reverse: bool = False) -> list[str]:
     return [
         *("iperf3", "-c", front.host, "-p", str(front.port), "-P", str(streams), "-t", str(seconds)),
-        *("-C", congestion_control(), "-J"),
+        *("-C", congestion_control(), "-J", *["-R"] * reverse),
     ]
 
 

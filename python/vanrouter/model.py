@@ -20,6 +20,7 @@ from vanrouter.errors import ConfigError
 
 __all__ = [
     "MAX_ROUTING_KEY",
+    "WIRE_VERSION",
     "RouterId",
     "RoutingKey",
     "SiteId",
@@ -38,6 +39,9 @@ SiteId = NewType("SiteId", str)
 
 RoutingKey = NewType("RoutingKey", str)
 """The string that joins listeners and connectors across the network: 1..255 bytes of UTF-8, no control characters, no spaces."""
+
+WIRE_VERSION: Final = 1
+"""Of the link protocol, docs/wire-protocol.md: routers of another one do not link."""
 
 MAX_ROUTING_KEY: Final = 255
 _NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,61}[a-z0-9])?")

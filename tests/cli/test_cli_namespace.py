@@ -16,9 +16,11 @@ import pytest
 import yaml
 from click.testing import Result
 from conftest import Van
+from custom_resources import install_definitions, remove_definitions
 
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Kind, Object, create, delete, get, merge_patch
+from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.errors import Forbidden
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
@@ -30,9 +32,11 @@ from vanrouter.kube.kinds import (
     SECRETS,
     SERVICE_ACCOUNTS,
     SERVICES,
+    STATEFUL_SETS,
 )
 from vanrouter.kube.rights import Right, ask
 
+DB = {"routingKey": "db", "host": "db", "port": 5432}
 EVERYTHING = (CONFIG_MAPS, DEPLOYMENTS, POD_DISRUPTION_BUDGETS, PODS, ROLE_BINDINGS, ROLES, SECRETS, SERVICE_ACCOUNTS, SERVICES)
 
 
@@ -48,8 +52,8 @@ class Here:
     def use(self, kubeconfig: Path) -> None:
         self._monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
 
-    def van(self, line: str, *more: str) -> Result:
-        return self._van(f"-n {self.name} {line}", *more)
+    def van(self, line: str, *more: str, **given: Any) -> Result:
+        return self._van(f"-n {self.name} {line}", *more, **given)
 
     def create(self, kind: Kind, name: str, **content: Any) -> Object:
         return self.client.call(create(kind, self.name, {"metadata": {"name": name}, **content}))
@@ -182,6 +186,49 @@ def test_init_names_every_missing_right_before_it_creates_anything(here: Here) -
 
 
 # ---- init, update -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def defined(here: Here) -> Iterator[None]:
+    install_definitions(here.client)
+    yield
+    remove_definitions(here.client)  # what others print depends on them
+
+
+@pytest.mark.usefixtures("defined")
+def test_a_site_that_is_a_custom_resource_is_installed_changed_and_deleted_as_any_other(here: Here) -> None:
+    before = here.listing()
+    spec = {"linkAccess": "local"}
+    site = here.client.call(create(CUSTOM_KINDS["Site"], here.name, {"metadata": {"name": "north"}, "spec": spec}))
+    ok(here.van("init --routers 2 --no-wait"))
+    assert "ConfigMap/van.site.north" not in here.listing(), "there is one Site"
+    changed = here.client.call(get(CUSTOM_KINDS["Site"], here.name, "north"))
+    assert changed["spec"] == {"linkAccess": "local", "settings": {"routers": "2"}}
+    (owner,) = here.get(DEPLOYMENTS, "van-router")["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("Site", site["metadata"]["uid"])
+    assert {"Role/van-router-resources", "RoleBinding/van-controller-resources"} <= here.listing()
+    here.client.call(create(CUSTOM_KINDS["Listener"], here.name, {"metadata": {"name": "db"}, "spec": DB}))
+    ok(here.van("listener update db --routing-key other --no-wait"))
+    assert here.client.call(get(CUSTOM_KINDS["Listener"], here.name, "db"))["spec"] == {**DB, "routingKey": "other"}
+    ok(here.van("listener delete db --no-wait"))
+    assert here.client.pages(CUSTOM_KINDS["Listener"], here.name) == []
+    ok(here.van("delete"))
+    assert here.client.pages(CUSTOM_KINDS["Site"], here.name) == []
+    assert here.listing() == before
+
+
+@pytest.mark.usefixtures("defined")
+def test_who_may_not_give_the_rights_to_custom_resources_has_a_site_without(here: Here) -> None:
+    everything = [{"apiGroups": ["", "apps", "policy", ROLES.group], "resources": ["*"], "verbs": ["*"]}]
+    here.create(ROLES, "some", rules=everything)
+    subject = {"kind": "User", "name": "owner", "apiGroup": ROLES.group}
+    here.create(ROLE_BINDINGS, "some", roleRef={"kind": "Role", "name": "some", "apiGroup": ROLES.group}, subjects=[subject])
+    may_ask_about_itself(here, "owner")
+    here.use(here.server.kubeconfig("owner", ("strangers",)))
+    result = ok(here.van("init --no-wait"))
+    assert "custom resources will not count" in result.stderr
+    assert "van manifest crds" in result.stderr
+    assert "Role/van-router-resources" not in here.listing()
 
 
 def test_what_init_prints_is_what_it_applies(here: Here) -> None:
@@ -359,9 +406,12 @@ def installed(here: Here) -> Here:
         ("expose statefulset/hello --port 80", 1, "there is no statefulset hello"),
         ("expose deployment/hello --port 81", 1, "has no port 81; it has: 8080 (web), 9090 (stats)"),
         ("expose deployment/hello --port 80 --target-port wbe", 1, "has no port named 'wbe'; it has: 8080 (web), 9090 (stats)"),
-        ("expose deployment/hello", 2, "has ports 8080 (web), 9090 (stats); name one: --port"),
-        ("expose deployment/idle --port 8080", 3, "it is scaled to 0"),
-        ("expose deployment/starting --port 8080", 3, "has no ready pod"),
+        ("expose deployment/hello", 2, "has ports 8080 (web), 9090 (stats); name one or several: --port 8080,9090"),
+        ("expose deployment/hello --port 8080,81", 1, "has no port 81; it has: 8080 (web), 9090 (stats)"),
+        ("expose deployment/hello --port 80 --port 90 --target-port web", 2, "with several ports write PORT:TARGET"),
+        ("expose deployment/hello --port 80 --target-port 81:web", 2, "there is no --port 81"),
+        ("expose deployment/hello --port 80,x", 2, "'x' is not a port"),
+        ("expose deployment/hello --port 8080 --protocol udp", 2, "'udp' is not one of 'tcp', 'http', 'http2'"),
         ("expose pods/app=hallo --port 8080 --address a", 3, "no pod matches app=hallo; the labels of pods here: app=hello"),
         ("expose pods/app=hello --port 8080", 2, "Missing option '--address'"),
         ("expose deployment/hello --port 8080 --address 1st", 1, "cannot be the name of a Service"),
@@ -374,6 +424,87 @@ def test_what_would_answer_nobody_is_refused_before_anything_is_written(installe
     result = installed.van(line)
     assert (result.exit_code, said in result.stderr) == (code, True), result.output
     assert installed.listing() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("expose deployment/idle --port 8080", "it is scaled to 0"),
+        ("expose deployment/starting --port 8080", "has no ready pod"),
+    ],
+)
+def test_what_only_answers_nobody_yet_is_exposed_with_a_warning(installed: Here, line: str, said: str) -> None:
+    result = ok(installed.van(f"{line} --no-wait"))
+    assert f"Warning: {line.split()[1].replace('/', ' ')}" in result.stderr
+    assert said in result.stderr
+    assert len([n for n in installed.listing() if n.startswith("ConfigMap/van.connector.")]) == 1
+
+
+def test_what_the_controller_made_from_something_else_is_not_deleted_but_where_it_comes_from_is_said(installed: Here) -> None:
+    text = """\
+apiVersion: vanrouter.io/v1alpha1
+kind: Connector
+metadata:
+  name: deployment.web.80
+  annotations: {vanrouter.io/target: deployment/web, vanrouter.io/made-from: "deployment/web: vanrouter.io/proxy"}
+spec: {routingKey: web, selector: app=web, port: 80, expose: {port: 80}}
+"""
+    metadata = {"name": "van.made.deployment.web", "labels": {"vanrouter.io/type": "resource"}}
+    installed.client.call(create(CONFIG_MAPS, installed.name, {"metadata": metadata, "data": {"resource.yaml": text}}))
+    for line in ("unexpose deployment/web", "connector delete deployment.web.80", "connector update deployment.web.80 --port 81"):
+        result = installed.van(f"{line} --no-wait")
+        assert result.exit_code == 1
+        assert "is made from the annotation vanrouter.io/proxy of deployment/web" in result.stderr
+        assert "kubectl annotate deployment/web vanrouter.io/proxy-" in result.stderr
+    ok(installed.van("connector delete --all --no-wait"))
+    assert "ConfigMap/van.made.deployment.web" in installed.listing()
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("--workload deployment/none", 1, "there is no deployment none"),
+        ("--workload deployment/hello --selector a=b", 2, "say one of --workload, --selector and --host"),
+        ("--workload pods/a=b", 2, "write it like deployment/hello"),
+    ],
+)
+def test_a_connector_names_its_pods_by_their_workload(installed: Here, line: str, code: int, said: str) -> None:
+    result = installed.van(f"connector create hello 8080 {line} --no-wait")
+    assert (result.exit_code, said in result.stderr) == (code, True), result.output
+    ok(installed.van("connector create hello 8080 --workload deployment/hello --no-wait"))
+    assert connectors(installed)["hello"] == {"routingKey": "hello", "port": 8080, "selector": "app=hello,tier=backend"}
+
+
+def test_pods_by_name_are_asked_for_of_a_stateful_set_only(installed: Here) -> None:
+    result = installed.van("expose deployment/hello --port 8080 --expose-pods-by-name")
+    assert (result.exit_code, "for a StatefulSet" in result.stderr) == (2, True)
+    labels = {"app": "db"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+    installed.create(STATEFUL_SETS, "db", spec={"serviceName": "db", "selector": {"matchLabels": labels}, "template": template})
+    ok(installed.van("expose statefulset/db --port 5432 --address db-any --expose-pods-by-name --no-wait"))
+    assert connectors(installed)["db-any"]["exposePodsByName"] is True
+
+
+def connectors(here: Here) -> dict[str, Any]:
+    maps = [o for o in here.client.pages(CONFIG_MAPS, here.name) if o["metadata"]["name"].startswith("van.connector.")]
+    found = [yaml.safe_load(o["data"]["resource.yaml"]) for o in maps]
+    return {f["metadata"]["name"]: f["spec"] for f in found}
+
+
+def test_each_port_of_a_service_is_a_connector_with_a_key_of_its_own(installed: Here) -> None:
+    """All servers of one routing key get the same streams: port 90 must not lead to what listens for port 80."""
+    line = "expose deployment/hello --port 80,90 --target-port 80:web,90:9090 --protocol http --no-wait"
+    ok(installed.van(line))
+    first = connectors(installed)
+    assert {name: (c["routingKey"], c["port"], c["expose"]) for name, c in first.items()} == {
+        "hello": ("hello", 8080, {"port": 80, "address": "hello", "protocol": "http"}),
+        "hello-90": ("hello:90", 9090, {"port": 90, "address": "hello", "protocol": "http"}),
+    }
+    assert ok(installed.van(line)).stdout.count("unchanged") == 2
+    ok(installed.van("expose deployment/hello --port 70 --target-port stats --no-wait"))
+    assert connectors(installed)["hello-70"]["routingKey"] == "hello:70"
+    ok(installed.van("unexpose deployment/hello --port 80,70 --no-wait"))
+    assert set(connectors(installed)) == {"hello-90"}
 
 
 @pytest.mark.parametrize(

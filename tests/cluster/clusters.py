@@ -62,6 +62,7 @@ class Cluster:
         self.directory = RUN / name
         self.address = f"10.200.{index}.2"
         self.kubeconfig = self.directory / "admin.kubeconfig"
+        self._restarted: list[subprocess.Popen[bytes]] = []
 
     def kubectl(self, *words: str, given: str | None = None, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
         return run("kubectl", "--kubeconfig", self.kubeconfig, *words, given=given, timeout=timeout, check=check)
@@ -95,6 +96,21 @@ class Cluster:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def killed(self, process: str) -> Iterator[None]:
+        """A part that dies, SIGKILL; started again as it was (cluster.sh), with a log that goes on."""
+        pid = self.pid(process)
+        command = Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
+        os.kill(pid, signal.SIGKILL)
+        try:
+            yield
+        finally:
+            with (self.directory / f"{process}.log").open("a") as log:
+                inside = ["nsenter", f"--net=/run/netns/van-{self.name}", "setsid", *command]
+                again = subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            (self.directory / "pids" / process).write_text(f"{again.pid}\n")
+            self._restarted.append(again)  # waited for by nobody: it ends with the cluster
 
     @contextlib.contextmanager
     def namespace(self, name: str, *, exactly: bool = False) -> Iterator[Namespace]:

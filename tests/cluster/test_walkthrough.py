@@ -15,27 +15,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nginx
 import pods
 import pytest
 from clusters import Cluster, Namespace, until
 
 PAGE = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 KINDS = "configmaps,secrets,serviceaccounts,roles,rolebindings,services,deployments,replicasets,poddisruptionbudgets,endpointslices,pods"
-SHOWN = ("init --site-name north", "init --site-name south", "token create secret.yaml", "link create secret.yaml", "link status", "status")
+SHOWN: tuple[str, ...] = (
+    "init --site-name north",
+    "init --site-name south",
+    "token create secret.yaml",
+    "link create secret.yaml",
+    "link status",
+    "status",
+)
 SHOWN += ("expose deployment/hello --port 80", "unexpose deployment/hello", "delete")
-
-FRONTEND = """\
-import http.server, socket, urllib.request
-socket.gethostbyname("hello")  # as nginx does with a proxy_pass
-class Frontend(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = urllib.request.urlopen("http://hello", timeout=5).read()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-http.server.ThreadingHTTPServer(("", 8080), Frontend).serve_forever()
-"""
 
 
 class Owner:
@@ -83,8 +78,19 @@ def hello(image: str) -> dict[str, Any]:
     return deployment("hello", {"app": "hello", "tier": "backend", "track": "stable"}, pod)
 
 
-def frontend(image: str) -> dict[str, Any]:
-    return deployment("frontend", {"app": "frontend"}, pods.pod("frontend", pods.container("frontend", image, ["python3", "-c", FRONTEND])))
+@pytest.fixture(scope="session")
+def nginx_image(clusters: tuple[Cluster, Cluster], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """In the first cluster, where frontend is."""
+    return clusters[0].load(nginx.archive(tmp_path_factory.mktemp("nginx")))
+
+
+def ask_frontend(north: Owner) -> str:
+    """From elsewhere in its cluster."""
+    for pod in north.space.get("pods", "-l", "app=frontend")["items"]:
+        if not pod["metadata"].get("deletionTimestamp"):
+            url = f"http://{pod['status']['podIP']}:{nginx.PORT}/"
+            return north.space.cluster.exec(sys.executable, "-c", pods.GET, url, timeout=15).stdout
+    raise LookupError("no pod of frontend")
 
 
 @pytest.fixture
@@ -110,12 +116,13 @@ def controlled(owner: Owner) -> dict[str, Any]:
     return service
 
 
-def test_the_walk_through(owners: tuple[Owner, Owner], image: str) -> None:
+def test_the_walk_through(owners: tuple[Owner, Owner], image: str, nginx_image: str) -> None:
     north, south = owners
-    north.space.apply(frontend(image))
+    north.space.apply(*nginx.frontend(nginx_image))
     south.space.apply(hello(image))
     south.space.wait("deployment/hello", "Available")
-    until("frontend crashes", lambda: "gaierror" in north.space.kubectl("logs", "deployment/frontend", check=False).stdout)
+    crash = 'host not found in upstream "hello"'
+    until("frontend crashes", lambda: crash in north.space.kubectl("logs", "deployment/frontend", check=False).stdout)
     for owner in owners:
         status = owner.try_van("status")
         assert (status.returncode, f"not installed in namespace {owner.space.name}" in status.stderr) == (1, True)
@@ -138,9 +145,8 @@ def test_the_walk_through(owners: tuple[Owner, Owner], image: str) -> None:
     assert "It has 1 exposed service." in south.van("status")
 
     north.space.kubectl("rollout", "restart", "deployment/frontend")
-    ask = 'import urllib.request; print(urllib.request.urlopen("http://localhost:8080").read().decode(), end="")'
-    answer = until("frontend answers", lambda: north.space.exec("deployment/frontend", "python3", "-c", ask, timeout=15))
-    assert answer == '{"message":"Hello"}'
+    north.space.kubectl("rollout", "status", "deployment/frontend", "--timeout=60s", timeout=70)
+    assert until("frontend answers", lambda: ask_frontend(north)) == '{"message":"Hello"}'
 
     south.van("unexpose deployment/hello")
     south.van(f"link delete {json.loads(south.van('link status -o json'))[0]['name']}")
@@ -180,4 +186,5 @@ def test_a_service_that_was_there_is_taken_over_and_given_back(owners: tuple[Own
 
 def test_the_page_has_the_commands_of_the_test() -> None:
     page = PAGE.read_text()
-    assert [line for line in SHOWN if f"van {line}\n" not in page] == []
+    lines = [*(f"van {line}\n" for line in SHOWN), "kubectl rollout restart deployment/frontend\n"]
+    assert [line for line in lines if line not in page] == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import signal
 import time
@@ -226,6 +228,31 @@ async def test_a_server_that_hangs_costs_the_deadline_and_no_more(ask: Ask, api_
 
 
 # ---- Nobody, and servers that misbehave -------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_that_is_cancelled_in_the_handshake_leaves_no_socket_behind() -> None:
+    begun, closed = trio.Event(), trio.Event()
+
+    async def say_nothing(stream: trio.SocketStream) -> None:
+        while await stream.receive_some():
+            begun.set()
+        closed.set()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(functools.partial(trio.serve_tcp, say_nothing, 0, host="127.0.0.1"))
+        access = Access(f"https://127.0.0.1:{listener.socket.getsockname()[1]}", "test", insecure=True)
+        async with KubeClient(access) as client:
+            gc.disable()  # which would close it, some time
+            try:
+                with trio.fail_after(20):
+                    async with trio.open_nursery() as calling:
+                        calling.start_soon(client.call, get(CONFIG_MAPS, "x", "y"))
+                        await begun.wait()
+                        calling.cancel_scope.cancel()
+                    await closed.wait()
+            finally:
+                gc.enable()
+        nursery.cancel_scope.cancel()
 
 
 async def test_where_nothing_listens_the_address_and_the_kubeconfig_are_named(ask: Ask) -> None:

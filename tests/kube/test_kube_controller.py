@@ -222,6 +222,7 @@ async def test_a_missing_load_balancer_is_named_with_what_is_waited_for(cluster:
             assert (condition["type"], condition["status"], condition["reason"]) == ("LinkAccess", "False", "Pending")
             assert f"Service/van-router in {namespace}" in condition["message"]
             assert (await here.ask("token.issue", {}))["error"]["code"] == "not_ready"
+            await here.until(SERVICES, "van-router", bool)  # a server that has just started may refuse a Service for a moment
             address = {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}}}
             await here.client.call(merge_patch(SERVICES, namespace, "van-router", address, subresource="status"))
             keys = await here.until(

@@ -13,7 +13,7 @@ from vanrouter.kube.access import Access
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import apply
 from vanrouter.kube.kinds import DEPLOYMENTS, POD_DISRUPTION_BUDGETS
-from vanrouter.kube.manifests import CONTROLLER_RULES, ROUTER_RULES, Manifest, manifests
+from vanrouter.kube.manifests import CONTROLLER_RULES, LEASE_RULES, ROUTER_RULES, Manifest, manifests
 from vanrouter.kube.plan import plan
 from vanrouter.kube.rights import Right, needed, role_granting
 from vanrouter.resources.kinds import Metadata, Site, SiteSpec
@@ -154,3 +154,29 @@ def test_a_role_for_what_is_missing_can_be_applied_as_it_is_printed() -> None:
         {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["patch"]},
         {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"], "verbs": ["get"]},
     ]
+
+
+def test_the_rights_to_custom_resources_are_roles_of_their_own_where_the_cluster_has_definitions() -> None:
+    site = Site(metadata=Metadata(name="north"), spec=SiteSpec())
+    plain, custom = (by_name(manifests(site, plan(site, image=IMAGE), "here", custom=has)) for has in (False, True))
+    roles = {(kind, f"van-{who}-resources") for kind in ("Role", "RoleBinding") for who in ("router", "controller")}
+    assert custom.keys() - plain.keys() == roles
+    assert {key: custom[key] for key in plain} == plain
+    (rule,) = custom["Role", "van-router-resources"]["rules"]
+    assert rule["verbs"] == ["list", "watch"]
+    assert not {"accesstokens", "accessgrants"} & set(rule["resources"]), "codes stand in them"
+    for who in ("router", "controller"):
+        binding = custom["RoleBinding", f"van-{who}-resources"]
+        assert (binding["roleRef"]["name"], binding["subjects"][0]["name"]) == (f"van-{who}-resources", f"van-{who}")
+
+
+def test_several_controllers_have_a_lease_and_the_right_to_it_and_one_has_neither() -> None:
+    one, two = by_name(install()), by_name(install(settings={"controllers": "2"}))
+    assert two.keys() - one.keys() == {("Lease", "van-controller")}
+    rules = [rule for rule in two["Role", "van-controller"]["rules"] if rule not in one["Role", "van-controller"]["rules"]]
+    assert rules == LEASE_RULES
+    spec = two["Deployment", "van-controller"]["spec"]
+    assert (spec["replicas"], spec["strategy"]["type"]) == (2, "RollingUpdate")
+    assert spec["template"]["spec"]["containers"][0]["args"] == ["controller", "--lease"]
+    with pytest.raises(InvalidResource, match=r"settings\.controllers"):
+        install(settings={"controllers": "4"})

@@ -12,7 +12,7 @@ from vanrouter.kube.access import Access
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import apply, delete, get, merge_patch
 from vanrouter.kube.errors import NotFound
-from vanrouter.kube.kinds import CONFIG_MAPS, PODS, SECRETS
+from vanrouter.kube.kinds import CONFIG_MAPS, PODS, SECRETS, SERVICES
 from vanrouter.kube.names import KEYS, KEYS_SECRET, ROUTER, ROUTER_MAP, STATE, labelled, resource_map
 from vanrouter.kube.records import resource_object
 from vanrouter.kube.state import secret_of
@@ -52,6 +52,11 @@ class Namespace:
         document = {"generation": 1, "ports": self.ports, "endpoints": [{"host": h, "port": p} for h, p in endpoints.items()]}
         value = {"metadata": labelled(ROUTER_MAP, ROUTER), "data": {"router.json": json.dumps(document)}}
         self._client.call(apply(CONFIG_MAPS, self.name, value))
+
+    def set_node_port(self, port: int) -> None:
+        """Of the link access, as somebody may change it."""
+        ports = [{"name": "links", "port": 55671, "targetPort": 55671, "protocol": "TCP", "nodePort": port}]
+        self._client.call(merge_patch(SERVICES, self.name, ROUTER_MAP, {"spec": {"ports": ports}}))
 
     # ---- What people write ---------------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What every home of resources promises, a directory of files and a namespace of ConfigMaps alike."""
+"""What every home of resources promises: a directory of files, a namespace of ConfigMaps, and one of custom resources."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def test_what_is_broken_keeps_its_last_good_form_here_and_in_the_next_process(ho
     store.put(listener())
     store.put(listener("other", 9))
     store.load()
-    home.write(place, "kind: Listener\nspec: [\n  host: }")
+    home.write(place, home.broken)
     for loaded in (store.load(), home.again().load()):
         assert loaded.resources[WEB].resource == listener()
         assert loaded.resources.keys() == {WEB, ("Listener", "other")}
         (problem,) = loaded.problems
         assert place in problem.path
-        assert "line 3" in problem.message, "and where in it"
+        assert home.what_is_wrong in problem.message, "and where in it"
         assert "last good form stays in force" in problem.message
     home.write(place, to_yaml(listener(port=7)))
     loaded = store.load()
@@ -93,11 +93,12 @@ def test_the_last_good_form_is_the_latest_one(home: Home) -> None:
 
 def test_what_was_never_good_is_a_problem_only_and_hurts_nobody_else(home: Home) -> None:
     home.store.put(listener())
-    home.write("x", to_yaml(listener("x")).replace("8080", "80800"))
+    good, wrong, field = home.never_good
+    home.write("x", to_yaml(listener("x")).replace(good, wrong))
     loaded = home.store.load()
     assert loaded.resources.keys() == {WEB}
     (problem,) = loaded.problems
-    assert "Listener/x: spec.port" in problem.message
+    assert f"Listener/x: {field}" in problem.message
     assert "last good" not in problem.message
 
 
@@ -140,11 +141,19 @@ def test_one_name_in_two_places_names_both_and_the_first_counts(home: Home) -> N
     assert "second" in problem.message
 
 
-def test_a_place_that_holds_another_is_not_written_over(home: Home) -> None:
-    home.write(home.place_of(*WEB), to_yaml(listener("other")))
+def test_which_of_two_counts_does_not_depend_on_which_was_there_first(home: Home) -> None:
+    home.write("second", to_yaml(listener(port=9)))
+    home.store.load()
+    home.write("first", to_yaml(listener()))
+    for loaded in (home.store.load(), home.again().load()):
+        assert loaded.resources[WEB].resource == listener()
+
+
+def test_a_place_that_holds_another_is_not_written_over(text_home: Home) -> None:
+    text_home.write(text_home.place_of(*WEB), to_yaml(listener("other")))
     with pytest.raises(ConfigError, match="holds Listener/other"):
-        home.store.put(listener())
-    assert home.store.load().resources.keys() == {("Listener", "other")}
+        text_home.store.put(listener())
+    assert text_home.store.load().resources.keys() == {("Listener", "other")}
 
 
 def test_the_longest_names_and_the_oddest_ones_have_their_places(home: Home) -> None:
@@ -164,3 +173,17 @@ def test_hostile_texts_are_problems_and_not_crashes(home: Home) -> None:
     loaded = home.store.load()
     assert loaded.resources.keys() == {WEB}
     assert len(loaded.problems) >= len(texts) - 1
+
+
+@pytest.mark.api_server
+@pytest.mark.parametrize("home", ["custom resources"], indirect=True)
+def test_a_config_map_and_a_custom_resource_of_one_name_are_both_named_and_the_config_map_counts(home: Home) -> None:
+    home.store.put(listener(port=9))
+    home.write("mine", to_yaml(listener()))
+    loaded = home.store.load()
+    assert loaded.resources[WEB].resource == listener()
+    (problem,) = loaded.problems
+    assert problem.path == "listeners.vanrouter.io/web"
+    assert "in ConfigMap/mine: resource.yaml and in listeners.vanrouter.io/web; ConfigMap/mine: resource.yaml counts" in problem.message
+    home.remove("mine")
+    assert home.store.load().resources[WEB].resource == listener(port=9)

@@ -79,6 +79,7 @@ class Exchange:
         self._info, self._position, self._positions = info, position, positions
         self._peers: dict[str, _Peer] = {}
         self._pending: dict[tuple[str, int], _Pending] = {}
+        self._learned: list[tuple[str, list[tuple[str, int]]]] = []
         self._in_force = -1
         self._version = 0
 
@@ -112,6 +113,8 @@ class Exchange:
             return
         if isinstance(message, SiteInfo):
             peer.info = message
+            if message.endpoints:
+                self._learned.append((peer.router.partition("/")[0], [(e.host, e.port) for e in message.endpoints]))
             self.table.set_site_name(peer.router.partition("/")[0], message.name)
         elif isinstance(message, Problems):
             peer.problems = message
@@ -151,6 +154,11 @@ class Exchange:
 
     def routers(self) -> list[str]:
         return list(self._peers)
+
+    def take_endpoints(self) -> list[tuple[str, list[tuple[str, int]]]]:
+        """(site, where it is linked to) of those that said so since the last call."""
+        learned, self._learned = self._learned, []
+        return learned
 
     def outbox(self, router: str) -> list[Outgoing]:
         """Everything due to a peer, in the order in which it should go. Stop at the first that the plane refuses."""

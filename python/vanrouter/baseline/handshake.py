@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from vanrouter.baseline.frame import decode_attributes_untrusted, encode_attributes
 from vanrouter.errors import PeerRejected, RemoteProtocolError
-from vanrouter.model import RouterId, site_id_of_key
+from vanrouter.model import WIRE_VERSION, RouterId, site_id_of_key
 
 __all__ = ["LEAST_CONTROL_CREDIT", "Credits", "Hello", "check_hello_untrusted", "encode_hello", "leaf_key_hash"]
 
-VERSION: Final = 1
+VERSION: Final = WIRE_VERSION
 LEAST_CONTROL_CREDIT: Final = 65_540
 MAX_LABEL: Final = 63
 MAX_SIBLINGS: Final = 64

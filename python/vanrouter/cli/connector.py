@@ -7,7 +7,7 @@ import click
 from vanrouter.cli.checks import CHECK_FIELDS
 from vanrouter.cli.nouns import Field, Noun, make
 from vanrouter.cli.running import condition
-from vanrouter.cli.values import HOST, KEY, NAME, PORT
+from vanrouter.cli.values import HOST, KEY, NAME, PORT, PROTOCOLS
 
 __all__ = ["connector"]
 
@@ -27,13 +27,14 @@ NOUN = Noun(
         Field("exposePodsByName", "--expose-pods-by-name", bool, "Reach each pod by its name too."),
         Field("expose.port", "--expose-port", PORT, "Offer it to the other sites on this port (service sync)."),
         Field("expose.address", "--expose-address", NAME, "Under this name; default: the routing key."),
-        Field("expose.protocol", "--expose-protocol", click.Choice(["tcp"]), "Protocol of the service."),
+        Field("expose.protocol", "--expose-protocol", click.Choice(PROTOCOLS), "Protocol of the service."),
         *CHECK_FIELDS,
         Field("settings", "--setting", dict, "Further settings; may be given several times."),
     ),
     wide=("server", "offered", "since"),
     more=lambda found: [condition(found, kind)["reason"] for kind in ("Healthy", "Synced")] + [condition(found, "Healthy")["since"]],
     defaults=lambda name, named: {"routingKey": name} | ({} if "selector" in named else {"host": "127.0.0.1"}),
+    has_workload=True,
 )
 
 connector = make(NOUN)

@@ -8,10 +8,11 @@ name and port, and waits until every linked site that is up has it. ``unexpose``
 
 from __future__ import annotations
 
+import functools
 import re
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,9 +20,13 @@ from vanrouter.cli.base import BOTH, Invocation, command, pass_invocation
 from vanrouter.cli.checks import CHECK_FIELDS
 from vanrouter.cli.nouns import named, with_fields
 from vanrouter.cli.output import say, warn
+from vanrouter.cli.ports import Wanted, pair_ports, ports_option, target_ports_option
 from vanrouter.cli.running import Site, condition, open_site
-from vanrouter.cli.values import HOST_PORT, NAME, PORT, HostPort, timeout_option, wait_option
-from vanrouter.errors import ConfigError, VanrouterError
+from vanrouter.cli.values import HOST_PORT, NAME, PROTOCOLS, HostPort, timeout_option, wait_option
+from vanrouter.errors import ConfigError, NotReady, VanrouterError
+
+if TYPE_CHECKING:
+    from vanrouter.cli.wanted import Change
 
 __all__ = ["expose", "unexpose"]
 
@@ -49,11 +54,12 @@ def _target(words: tuple[str, ...]) -> HostPort | None:
 
 @command("expose", outputs=("json", "yaml", "name"), platforms=BOTH)
 @click.argument("target", nargs=-1, required=True, metavar="KIND/NAME|host HOST:PORT")
-@click.option("--port", type=PORT, help="Port under which others reach it; default: the server's.")
-@click.option("--target-port", metavar="PORT|NAME", help="Kubernetes: port of the pods, by number or name; default: PORT, or the only one.")
+@ports_option("Port under which others reach it; several: 80,443. Default: the server's.")
+@target_ports_option("Kubernetes: port of the pods, by number or name; of several ports 80:http,443:8443. Default: PORT, or the only one.")
 @click.option("--address", type=NAME, help="Name under which others reach it; default on Kubernetes: the workload's.")
 @click.option("--include-not-ready-pods", is_flag=True, help="Kubernetes: pods serve before they are ready too.")
-@click.option("--protocol", type=click.Choice(["tcp"]), default="tcp", show_default=True, help="Protocol of the service.")
+@click.option("--expose-pods-by-name", is_flag=True, help="Kubernetes: each pod of a StatefulSet by its own name too.")
+@click.option("--protocol", type=click.Choice(PROTOCOLS), default="tcp", show_default=True, help="Protocol of the service.")
 @with_fields(CHECK_FIELDS)
 @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
 @wait_option("the linked sites that are up have it")
@@ -63,10 +69,11 @@ def expose(
     invocation: Invocation,
     /,
     target: tuple[str, ...],
-    port: int | None,
-    target_port: str | None,
+    ports: tuple[int, ...],
+    target_ports: tuple[Wanted, ...],
     address: str | None,
     include_not_ready_pods: bool,
+    expose_pods_by_name: bool,
     protocol: str,
     dry_run: bool,
     wait: bool,
@@ -77,7 +84,8 @@ def expose(
 
     \b
     van expose deployment/hello --port 80
-    van expose statefulset/db --port 5432 --target-port postgres --address database
+    van expose deployment/web --port 80,443 --target-port 80:http,443:8443
+    van expose statefulset/db --port 5432 --target-port postgres --address database --expose-pods-by-name
     van expose pods/app=hello --port 80 --address hello
     van -p linux expose host 127.0.0.1:8080 --port 9090 --address hello
     """
@@ -85,11 +93,15 @@ def expose(
 
     annotations: Doc = {}
     if invocation.on_kubernetes:
-        site, found = _in_namespace(invocation, timeout, target, port, target_port, address, include_not_ready_pods)
-        address, where, port, annotations = found
+        from vanrouter.cli.workloads import spelled
+
+        if expose_pods_by_name and spelled(target)[0] != "statefulset":
+            raise click.UsageError("--expose-pods-by-name is for a StatefulSet: other pods have no lasting names")
+        site, found = _in_namespace(invocation, timeout, target, pair_ports(ports, target_ports), address, include_not_ready_pods)
+        address, where, leads, annotations = found
     else:
-        if target_port or include_not_ready_pods:
-            raise click.UsageError("--target-port and --include-not-ready-pods are for Kubernetes; this is a host")
+        if target_ports or include_not_ready_pods or expose_pods_by_name:
+            raise click.UsageError("--target-port, --include-not-ready-pods and --expose-pods-by-name are for Kubernetes; this is a host")
         server = _target(target)
         if server is None:
             raise click.UsageError(f"{target[0]!r} cannot be exposed; write 'host HOST:PORT', for example: host 127.0.0.1:8080")
@@ -97,59 +109,87 @@ def expose(
             raise click.MissingParameter(param_hint="'--address'", param_type="option")
         site = open_site(invocation, timeout)
         site.require()
-        where, port = {"host": server.host, "port": server.port}, port or server.port
-    spec: Doc = {
-        "routingKey": address,
-        **where,
-        "expose": {"port": port, "address": address} | ({"protocol": protocol} if protocol != "tcp" else {}),
-    } | named(CHECK_FIELDS, checks)
-    name = _connector_name(site, address, where, port)
-    change = wanted.create(site, "Connector", name, spec, dry_run=dry_run, annotations=annotations)
-    sentence = f"Service {address} is exposed on port {port}"
+        where, leads = {"host": server.host}, dict.fromkeys(ports or (server.port,), server.port)
+    by_name = {"exposePodsByName": True} if expose_pods_by_name else {}
+    more = named(CHECK_FIELDS, checks) | by_name | ({"expose.protocol": protocol} if protocol != "tcp" else {})
+    changes = _write(site, address, where, leads, more, annotations=annotations, dry_run=dry_run)
     left_out: list[str] = []
-    wanted.finish(
-        site,
-        change,
-        wait=wait,
-        check=_patient(site, lambda status: _missing(status, address, port, left_out), left_out),
-        sentence=f"{sentence} (it was already)." if change.done == "unchanged" else f"{sentence}.",
-    )
-    for line in left_out:
-        warn(line, f"see {invocation.van('service status')}")
+    for index, change in enumerate(changes):
+        if index and invocation.output == "yaml":
+            say("---")
+        port = change.resource.spec.expose.port  # type: ignore[attr-defined]
+        sentence = f"Service {address} is exposed on port {port}"
+        wanted.finish(
+            site,
+            change,
+            wait=wait,
+            check=_patient(site, functools.partial(_missing, connector=change.resource, left_out=left_out), left_out),
+            sentence=f"{sentence} (it was already)." if change.done == "unchanged" else f"{sentence}.",
+        )
+        for line in left_out:
+            warn(line, f"see {invocation.van('service status')}")
+        left_out.clear()
+
+
+def _write(site: Site, address: str, where: Doc, leads: dict[int, int], more: Doc, *, annotations: Doc, dry_run: bool) -> list[Change]:
+    """A connector for each port. All of them are known to be well before the first one is written."""
+    from vanrouter.cli import wanted
+    from vanrouter.resources.service_keys import keys_in_use, service_key
+
+    connectors = list(wanted.read_all(site, "Connector"))
+    keys = keys_in_use(connectors, _services(site))
+    planned: list[tuple[str, Doc]] = []
+    taken: dict[str, Any] = {connector.name: connector.spec for connector in connectors}
+    for port, server_port in sorted(leads.items()):
+        spec: Doc = {"routingKey": "", **where, "port": server_port, "expose": {"port": port, "address": address}} | more
+        name = _connector_name(taken, address, spec, port)
+        old = taken.get(name)
+        spec["routingKey"] = old.routing_key if old is not None else service_key(address, port, keys)
+        keys[address, port] = spec["routingKey"]
+        built = wanted.build("Connector", name, spec, annotations)
+        taken.setdefault(name, built.spec)  # type: ignore[attr-defined]
+        planned.append((name, spec))
+    return [wanted.create(site, "Connector", name, spec, dry_run=dry_run, annotations=annotations) for name, spec in planned]
+
+
+def _services(site: Site) -> list[Doc]:
+    """Of the network, as the running site knows them; nothing where it does not run."""
+    try:
+        return list(site.call("status")["services"]) if site.is_running() else []
+    except NotReady:
+        return []
 
 
 def _in_namespace(
     invocation: Invocation,
     timeout: float,
     target: tuple[str, ...],
-    port: int | None,
-    target_port: str | None,
+    wanted: list[Wanted],
     address: str | None,
     include_not_ready: bool,
-) -> tuple[Site, tuple[str, Doc, int, Doc]]:
-    """The site; name, place and port of the service, and what marks its connector."""
+) -> tuple[Site, tuple[str, Doc, dict[int, int], Doc]]:
+    """The site; name, place and ports of the service, and what marks its connectors."""
     from vanrouter.cli.namespace import NamespaceSite
     from vanrouter.cli.workloads import check_address, find_target
     from vanrouter.controller.view import TARGET
 
     site = NamespaceSite(invocation, timeout)
     site.require()
-    found = find_target(site, target, port, target_port, include_not_ready=include_not_ready)
+    found = find_target(site, target, wanted, include_not_ready=include_not_ready)
     name = address or found.name
     if not name:
         raise click.MissingParameter(param_hint="'--address'", param_type="option")
     note = check_address(site, name)
     if note:
         warn(note)
+    for doubt in found.doubts:
+        warn(doubt.message, doubt.hint)
     where = found.where | ({"includeNotReadyPods": True} if include_not_ready else {})
-    return site, (name, where, found.port, {TARGET: found.words})
+    return site, (name, where, found.ports, {TARGET: found.words})
 
 
-def _connector_name(site: Site, address: str, where: Doc, port: int) -> str:
+def _connector_name(taken: Mapping[str, Any], address: str, where: Doc, port: int) -> str:
     """The connector of this server under this name and port: an old one, or the first free name."""
-    from vanrouter.cli import wanted
-
-    taken: dict[str, Any] = {connector.name: connector.spec for connector in wanted.read_all(site, "Connector")}
     for name, spec in taken.items():
         if _is(spec, address, where) and spec.expose.port == port:
             return name
@@ -175,9 +215,10 @@ def _patient(site: Site, check: Callable[[Doc], str], left_out: list[str]) -> Ca
     return patient
 
 
-def _missing(status: Doc, address: str, port: int, left_out: list[str]) -> str:
+def _missing(status: Doc, *, connector: Any, left_out: list[str]) -> str:
     """Which linked sites that are up do not have the service yet. Fills ``left_out`` with what a person should know besides."""
     left_out.clear()
+    address, port = connector.spec.expose.address, connector.spec.expose.port
     service = next((s for s in status["services"] if s["address"] == address), None)
     if service is None or not service["targets"]:
         return "this site has not taken it up"
@@ -191,9 +232,10 @@ def _missing(status: Doc, address: str, port: int, left_out: list[str]) -> str:
         x["siteId"]: f"site {x['site']} does not listen for {address}: {x['message']}" for x in service["problems"] if x["port"] == port
     }
     left_out += [why for site_id, why in cannot.items() if site_id in up or site_id == status["site"]["id"]]
-    for connector in status["connectors"]:
-        spec, health = connector["spec"], condition(connector, "Healthy")
-        if (spec.get("expose") or {}).get("port") == port and connector["routingKey"] == address and health["reason"] in _FAILING:
+    for element in status["connectors"]:
+        spec, health = element["spec"], condition(element, "Healthy")
+        theirs = (spec.get("expose") or {}).get("port"), element["routingKey"]
+        if theirs == (port, connector.spec.routing_key) and health["reason"] in _FAILING:
             left_out.append(f"its server does not answer yet: {health['message']}")
     lacking = sorted(name for site_id, name in up.items() if site_id not in have and site_id not in cannot)
     return f"not there yet: {', '.join(lacking)}" if lacking else ""
@@ -202,13 +244,13 @@ def _missing(status: Doc, address: str, port: int, left_out: list[str]) -> str:
 @command("unexpose", outputs=("name",), platforms=BOTH)
 @click.argument("target", nargs=-1, required=True, metavar="ADDRESS|KIND/NAME|host HOST:PORT")
 @click.option("--address", type=NAME, help="Only under this name.")
-@click.option("--port", type=PORT, help="Only on this port.")
+@ports_option("Only on this port; several: 80,443.")
 @click.option("--dry-run", is_flag=True, help="Say what would be taken back; change nothing.")
 @wait_option("it is gone here")
 @timeout_option(30, "How long to wait.")
 @pass_invocation
 def unexpose(
-    invocation: Invocation, target: tuple[str, ...], address: str | None, port: int | None, dry_run: bool, wait: bool, timeout: float
+    invocation: Invocation, target: tuple[str, ...], address: str | None, ports: tuple[int, ...], dry_run: bool, wait: bool, timeout: float
 ) -> None:
     """Take back what was exposed.
 
@@ -220,6 +262,7 @@ def unexpose(
     van -p linux unexpose host 127.0.0.1:8080
     """
     from vanrouter.cli import wanted
+    from vanrouter.kube.workloads import MADE_FROM
 
     server, words = _meant(invocation, target)
     site = open_site(invocation, timeout)
@@ -227,12 +270,12 @@ def unexpose(
     left: list[tuple[str, int]] = []  # name and port of the service, for each server that stays
     for connector in wanted.read_all(site, "Connector"):
         spec = connector.spec
-        if spec.expose is None:
+        if spec.expose is None or connector.metadata.annotations.get(MADE_FROM, "").startswith("connector/"):  # it goes with that one
             continue
         name = spec.expose.address or spec.routing_key
         words_of = _words_of(connector)
         hit = words_of == words if words else name == target[0] if server is None else (spec.host, spec.port) == tuple(server)
-        if hit and address in (None, name) and port in (None, spec.expose.port):
+        if hit and address in (None, name) and spec.expose.port in (ports or (spec.expose.port,)):
             doomed.append((connector.name, name, words_of, spec.expose.port))
         else:
             left.append((name, spec.expose.port))

@@ -23,18 +23,27 @@ from vanrouter.cli.namespace import SETTLES, NamespaceSite
 from vanrouter.cli.output import dump, say, warn
 from vanrouter.cli.values import HostPort, spell_duration
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
-from vanrouter.kube.calls import Object, apply, delete, get
+from vanrouter.kube.calls import Object, delete, get
+from vanrouter.kube.custom_home import ResourceObjects, has_custom
 from vanrouter.kube.entrances import ACCESS_TYPES, front_rules
 from vanrouter.kube.errors import NotFound
-from vanrouter.kube.home import ResourceMaps
+from vanrouter.kube.keeping import apply_beside
 from vanrouter.kube.kinds import DEPLOYMENTS
-from vanrouter.kube.manifests import CONTROLLER, OPTIONAL, ROUTER, Manifest, manifests
+from vanrouter.kube.manifests import (
+    CONTROLLER,
+    CONTROLLER_CUSTOM_RULES,
+    OPTIONAL,
+    ROUTER,
+    ROUTER_CUSTOM_RULES,
+    Manifest,
+    manifests,
+)
 from vanrouter.kube.names import resource_map
-from vanrouter.kube.plan import built_in_image, plan, settings_from
-from vanrouter.kube.rights import ask, is_allowed, needed, role_granting
+from vanrouter.kube.plan import Plan, built_in_image, plan, settings_from
+from vanrouter.kube.rights import LEASE_INSTALLER_RULES, ask, is_allowed, needed, rights_in, role_granting
 from vanrouter.kube.rollout import missing
 
-__all__ = ["fields_of", "init", "update"]
+__all__ = ["check", "fields_of", "image_setting", "init", "put_in_force", "update", "wait_and_say"]
 
 Doc = dict[str, Any]
 _QUIET = 1.5
@@ -87,8 +96,12 @@ def _sites(site: NamespaceSite) -> list[Any]:
 
 def _with_image(fields: Doc) -> Doc:
     """VAN_IMAGE is remembered, so that a later command without it does not go back."""
+    return {f"settings.{name}": value for name, value in image_setting().items()} | fields
+
+
+def image_setting() -> dict[str, str]:
     image = os.environ.get("VAN_IMAGE")
-    return {"settings.image": image, **fields} if image else fields
+    return {"image": image} if image else {}
 
 
 def _defaults(fields: Doc) -> Doc:
@@ -97,34 +110,59 @@ def _defaults(fields: Doc) -> Doc:
 
 def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) -> int:
     resource, output = change.resource, site.invocation.output
-    routes = entrance.has_routes(site, resource)
-    chosen = plan(resource, image=built_in_image(__version__), routes=routes)  # what is wrong with it, before anything is changed
     if print_only:
-        documents = [m.value for m in manifests(resource, chosen, site.namespace, root=site.root())]
+        chosen, _ = _chosen(site, resource)
+        custom = has_custom(site.client)
+        documents = [m.value for m in manifests(resource, chosen, site.namespace, root=site.root(), custom=custom)]
         dump(documents, output if output in ("json", "yaml") else "yaml")
         return DONE
-    entrance.require_kinds(site, chosen.entrance)
-    _check_rights(site, front_rules(chosen.entrance))
-    entrance.warn_of_unread(resource, routes=routes)
+    chosen = check(site, resource)
     existed = site.root() is not None
-    if change.done != "unchanged":
+    put_in_force(site, resource, chosen, write=change.done != "unchanged")
+    if wait:
+        _wait(site, f"site {resource.name}")
+    _say(site, resource.name, change.done if existed else "created", waited=wait)
+    return DONE
+
+
+def _chosen(site: NamespaceSite, resource: Any) -> tuple[Plan, bool]:
+    """And whether Routes of OpenShift are the default."""
+    routes = entrance.has_routes(site, resource)
+    return plan(resource, image=built_in_image(__version__), routes=routes), routes
+
+
+def check(site: NamespaceSite, resource: Any) -> Plan:
+    """What is chosen. What is wrong with the Site here, what the cluster lacks, and rights that are missing, before anything is changed."""
+    chosen, routes = _chosen(site, resource)
+    entrance.require_kinds(site, chosen.entrance)
+    _check_rights(site, [*front_rules(chosen.entrance), *(LEASE_INSTALLER_RULES if chosen.controllers > 1 else ())])
+    entrance.warn_of_unread(resource, routes=routes)
+    return chosen
+
+
+def put_in_force(site: NamespaceSite, resource: Any, chosen: Plan, *, write: bool, force: bool = False) -> None:
+    """The Site, unless it stands there as it is, and every object of its install."""
+    custom = _may_give_custom_rights(site)
+    if write:
         # The root of all others has no owner.
-        ResourceMaps(site.client, site.namespace, secrets=False).put(resource)
+        ResourceObjects(site.client, site.namespace, secrets=False, force=force).put(resource)
         site.forget()
     root = site.root()
     if root is None:
         raise ConfigError(
             f"{resource.ref} does not stand in ConfigMap/{resource_map('Site', resource.name)}", hint="rename its ConfigMap to this name"
         )
-    made = manifests(resource, chosen, site.namespace, root=root)
+    made = manifests(resource, chosen, site.namespace, root=root, custom=custom)
     for manifest in made[1:]:
-        site.client.call(apply(manifest.kind, site.namespace, manifest.value))
+        apply_beside(site.client, manifest.kind, site.namespace, manifest.value, force=force)
     _remove_unwanted(site, made)
     entrance.remove_former(site, chosen.entrance)
-    if wait:
-        _wait(site, f"site {resource.name}")
-    _say(site, resource.name, change.done if existed else "created", waited=wait)
-    return DONE
+
+
+def wait_and_say(site: NamespaceSite, name: str) -> None:
+    _wait(site, f"site {name}")
+    if site.invocation.output != "name":
+        say(f"Site {name} is ready.")
 
 
 def _check_rights(site: NamespaceSite, more: list[Object]) -> None:
@@ -139,6 +177,23 @@ def _check_rights(site: NamespaceSite, more: list[Object]) -> None:
             hint="ask for the ClusterRole admin in this namespace, or for a Role that grants what is missing:\n"
             + role_granting(lacking, site.namespace),
         )
+
+
+def _may_give_custom_rights(site: NamespaceSite) -> bool:
+    """Whether router and controller get the rights to custom resources: where there are some, and we hold these rights ourselves."""
+    if not has_custom(site.client):
+        return False
+    rights = rights_in((*ROUTER_CUSTOM_RULES, *CONTROLLER_CUSTOM_RULES))
+    with ThreadPoolExecutor(8) as at_once:
+        answers = list(at_once.map(lambda right: site.client.call(ask(right, site.namespace)), rights))
+    lacking = [right for right, answer in zip(rights, answers, strict=True) if not is_allowed(answer)]
+    if lacking:
+        warn(
+            f"custom resources will not count in namespace {site.namespace}: you may not {lacking[0]}, so you cannot give that right",
+            "the other ways to say what is wanted work without; whoever administers the cluster gives it with: van manifest crds | kubectl "
+            "apply -f -",
+        )
+    return not lacking
 
 
 def _remove_unwanted(site: NamespaceSite, made: list[Manifest]) -> None:

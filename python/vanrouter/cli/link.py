@@ -15,6 +15,7 @@ import click
 from vanrouter.cli.base import ALL_OUTPUTS, BOTH, DONE, NOT_READY, Group, Invocation, pass_invocation
 from vanrouter.cli.output import bad, dump, explain, good, say, table, warn
 from vanrouter.cli.running import Site, condition, open_site, worst
+from vanrouter.cli.static_link import generate
 from vanrouter.cli.values import COST, NAME, one_name, timeout_option, wait_option
 from vanrouter.errors import ConfigError, VanrouterError
 
@@ -316,3 +317,6 @@ def delete(invocation: Invocation, name: str | None, everything: bool, wait: boo
         say(f"link/{victim}" if invocation.output == "name" else f"Link {victim} is deleted.")
     if not doomed:
         say("No links that this site dials; nothing to delete.")
+
+
+link.add_command(generate)

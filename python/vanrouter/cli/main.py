@@ -30,6 +30,7 @@ EVERYDAY = {
     "doctor": ("doctor", "doctor", "Look at everything the site needs and say what is wrong and what to do."),
     "hosts": ("hosts", "hosts", "Print lines for /etc/hosts, one for each service."),
     "update": ("site", "update", "Change settings of the site; only those that are named."),
+    "apply": ("apply", "apply", "Create or change resources as files say; of vanrouter.io/v1alpha1 or of skupper.io/v2alpha1."),
     "manifest": ("site", "manifest", "Print every object that init or update would apply; change nothing."),
     "delete": ("site", "delete", "Stop the site and remove everything it kept."),
     "demo": ("demo", "demo", "Two sites and a service on this machine, in seconds."),
@@ -42,13 +43,14 @@ RESOURCES = {
 }
 OTHER = {
     "completion": ("completion", "completion", "Print the completion script of a shell."),
-    "version": ("version", "version", "Print the version."),
+    "version": ("versions", "version", "Print the versions of this program and of what runs at the site, and say when they differ."),
 }
 HIDDEN = {
     "run": ("run", "run", "Run a site in the foreground."),
 }
 CONTROLLER = {
     "controller": ("controller", "controller", "Run the controller of a site in a Kubernetes namespace."),
+    "version": ("version", "version", "Print the version."),
 }
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -71,7 +73,7 @@ van = Root(
 
 vanrouter = Root(
     "vanrouter",
-    sections={"Commands": {**HIDDEN, **CONTROLLER, "version": OTHER["version"]}},
+    sections={"Commands": {**HIDDEN, **CONTROLLER}},
     context_settings=_SETTINGS,
     help="The router as a process: what containers and service managers start.",
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 not ready, 4 timed out.",

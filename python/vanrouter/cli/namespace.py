@@ -22,17 +22,17 @@ from vanrouter.cli.running import Resources, Site, commands_here, named_here
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, StoreError, VanrouterError
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Call, Kind, Object, create, delete, get
+from vanrouter.kube.custom_home import ResourceObjects, custom_sites
 from vanrouter.kube.errors import Forbidden, NotFound
-from vanrouter.kube.home import ResourceMaps
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SECRETS
 from vanrouter.kube.kubeconfig import load_access
 from vanrouter.kube.manifests import CONTROLLER, ROUTER
-from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, selector, status_map
-from vanrouter.kube.records import ROOT, SITE_KEY, root_order, site_text
+from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, resource_map, selector, status_map
+from vanrouter.kube.records import ROOT, SITE_KEY, reference_to, root_order, site_text
 from vanrouter.kube.rollout import install_troubles, missing
 from vanrouter.kube.state import files_in, secret_of
 
-__all__ = ["OURS", "SETTLES", "NamespaceSite", "owner"]
+__all__ = ["OURS", "SETTLES", "NamespaceSite", "owner", "site_of"]
 
 SETTLES: Final = 3.0  # seconds
 OURS: Final = f"{PART_OF}=vanrouter"
@@ -75,10 +75,13 @@ class NamespaceSite(Site):
             return None
 
     def root(self) -> Object | None:
-        """The ConfigMap that owns all else of a site, if there is one. Raises ConfigError when there is no such namespace."""
+        """What owns all else of a site, if there is one: a ConfigMap, or a Site that is a custom resource.
+
+        Raises ConfigError when there is no such namespace.
+        """
         if self._root is None:
             found = [o for o in self.objects(CONFIG_MAPS, labels=selector(RESOURCE)) if o["metadata"]["name"].startswith(ROOT)]
-
+            found = found or custom_sites(self.client, self.namespace)
             self._root = min(found, key=_order, default=None)
             if self._root is None:
                 self.require_namespace()
@@ -107,7 +110,7 @@ class NamespaceSite(Site):
     @property
     def resources(self) -> Resources:
         root = self.root()
-        return ResourceMaps(self.client, self.namespace, secrets=False, owners=() if root is None else (owner(root),))
+        return ResourceObjects(self.client, self.namespace, secrets=False, owners=() if root is None else (owner(root),))
 
     def require(self) -> None:
         if self.root() is None:
@@ -200,8 +203,8 @@ class NamespaceSite(Site):
         self.require()
         root = self.root()
         assert root is not None
-        name = root["metadata"]["name"]
-        site = name.removeprefix(ROOT)
+        site = site_of(root)
+        name = resource_map("Site", site)
         kept = self.get(CONFIG_MAPS, status_map(name))
         text = site_text(kept or {})
         if not text:
@@ -246,4 +249,9 @@ def _fill_in(document: dict[str, Any], site: str) -> None:
 
 def owner(root: Object) -> Object:
     """The reference to the root that all other objects of a site have."""
-    return {"apiVersion": "v1", "kind": "ConfigMap", "name": root["metadata"]["name"], "uid": root["metadata"]["uid"]}
+    return reference_to(root)
+
+
+def site_of(root: Object) -> str:
+    """The name of the site."""
+    return str(root["metadata"]["name"]).removeprefix(ROOT)

@@ -69,6 +69,7 @@ class Noun(NamedTuple):
     listed: str = ""  # where the status document has them; default: the plural
     keys: Callable[[Doc], str] = lambda found: str(found["routingKey"])  # how its routing keys stand in a table
     settle: Callable[[Doc], Doc] = lambda fields: fields  # what an update sets besides what is named
+    has_workload: bool = False  # its pods may be named by their workload
 
     @property
     def word(self) -> str:
@@ -194,6 +195,7 @@ def _add_create(group: Group, noun: Noun) -> None:
     @click.argument("name", type=NAME)
     @click.argument("port", type=PORT)
     @with_fields(noun.fields, skip=("port",))
+    @_workload_option(noun)
     @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
     @wait_option("it is in force")
     @timeout_option(30, "How long to wait.")
@@ -201,14 +203,41 @@ def _add_create(group: Group, noun: Noun) -> None:
     def create(invocation: Invocation, /, name: str, port: int, dry_run: bool, wait: bool, timeout: float, **values: Any) -> None:
         from vanrouter.cli import wanted
 
+        workload, annotations = values.pop("workload", None), {}
+        if workload and not invocation.on_kubernetes:
+            raise click.UsageError("--workload is for Kubernetes; on a host say --host")
         site = open_site(invocation, timeout)
         site.require()
+        if workload:
+            annotations = _choose_pods(site, workload, port, values)
         spec = _complete(noun, name, port, values)
         if noun.listens and values["host"] is None:
             spec["host"] = name if invocation.on_kubernetes else wanted.service_address(site)
         _warn_of(site, wanted.build(noun.kind, name, spec))
-        change = wanted.create(site, noun.kind, name, spec, dry_run=dry_run)
+        change = wanted.create(site, noun.kind, name, spec, dry_run=dry_run, annotations=annotations)
         wanted.finish(site, change, wait=wait, check=_in_force(noun, name, _spec_of(change.resource)))
+
+
+def _workload_option(noun: Noun) -> Callable[[Any], Any]:
+    text = "Kubernetes: pods of deployment/NAME, statefulset/NAME, daemonset/NAME or service/NAME; instead of --selector."
+    return click.option("--workload", metavar="KIND/NAME", help=text) if noun.has_workload else lambda function: function
+
+
+def _choose_pods(site: Any, workload: str, port: int, values: Doc) -> dict[str, str]:
+    """The workload's selector among the values; what marks its connector."""
+    from vanrouter.cli.ports import Wanted
+    from vanrouter.cli.workloads import find_target, spelled
+    from vanrouter.controller.view import TARGET
+
+    if spelled((workload,))[0] in ("", "pods", "host"):
+        raise click.UsageError(f"--workload {workload}: write it like deployment/hello; pods are named with --selector, a host with --host")
+    if values.get("selector") or values.get("host"):
+        raise click.UsageError("say one of --workload, --selector and --host")
+    found = find_target(site, (workload,), [Wanted(port, str(port))], include_not_ready=bool(values.get("include_not_ready_pods")))
+    for doubt in found.doubts:
+        warn(doubt.message, doubt.hint)
+    values["selector"] = found.where["selector"]
+    return {TARGET: found.words}
 
 
 def _add_update(group: Group, noun: Noun) -> None:
@@ -255,7 +284,7 @@ def _add_delete(group: Group, noun: Noun) -> None:
         if (name is None) == (not everything):
             raise click.UsageError(f"name one {noun.word}, or say --all")
         site = open_site(invocation, timeout)
-        doomed = [r.name for r in wanted.read_all(site, noun.kind)] if name is None else [name]
+        doomed = [r.name for r in wanted.read_all(site, noun.kind) if not wanted.is_made(r)] if name is None else [name]
         for victim in doomed:
             change = wanted.delete(site, noun.kind, victim, dry_run=dry_run)
             wanted.finish(site, change, wait=wait, check=wanted.is_gone(noun.list_name, victim))

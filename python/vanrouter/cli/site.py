@@ -24,7 +24,7 @@ from vanrouter.cli.site_options import fields_of_site, kube_options, refuse_kube
 from vanrouter.cli.values import NAME, HostPort, timeout_option, wait_option
 from vanrouter.errors import ConfigError, NotReady, StoreError, TokenError, VanrouterError
 
-__all__ = ["delete", "init", "manifest", "site", "status", "update"]
+__all__ = ["check_free", "delete", "init", "manifest", "not_ready", "site", "status", "update", "wait_until_up"]
 
 Doc = dict[str, Any]
 _PARTS: Final = {"resources", "state", "run"}
@@ -100,7 +100,7 @@ def init(
         return DONE
     if site.is_running():
         site.reconcile()
-        status = site.wait(f"site {change.resource.name}", _not_ready) if wait else site.status()
+        status = site.wait(f"site {change.resource.name}", not_ready) if wait else site.status()
         _say_site(invocation, status, _already(change, running=True))
         return DONE
     if foreground:
@@ -111,7 +111,7 @@ def init(
     if not wait:
         say(f"Site {change.resource.name} is starting. See: {invocation.van('status')}")
         return DONE
-    status = _wait_until_up(site, started)
+    status = wait_until_up(site, started)
     _say_site(invocation, status, _already(change, running=False) if existed else "")
     if not existed and not invocation.output:
         _say_what_is_next(invocation, status)
@@ -136,12 +136,12 @@ def _write_site(site: HostSite, site_name: str | None, fields: Doc, *, dry_run: 
     resource = wanted.build("Site", name, fields)
     if dry_run:
         return wanted.Change(resource, "created", dry=True)
-    _check_free(site.directory)
+    check_free(site.directory)
     wanted.prepare(site)
     return wanted.create(site, "Site", name, fields)
 
 
-def _check_free(directory: Path) -> None:
+def check_free(directory: Path) -> None:
     """A new site's directory is empty or not there: nobody's files become part of a site by accident."""
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise ConfigError(f"{directory} is in the way: it is not a directory", hint="move it away, or choose another name with -n")
@@ -156,11 +156,11 @@ def _already(change: Any, *, running: bool) -> str:
     return f"Site {change.resource.name} existed already; it {what}" + ("." if running else " and was started.")
 
 
-def _not_ready(status: Doc) -> str:
+def not_ready(status: Doc) -> str:
     return "" if is_ready(status) else sentences(status).partition(". ")[0] + "."
 
 
-def _wait_until_up(site: HostSite, started: Any) -> Doc:
+def wait_until_up(site: HostSite, started: Any) -> Doc:
     """Wait for the socket, then for readiness; a router that ends meanwhile is told at once, a port that it does not get soon."""
     from vanrouter.errors import DeadlineExceeded
 
@@ -180,7 +180,7 @@ def _wait_until_up(site: HostSite, started: Any) -> Doc:
         if ready["reason"].startswith("LinkAccess") and time.monotonic() - answered > _ACCESS_PATIENCE:
             todo = ready["next"] or f"another address: {site.invocation.van('update --link-access HOST:PORT')}"
             raise NotReady(f"site {status['site']['name']} runs, but {ready['message']}", hint=todo)
-        return _not_ready(status)
+        return not_ready(status)
 
     return site.wait(f"site {site.name}", check)
 
@@ -221,7 +221,7 @@ def _say_what_is_next(invocation: Invocation, status: Doc) -> None:
 def status(invocation: Invocation, wait: bool, timeout: float) -> int:
     """Say how the site is, what is wrong and what to do. Exit code 3 when it is not ready."""
     site = open_site(invocation, timeout)
-    document = site.wait(f"site {site.name}", _not_ready) if wait else site.status()
+    document = site.wait(f"site {site.name}", not_ready) if wait else site.status()
     about = document["site"]
     if invocation.output == "name":
         say(f"site/{about['name']}")
@@ -307,7 +307,7 @@ def update(
     if not found:
         raise ConfigError(f"{site.directory} has no Site resource", hint=f"write one: {invocation.van('init --site-name NAME')}")
     change = wanted.update(site, "Site", found[0].name, fields, dry_run=dry_run)
-    wanted.finish(site, change, wait=wait, check=_not_ready)
+    wanted.finish(site, change, wait=wait, check=not_ready)
 
 
 # ---- delete -----------------------------------------------------------------------------------------------------------------------------
@@ -413,6 +413,7 @@ def generate(
 
 
 @command("manifest", outputs=("json", "yaml"), platforms=("kubernetes",))
+@click.argument("what", type=click.Choice(["site", "crds"]), default="site", required=False)
 @click.option("--site-name", type=NAME, help="What other sites see; default: the namespace.")
 @site_options
 @kube_options
@@ -421,6 +422,7 @@ def generate(
 def manifest(
     invocation: Invocation,
     /,
+    what: str,
     site_name: str | None,
     link_access: str | None,
     service_address: str | None,
@@ -429,7 +431,15 @@ def manifest(
     timeout: float,
     **options: Any,
 ) -> int:
-    """Print every object that init or update would apply; change nothing. For Kubernetes."""
+    """Print every object that init or update would apply; change nothing. For Kubernetes.
+
+    With crds: the CustomResourceDefinitions, for whoever administers the cluster: van manifest crds | kubectl apply -f -
+    """
+    if what == "crds":
+        from vanrouter.kube.crds import cluster_roles, definitions
+
+        dump([*definitions(), *cluster_roles()], invocation.output or "yaml")
+        return DONE
     from vanrouter.cli import install
 
     fields = install.fields_of(fields_of_site(link_access, service_address, service_sync, edge), options)

@@ -61,6 +61,7 @@ def kube_options(function: Any) -> Any:
     )
     options = [
         click.option("--routers", type=COUNT, help="Kubernetes: routers that are active at once; default: 1."),
+        click.option("--controllers", type=COUNT, help="Kubernetes: controllers of which one acts and the others stand by; default: 1."),
         click.option("--image", metavar="NAME", help="Kubernetes: image of the pods; else VAN_IMAGE, else that of this version."),
         click.option(
             "--pull-policy", "image_pull_policy", type=click.Choice(["Always", "IfNotPresent", "Never"]), help="Kubernetes: of the image."

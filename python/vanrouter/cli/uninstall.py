@@ -14,12 +14,13 @@ from typing import Final
 
 from vanrouter.cli.base import Invocation
 from vanrouter.cli.entrance import fronts_of
-from vanrouter.cli.namespace import OURS, NamespaceSite
+from vanrouter.cli.namespace import OURS, NamespaceSite, site_of
 from vanrouter.cli.output import say, warn
 from vanrouter.cli.values import spell_duration
 from vanrouter.controller.services import give_back, is_taken
 from vanrouter.errors import DeadlineExceeded
 from vanrouter.kube.calls import Kind, Object, delete
+from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.errors import Conflict, NoSuchKind, NotFound
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
@@ -73,12 +74,12 @@ def uninstall(invocation: Invocation, *, drain: bool, timeout: float) -> None:
     for kind, value in fronts_of(site):
         _delete(site, kind, value)
     if root is not None:
-        _delete(site, CONFIG_MAPS, root)
+        _delete(site, CUSTOM_KINDS["Site"] if root.get("kind") == "Site" else CONFIG_MAPS, root)
     _stop(site, ROUTER, ROUTER_LABELS, drain=drain)
     by_name = _wait(site)
     if by_name:
         warn(f"deleted by name, because nothing owned it: {', '.join(sorted(by_name))}")
-    name = root["metadata"]["name"].split(".", 2)[2] if root is not None else site.namespace
+    name = site_of(root) if root is not None else site.namespace
     say(f"site/{name}" if invocation.output == "name" else f"Site {name} is deleted from namespace {site.namespace}.")
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "KEY",
     "NAME",
     "PORT",
+    "PROTOCOLS",
     "HostPort",
     "one_name",
     "spell_duration",
@@ -106,6 +107,7 @@ KEY = _Parsed("key", _key)
 HOST = _Parsed("host", _host)
 HOST_PORT = _Parsed("host:port", _host_port)
 DURATION = _Parsed("duration", _duration)
+PROTOCOLS = ("tcp", "http", "http2")
 PORT = _Range("port", 1, 65535)
 COST = _Range("cost", 1, 1_000_000)
 COUNT = _Range("count", 1, 10_000)

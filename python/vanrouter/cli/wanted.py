@@ -28,6 +28,7 @@ __all__ = [
     "exists",
     "finish",
     "is_gone",
+    "is_made",
     "prepare",
     "read",
     "read_all",
@@ -134,6 +135,7 @@ def update(site: Site, kind: str, name: str, fields: Mapping[str, Any], *, dry_r
     old = read(site, kind, name)
     if old is None:
         raise _missing(site, kind, name)
+    _refuse_made(old)
     document = to_dict(old)
     document["spec"] = _merged(document.get("spec", {}), fields)
     try:
@@ -151,9 +153,29 @@ def delete(site: Site, kind: str, name: str, *, dry_run: bool = False) -> Change
     old = read(site, kind, name)
     if old is None:
         raise _missing(site, kind, name)
+    _refuse_made(old)
     if not dry_run:
         site.resources.delete(kind, name)
     return Change(old, "deleted", dry_run)
+
+
+def is_made(resource: Resource) -> bool:
+    """The controller made it from something else, and would make it again."""
+    return "vanrouter.io/made-from" in resource.metadata.annotations
+
+
+def _refuse_made(resource: Resource) -> None:
+    """Raise ConfigError for one that the controller would make again, and say what it is made from."""
+    if not (said := resource.metadata.annotations.get("vanrouter.io/made-from", "")):
+        return
+    origin, _, what = said.partition(": ")
+    kind, _, name = origin.partition("/")
+    if kind == "connector":
+        hint = f"change that one: van connector update {name} --no-expose-pods-by-name"
+        raise ConfigError(f"{resource.ref} is made from the connector {name}, which exposes pods by name", hint=hint)
+    raise ConfigError(
+        f"{resource.ref} is made from the annotation {what} of {origin}", hint=f"change that: kubectl annotate {origin} {what}-"
+    )
 
 
 def is_gone(plural: str, name: str) -> Callable[[Doc], str]:

@@ -46,6 +46,8 @@ class Answerer:
         match method:
             case "token.issue":
                 return await self._issuing.issue(params)
+            case "link.generate":
+                return await self._issuing.static_link(params)
             case "token.list":
                 return {"grants": grant_docs(await self._issuing.grants())}
             case "token.delete" | "grant.delete":

@@ -10,20 +10,25 @@ from __future__ import annotations
 import logging
 import math
 import random
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 import trio
 
+from vanrouter.controller.quarrels import Quarrels
+from vanrouter.controller.rivals import manager_of
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Call, Kind, Object, apply, create, delete, merge_patch
 from vanrouter.kube.client import KubeClient
-from vanrouter.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from vanrouter.kube.errors import AlreadyExists, Conflict, Denied, Invalid, KubeError, NotFound
+from vanrouter.kube.following import CustomWatch
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.listwatch import Change, Removed
 from vanrouter.kube.names import ANY_TYPE
 from vanrouter.kube.watching import Watcher
+from vanrouter.stores.resources import Problem
 
 __all__ = ["Copies"]
 
@@ -35,6 +40,10 @@ OVERLAY: Final = 5.0  # the watch has brought a write by then, or it lags: then 
 
 
 Thing = TypeVar("Thing")
+
+
+_VERSION: Final = re.compile(rb'"resourceVersion":"[^"]*",?')
+_KINDS: Final = {kind.plural: kind.kind for kind in (CONFIG_MAPS, SECRETS, SERVICES)}
 
 
 class _Written(msgspec.Struct):
@@ -108,11 +117,14 @@ class _Copy:
 
 
 class Copies:
-    """ConfigMaps and Secrets of ours, and all Services."""
+    """ConfigMaps and Secrets of ours, all Services, and custom resources where the cluster has them."""
 
     def __init__(self, client: KubeClient, namespace: str, *, rng: random.Random, wake: Callable[[], None]) -> None:
         self.client, self.namespace, self.wake = client, namespace, wake
+        self._quarrels = Quarrels()
+        self._refusals: dict[str, KubeError] = {}  # why, of what the server refused
         self.writes = 0  # of all kinds, answered: for tests, and a log line
+        self.customs = CustomWatch(client, namespace, heard=lambda _: wake(), rng=rng)
         self._rng = rng
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[str, trio.CancelScope] = {}  # of kinds that are followed for a while
@@ -130,8 +142,10 @@ class Copies:
             self._nursery = nursery
             for copy in self._copies.values():
                 nursery.start_soon(copy.watcher.run)
+            nursery.start_soon(self.customs.run)
             for copy in self._copies.values():
                 await copy.watcher.wait_synced()
+            await self.customs.wait_synced()
             task_status.started()
 
     async def follow(self, kind: Kind, name: str) -> None:
@@ -177,8 +191,24 @@ class Copies:
 
     @property
     def deadline(self) -> float:
-        """When the copy may change because a watch did not bring what we wrote."""
-        return min(copy.deadline for copy in self._copies.values())
+        """When the copy may change because a watch did not bring what we wrote, or something is written that waited."""
+        waiting = self._quarrels.waiting(trio.current_time()).values()
+        return min([copy.deadline for copy in self._copies.values()] + list(waiting))
+
+    @property
+    def quarrels(self) -> list[Problem]:
+        """What somebody else changes back as often as it is written, and what the server refuses."""
+        now, found = trio.current_time(), []
+        for where in self._quarrels.waiting(now):
+            plural, _, name = where.partition("/")
+            known = self._copies[plural].get(name, now) if plural in self._copies else None
+            who, path = manager_of(known) if known else "", f"{_KINDS.get(plural, plural)}/{name}"
+            if (refusal := self._refusals.get(where)) is not None:
+                found.append(Problem(path, str(refusal), refusal.hint))
+                continue
+            text = f"{path} is changed by {who or 'somebody else'} as often as it is put right; it is put right less and less often"
+            found.append(Problem(path, text, f"see who it is: kubectl get {plural} {name} -o yaml --show-managed-fields; make it stop"))
+        return found
 
     @property
     def problems(self) -> list[KubeError]:
@@ -187,17 +217,34 @@ class Copies:
     # ---- Writing -------------------------------------------------------------------------------------------------------------------------
 
     async def send(self, call: Call) -> Object | None:
-        """Do it, and note it in the copy. None: it was decided on an old copy; the watch brings the new one. Raises KubeError."""
+        """Do it, and note it in the copy. Raises KubeError.
+
+        None: it was decided on an old copy, and the watch brings the new one; or somebody changes it back each time, and it waits.
+        """
+        name, wish = f"{call.kind.plural}/{call.name}", hash(_VERSION.sub(b"", call.body))
+        if trio.current_time() < self._quarrels.again_at(name, wish):
+            return None
         try:
             answer = await self.client.call(call)
         except (Conflict, AlreadyExists, NotFound) as exc:
             if isinstance(exc, NotFound) and "namespace" in exc.hint:
                 raise
+            self._quarrels.tried(name, wish, trio.current_time())
+            self._refusals.pop(name, None)
             log.info("decided anew", extra={"call": str(call), "reason": str(exc)})
             return None
+        except (Denied, Invalid) as exc:
+            self._quarrels.refused(name, wish, trio.current_time())
+            self._refusals[name] = exc
+            raise
+        self._refusals.pop(name, None)
         self.writes += 1
         log.info("wrote", extra={"call": str(call)})
         gone = call.method == "DELETE"
+        if gone:
+            self._quarrels.settled(name)
+        else:
+            self._quarrels.tried(name, wish, trio.current_time())
         if call.kind.plural in self._copies:
             uid = str((answer.get("details") or {}).get("uid") or (answer.get("metadata") or {}).get("uid") or "")
             self._copies[call.kind.plural].note(call.name, None if gone else answer, trio.current_time(), uid=uid)
@@ -229,7 +276,10 @@ class Copies:
         return await self.send(apply(kind, self.namespace, value)) is not None
 
     async def each(self, things: Iterable[Thing], do: Callable[[Thing], Awaitable[object]]) -> None:
-        """``AT_ONCE`` at a time. One that fails does not keep the others; then the first failure is raised."""
+        """``AT_ONCE`` at a time. One that fails does not keep the others; then the first failure is raised.
+
+        What the server refuses is no failure of this kind: it waits for itself alone, and ``quarrels`` says why.
+        """
         limit = trio.CapacityLimiter(AT_ONCE)
         failed: list[VanrouterError] = []
 
@@ -237,6 +287,8 @@ class Copies:
             async with limit:
                 try:
                     await do(thing)
+                except (Denied, Invalid) as exc:
+                    log.warning("refused", extra={"call": exc.call, "reason": str(exc), "hint": exc.hint})
                 except VanrouterError as exc:
                     failed.append(exc)
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 import trio
 
 from vanrouter.conditions import Condition
@@ -97,6 +98,18 @@ class Issuing:
         )
         self.changed()
         return {"name": token.name, "yaml": format_token(token), "expires": format_time(token.expires), "uses": uses}
+
+    async def static_link(self, params: Params) -> Params:
+        """``link.generate`` of the admin protocol."""
+        host, endpoints = str(params.get("host") or ""), list(self._issuer.endpoints)
+        if not endpoints and self.condition is not None:
+            raise NotReady(f"no link can be made now: {self.condition.message}", hint=self.condition.next)
+        if host:
+            endpoints = [Endpoint(host, e.port) for e in endpoints[:1]]
+        name, csr = str(params.get("name") or ""), str(params.get("csr") or "")
+        lifetime, now, issuer = float(_number(params, "lifetime_seconds", 0)), self._clock(), self._issuer
+        made = await trio.to_thread.run_sync(lambda: issuer.static_link(name, csr, now=now, lifetime=lifetime, endpoints=endpoints))
+        return dict(msgspec.to_builtins(made))
 
     async def delete(self, params: Params) -> Params:
         """``grant.delete``: by name or id."""

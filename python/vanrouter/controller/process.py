@@ -4,10 +4,13 @@ The controller as a process of its own: logging, signals, the exit code. What ``
 
 from __future__ import annotations
 
+import random
 import signal
+import socket
 
 import trio
 
+from vanrouter.controller.leading import lead
 from vanrouter.controller.run import Controller
 from vanrouter.kube.access import Access
 from vanrouter.kube.blocking import BlockingClient
@@ -18,22 +21,22 @@ from vanrouter.logs import set_up
 __all__ = ["run_controller"]
 
 
-def run_controller(*, namespace: str | None, kubeconfig: str | None, context: str | None, port: int) -> int:
+def run_controller(*, namespace: str | None, kubeconfig: str | None, context: str | None, port: int, lease: bool = False) -> int:
     """Until the Site is gone or a signal ends it: nothing waits for a controller, so it ends at once. Raises ConfigError, StoreError."""
     set_up()
     access = load_access(kubeconfig=kubeconfig, context=context, namespace=namespace)
-    trio.run(_main, access, port)
+    trio.run(_main, access, port, lease)
     return 0
 
 
-async def _main(access: Access, port: int) -> None:
+async def _main(access: Access, port: int, lease: bool) -> None:
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_on_signal, nursery.cancel_scope)
         try:
             with BlockingClient(access) as blocking:
                 async with KubeClient(access) as client:
-                    await Controller(client, blocking, access.namespace, port=port).run()
+                    await _run(client, blocking, access.namespace, port, lease=lease)
         except Exception as error:
             failure = error
         nursery.cancel_scope.cancel()
@@ -41,6 +44,18 @@ async def _main(access: Access, port: int) -> None:
         while isinstance(failure, ExceptionGroup):
             failure = failure.exceptions[0]
         raise failure
+
+
+async def _run(client: KubeClient, blocking: BlockingClient, namespace: str, port: int, *, lease: bool) -> None:
+    async def run() -> None:
+        await Controller(client, blocking, namespace, port=port).run()
+
+    if not lease:
+        await run()
+        return
+    rng = random.SystemRandom()
+    name = f"{socket.gethostname()}_{rng.getrandbits(64):016x}"  # a container that starts again in its pod is another one
+    await lead(client, namespace, name, run, port=port, rng=rng)
 
 
 async def _end_on_signal(scope: trio.CancelScope) -> None:

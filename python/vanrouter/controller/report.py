@@ -52,7 +52,8 @@ def merge_documents(documents: Mapping[str, Doc]) -> Doc:
     site = merged["site"] = dict(merged.get("site") or {})
     site["ready"] = any(_is_ready(documents[pod]) for pod in order)
     sites = [documents[pod].get("site") or {} for pod in order]
-    site["routers"] = [{"pod": pod, **{k: s.get(k) for k in ("router", "version", "ready")}} for pod, s in zip(order, sites, strict=True)]
+    said = ("router", "version", "wire", "ready")
+    site["routers"] = [{"pod": pod, **{key: s.get(key) for key in said}} for pod, s in zip(order, sites, strict=True)]
     merged["problems"] += [p for pod in order for p in _apart(pod, documents[pod])]
     site["linkedSites"] = max((int(s.get("linkedSites") or 0) for s in sites), default=0)
     return merged

@@ -24,14 +24,17 @@ import vanrouter
 from vanrouter.controller.access import LinkAccess, Reached
 from vanrouter.controller.answers import Answerer, answer_requests
 from vanrouter.controller.copies import Copies
+from vanrouter.controller.custom_statuses import CustomStatuses
 from vanrouter.controller.entrance_watch import EntranceWatch
 from vanrouter.controller.issuing import Issuing, grant_docs
 from vanrouter.controller.keys import compose_keys
+from vanrouter.controller.making import Making
 from vanrouter.controller.redeeming import Redeeming, credentials_in
 from vanrouter.controller.routers import Routers
 from vanrouter.controller.services import ServicePlan, give_back, is_taken
 from vanrouter.controller.start import controller_leaf, establish_keys, put_back_keys
 from vanrouter.controller.view import ViewKeeper, services_view
+from vanrouter.controller.workloads import Workloads
 from vanrouter.controller.writing import Statuses, Wishes, told_endpoints, wished, write_router_map
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.blocking import BlockingClient
@@ -40,12 +43,12 @@ from vanrouter.kube.channel import CONTROL_PORT, Leaf, serve_channels
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.ledger import SecretLedger
-from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, SERVICES_MAP, STATUS, TYPE
-from vanrouter.kube.records import Records
+from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, SERVICES_MAP, STATUS, TYPE, resource_map
+from vanrouter.kube.records import Records, owner_of
 from vanrouter.kube.state import files_in, secret_of
 from vanrouter.pki.authority import LEAF_LIFETIME, van_name
 from vanrouter.resources.kinds import TOKEN_VALUE, Connector, Link, Secret, Site
-from vanrouter.stores.resources import Loaded
+from vanrouter.stores.resources import Loaded, Problem
 
 __all__ = ["Controller"]
 
@@ -79,12 +82,15 @@ class Controller:
         self._woken = trio.Event()
         self.copies = Copies(client, namespace, rng=self._rng, wake=self.wake)
         self.routers = Routers(wake=self.wake, hello=lambda: {"controller": self.name, "version": vanrouter.__version__})
+        self._workloads = Workloads(client, namespace, rng=self._rng, wake=self.wake)
+        self._making = Making(self.copies, self._workloads)
         self._records = Records()
         self._plan = ServicePlan(namespace)
         self._view = ViewKeeper()
         self._access = LinkAccess(namespace)
         self._entrance = EntranceWatch(self.copies)
         self._statuses = Statuses(clock=clock)
+        self._custom_statuses = CustomStatuses(clock=clock)
         self._wishes = Wishes()
         self._leaf: tuple[Leaf, float] | None = None
         self._keys_at = math.inf  # wall clock
@@ -100,6 +106,7 @@ class Controller:
         """Until the Site is gone, or cancelled. ``started`` when routers are served."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.copies.run)
+            nursery.start_soon(self._workloads.run)
             site = await self._wait_for_site()
             self._owners = self._owners_of(site)
             self.keys = await establish_keys(self._blocking, self.namespace, site.name, self._owners, now=self._clock())
@@ -141,12 +148,14 @@ class Controller:
     async def _pass(self, nursery: trio.Nursery) -> bool:
         """Whether there is still a Site."""
         loaded = self._load()
-        site = next((r.resource for r in loaded.resources.values() if isinstance(r.resource, Site)), None)
-        if site is None or self._owners_of(site) != self._owners:
-            if self.copies.current(CONFIG_MAPS):
+        sites = [r.resource for r in loaded.resources.values() if isinstance(r.resource, Site)]
+        site = next((site for site in sites if self._owners_of(site) == self._owners), None)
+        if site is None:
+            if self.copies.current(CONFIG_MAPS) and self.copies.customs.current:
                 await self._give_all_back()
                 return False
             return True
+        loaded.problems.extend(_second(other, site) for other in sites if other is not site)
         resources = [located.resource for located in loaded.resources.values()]
         links = [r for r in resources if isinstance(r, Link)]
         tokens = {r.name: r for r in resources if isinstance(r, Secret) and r.is_token}
@@ -162,9 +171,11 @@ class Controller:
         await self._step("identity", lambda: put_back_keys(self.copies, self.keys, self._owners))
         await self._step("keys", lambda: self._write_keys(reached, links, given))
         await self._step("link access", lambda: self._write_access(reached))
-        await self._step("ports", lambda: write_router_map(self.copies, self._wishes, reached, self._owners, now=trio.current_time()))
+        await self._step("ports", lambda: self._write_router_map(reached, document))
         await self._step("services", self._write_services)
         if document:
+            known = document.get("services") or []
+            await self._step("annotations", lambda: self._making.write(resources, known, self._owners))
             connectors = [r for r in resources if isinstance(r, Connector)]
             view = services_view(connectors, document.get("services") or [], owners=self._owners)
             await self._step("view", lambda: self._write_view(view))
@@ -203,9 +214,11 @@ class Controller:
             self._access.deadline,
             self._entrance.deadline,
             self._statuses.deadline,
+            self._custom_statuses.deadline,
             self._redeeming.clean_at,
             self._plan.deadline(now),
             self._view.deadline(now),
+            self.copies.deadline,
         ]
         times += [at for at, _ in self._failing.values()]
         times.append(self.routers.deadline)
@@ -219,6 +232,7 @@ class Controller:
             [m for m in maps if _type(m) == RESOURCE],
             [s for s in secrets if _type(s) in (RESOURCE, TOKEN_VALUE)],
             statuses=[m for m in maps if _type(m) == STATUS],
+            customs=self.copies.customs.objects.values(),
         )
 
     async def _wait_for_site(self) -> Site:
@@ -226,19 +240,15 @@ class Controller:
         while True:
             self._woken = trio.Event()
             found = [r.resource for r in self._load().resources.values() if isinstance(r.resource, Site)]
-            if found:
-                return found[0]
+            if found:  # of several the one that `van init` wrote
+                return min(found, key=lambda s: (self._owners_of(s)[0]["name"] != resource_map("Site", s.name), s.name))
             if not told:
                 log.info("waiting for a Site", extra={"namespace": self.namespace})
                 told = True
             await self._woken.wait()
 
     def _owners_of(self, site: Site) -> tuple[Object, ...]:
-        for source in self._records.sources():
-            if any(r.kind == "Site" and r.name == site.name for r in self._records.resources_in(source)):
-                uid = self._records.stamps[f"ConfigMap/{source}"][0]
-                return ({"apiVersion": "v1", "kind": "ConfigMap", "name": source, "uid": uid},)
-        return ()
+        return owner_of(site, self._records)
 
     def _router_map(self) -> Object | None:
         return self.copies.get(CONFIG_MAPS, "van-router")
@@ -267,10 +277,13 @@ class Controller:
         elif reached.condition is None and _type(self.copies.get(SERVICES, "van-router") or {}) == "access":
             await self.copies.remove(SERVICES, "van-router")
 
+    async def _write_router_map(self, reached: Reached, document: dict[str, Any]) -> None:
+        await write_router_map(self.copies, self._wishes, reached, self._owners, document=document, now=trio.current_time())
+
     async def _write_services(self) -> None:
         services = self.copies.of(SERVICES)
         wanted = self._wishes.services(self._router_map())
-        current = self.copies.current(SERVICES) and self.copies.current(CONFIG_MAPS)
+        current = self.copies.current(SERVICES) and self.copies.current(CONFIG_MAPS) and self.copies.customs.current
         calls = self._plan.calls(wanted, services, owners=self._owners, current=current, now=trio.current_time())
         self._statuses.notes, self._statuses.remarks = dict(self._plan.notes), dict(self._plan.remarks)
         await self._send_all(calls)
@@ -285,7 +298,14 @@ class Controller:
     async def _write_status(self, document: dict[str, Any], reached: Reached, loaded: Loaded, site: Site) -> None:
         if self._grants is None:
             self._grants = grant_docs(await self._issuing.grants())
-        problems = [*loaded.problems, *self._redeeming.problems.values(), *self._view.problems(trio.current_time())]
+        problems = [
+            *loaded.problems,
+            *self.copies.customs.problems,
+            *self._redeeming.problems.values(),
+            *self._making.problems,
+            *self._view.problems(trio.current_time()),
+            *self.copies.quarrels,
+        ]
         await self._statuses.write(
             self.copies,
             self._records,
@@ -296,6 +316,15 @@ class Controller:
             problems=problems,
             name=self.name,
             routers=self.routers,
+            root=self._owners[0],
+        )
+        await self._custom_statuses.write(
+            self.copies,
+            self._records,
+            self._statuses.whole or document,
+            problems=loaded.problems,
+            notes=self._statuses.notes,
+            since=self._statuses.since,
         )
 
     async def _prune(self) -> None:
@@ -325,6 +354,11 @@ class Controller:
         if self._leaf is None or self._clock() >= self._leaf[1]:
             self._leaf = controller_leaf(self.keys, now=self._clock(), lifetime=self._lifetime)
         return self._leaf[0]
+
+
+def _second(other: Site, site: Site) -> Problem:
+    text = f"{other.ref} is not in force: this namespace is site {site.name}"
+    return Problem(f"{other.ref}: metadata.name", text, "a namespace is one site: remove one of them")
 
 
 def _type(value: Object) -> str:

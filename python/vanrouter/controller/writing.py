@@ -22,8 +22,9 @@ from vanrouter.controller.services import Note, WantedService, is_ours, is_taken
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Object
 from vanrouter.kube.kinds import CONFIG_MAPS, SERVICES
-from vanrouter.kube.names import ROUTER, ROUTER_MAP, labelled, status_map
+from vanrouter.kube.names import ROUTER, ROUTER_MAP, labelled, resource_map, status_map
 from vanrouter.kube.records import Records, put_site_text, site_text, status_object, statuses_in
+from vanrouter.kube.workloads import MADE_FROM
 from vanrouter.resources import Resource
 from vanrouter.resources.kinds import Connector, Listener, MultiKeyListener, Site, SiteSpec
 from vanrouter.stores.resources import Problem
@@ -85,7 +86,8 @@ def wished(
             wishes.named.add(resource.spec.host)
         elif isinstance(resource, Connector) and resource.spec.expose is not None:
             address = resource.spec.expose.address or resource.spec.routing_key
-            wishes.named.add(address)
+            if not resource.metadata.annotations.get(MADE_FROM, "").startswith("connector/"):  # nobody named a pod's Service
+                wishes.named.add(address)
             if spec.service_sync:
                 wishes.own.add((address, resource.spec.expose.port))
     written = {(host, int(port)) for host, _, port in (slot.rpartition(":") for slot in known) if port.isdigit()}
@@ -102,8 +104,10 @@ def wished(
     return wishes
 
 
-async def write_router_map(copies: Copies, wishes: Wishes, reached: Reached, owners: tuple[Object, ...], *, now: float) -> None:
-    """``van-router``: ports and endpoints, with a generation that grows when they change."""
+async def write_router_map(
+    copies: Copies, wishes: Wishes, reached: Reached, owners: tuple[Object, ...], *, document: Doc, now: float
+) -> None:
+    """``van-router``: ports, endpoints, and what routers have learned, with a generation that grows when they change."""
     assert wishes.ports is not None
     known = copies.get(CONFIG_MAPS, ROUTER_MAP)
     before = _router_json(known)
@@ -112,13 +116,28 @@ async def write_router_map(copies: Copies, wishes: Wishes, reached: Reached, own
     leads = {slot for slot, port in _led_to(copies.of(SERVICES)) if wishes.ports.given.get(slot) == port}
     wishes.ports.want({f"{host}:{port}" for host, port in wishes.slots} | leads, now=now)
     endpoints = [{"host": host, "port": port} for host, port in reached.endpoints]
-    said = {"ports": dict(sorted(wishes.ports.given.items())), "endpoints": endpoints}
+    said = {"ports": dict(sorted(wishes.ports.given.items())), "endpoints": endpoints, "learned": _learned(document, before)}
     generation = before.get("generation", 0) if isinstance(before.get("generation", 0), int) else 0
     if {key: before.get(key) for key in said} != said:
         generation += 1
     data = {ROUTER_JSON: json.dumps({"generation": generation, **said}, separators=(",", ":"))}
     # Under the version on which this was decided: of two controllers one decides anew.
     await copies.ensure(CONFIG_MAPS, {"metadata": labelled(ROUTER_MAP, ROUTER, owners=owners), "data": data}, fenced=True)
+
+
+def _learned(document: Doc, before: Mapping[str, Any]) -> dict[str, Any]:
+    """By site: where those that our links lead to say that they are linked to. For a router that starts after the one that heard it."""
+    known = before.get("learned")
+    known = known if isinstance(known, dict) else {}
+    if not document:
+        return known
+    found: dict[str, Any] = {}
+    for link in document.get("links") or []:
+        site = str(link.get("remoteSiteId") or "")
+        places = [[p.get("host"), p.get("port")] for p in link.get("learned") or []] or known.get(site)
+        if site and places and link.get("direction") == "outgoing":
+            found[site] = places
+    return dict(sorted(found.items()))
 
 
 def told_endpoints(router_map: Object | None) -> list[tuple[str, int]]:
@@ -156,7 +175,12 @@ class Statuses:
         self._seen = ("", 0.0)  # version of the site's status, and when it was first seen
         self.notes: dict[str, Note] = {}  # of Services
         self.remarks: dict[str, Note] = {}  # of Services that are as they should be again
+        self.whole: Doc = {}  # the site's status document, as it was written last
         self.deadline = math.inf
+
+    def since(self, what: str, how: str) -> str:
+        """The date since when it is so."""
+        return self._date(what, how)
 
     def problem(self, step: str, error: VanrouterError | None) -> None:
         """A step of the controller fails, or does no longer."""
@@ -177,7 +201,9 @@ class Statuses:
         problems: list[Problem],
         name: str,
         routers: Routers,
+        root: Object,
     ) -> None:
+        """``root``: the reference to what owns all. Where that is a custom resource, the status document has a ConfigMap all the same."""
         now = trio.current_time()
         if now < self._next:
             self.deadline = self._next
@@ -185,10 +211,11 @@ class Statuses:
         self.deadline = math.inf
         maps, of_all = copies.of(CONFIG_MAPS), Said(document)
         values: list[Object] = []
-        for source in records.sources():
-            resources = records.resources_in(source)
+        custom_root = [resource_map("Site", site.name)] if root["kind"] == "Site" else []
+        for source in [*records.sources(), *custom_root]:
+            resources = records.resources_in(source) or ([site] if custom_root else [])
             is_root = any(r.kind == "Site" and r.name == site.name for r in resources)
-            if source not in maps or not (document or is_root or routers.are_silent):
+            if (source not in maps and not is_root) or not (document or is_root or routers.are_silent):
                 continue  # deleted meanwhile; or a router will say it soon
             known = maps.get(status_map(source))
             self._remember(known)
@@ -196,10 +223,15 @@ class Statuses:
             said = Said(whole) if is_root and document else of_all
             listed = status_records(resources, said, self.notes, since=self._date) if document else statuses_in(known or {})
             present = {(r.kind, r.name) for r in resources}
-            value = status_object(maps[source], [r for r in listed if (r.kind, r.name) in present], records.good_texts(source))
+            kept = [r for r in listed if (r.kind, r.name) in present]
+            if source in maps:
+                value = status_object(maps[source], kept, records.good_texts(source))
+            else:
+                value = status_object({"metadata": {"name": source}}, kept, {}, owner=root)
             if is_root and not (routers.has_any or self._is_mine(known, name, now)):
                 continue
             if is_root:
+                self.whole = whole
                 put_site_text(value, json.dumps(whole, separators=(",", ":"), sort_keys=True))
             if copies.differs(CONFIG_MAPS, value):
                 values.insert(0 if is_root else len(values), value)

@@ -18,6 +18,7 @@ import trio
 
 from vanrouter.kube.access import Access
 from vanrouter.kube.calls import Call, Kind, Object, answer_untrusted, error_untrusted, list_page
+from vanrouter.kube.closing import close_when_cancelled
 from vanrouter.kube.errors import CredentialsRefused, ServerFailed, Throttled
 from vanrouter.kube.session import CALL_SECONDS, LIMITS, MAX_ANSWER, Options, connection_error, timed_out, too_long
 
@@ -152,6 +153,7 @@ class KubeClient:
                         verify=self._options.tls, proxy=self._options.proxy, limits=LIMITS, trust_env=False, follow_redirects=False
                     ),
                 )
+                close_when_cancelled(self._http)
                 if old is not None:
                     await old.aclose()
             return self._http

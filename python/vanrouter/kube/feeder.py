@@ -2,6 +2,7 @@
 Keeps a router's site directory in step with its namespace: watches what the routers read, and writes it as files.
 
     ConfigMaps of type resource ──▶ resources/MAP KEY.yaml       Secret van-identity    ──▶ state/identity.key
+    custom resources            ──▶ resources/~KINDS.GROUP NAME.yaml
     ConfigMap van-router        ──▶ state/router.json            Secret van-router-keys ──▶ state/ca.crt, own.json, credentials/
     Pods                        ──▶ state/pods.json: targets and other routers
 
@@ -24,7 +25,9 @@ import trio
 from vanrouter.errors import StoreError, VanrouterError
 from vanrouter.kube.calls import Object, get
 from vanrouter.kube.client import KubeClient
+from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.errors import KubeError
+from vanrouter.kube.following import CustomWatch
 from vanrouter.kube.kinds import CONFIG_MAPS, PODS, SECRETS
 from vanrouter.kube.names import IDENTITY_SECRET, KEYS_SECRET, RESOURCE, ROUTER_MAP, selector, status_map
 from vanrouter.kube.pods import Pod, keep_pod
@@ -43,6 +46,9 @@ AGAIN: Final = 2.0  # seconds until files that could not be written are tried ag
 OWN_FILE: Final = "own.json"
 ROUTER_FILE: Final = "router.json"
 PODS_FILE: Final = "pods.json"
+CUSTOM: Final = "~"  # sorts after every name of a ConfigMap: of two with one name the ConfigMap counts
+FOLLOWED: Final = tuple(kind for kind in CUSTOM_KINDS if kind not in ("AccessGrant", "AccessToken"))
+"""Grants and tokens are the controller's: no router may read the codes in them."""
 
 
 class Fed(msgspec.Struct):
@@ -81,6 +87,7 @@ class Feeder:
         self._router = watcher(CONFIG_MAPS, name=ROUTER_MAP)
         self._identity = watcher(SECRETS, name=IDENTITY_SECRET)
         self._keys = watcher(SECRETS, name=KEYS_SECRET)
+        self.customs = CustomWatch(client, namespace, heard=self._heard, rng=rng, kinds=FOLLOWED)
         self._pods = Watcher(client, PODS, namespace, heard=self._heard_pods, rng=rng, keep=keep_pod)
         self._watchers = {
             "its resources (ConfigMaps)": self._maps,
@@ -99,7 +106,8 @@ class Feeder:
 
     def troubles(self) -> list[str]:
         """Why what we have may be old, for people; one sentence per watch."""
-        return [f"{what}: {watcher.problem}" for what, watcher in self._watchers.items() if watcher.problem is not None]
+        found = [f"{what}: {watcher.problem}" for what, watcher in self._watchers.items() if watcher.problem is not None]
+        return found + self.customs.troubles()
 
     def missing(self) -> list[str]:
         """What a first start still waits for; empty: the directory has all that a router needs."""
@@ -118,6 +126,7 @@ class Feeder:
         async with trio.open_nursery() as nursery:
             for watcher in self._watchers.values():
                 nursery.start_soon(watcher.run)
+            nursery.start_soon(self.customs.run)
             nursery.start_soon(self._follow)
             nursery.start_soon(self._save_pods)
 
@@ -170,13 +179,18 @@ class Feeder:
     async def _write_resources(self, fed: Fed) -> None:
         if not self._maps.synced:
             return
-        maps = list(self._maps.objects.values())
-        loaded = self._records.feed(maps, statuses=self._remembered.values())
+        maps, customs = list(self._maps.objects.values()), list(self.customs.objects.values())
+        loaded = self._records.feed(maps, statuses=self._remembered.values(), customs=customs)
         if await self._recall(maps):
             self._records = Records()
-            loaded = self._records.feed(maps, statuses=self._remembered.values())
+            loaded = self._records.feed(maps, statuses=self._remembered.values(), customs=customs)
         self.problems = loaded.problems
         directory, wanted = self._home.resources.directory, self._files(maps)
+        unseen = tuple(f"{CUSTOM}{resource} " for resource in self.customs.unseen)
+        wanted |= dict.fromkeys((path.name for path in directory.iterdir() if path.name.startswith(unseen)), b"")
+        wanted |= {
+            _file_name(CUSTOM + where.replace("/", " "), "resource.yaml"): u.good.encode() for where, u in self._records.customs().items()
+        }
         for path in sorted(directory.iterdir()):
             if path.suffix in (".yaml", ".yml", ".json") and path.name not in wanted:
                 fed.resources |= remove(path)

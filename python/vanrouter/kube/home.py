@@ -13,6 +13,7 @@ from vanrouter.errors import ConfigError
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Kind, Object, apply, delete
 from vanrouter.kube.errors import KubeError, NotFound
+from vanrouter.kube.keeping import apply_beside
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
 from vanrouter.kube.names import RESOURCE, STATUS, STATUS_OF, resource_map, selector, status_map
 from vanrouter.kube.records import Records, StatusRecord, resource_object, stamp_of, status_object, statuses_in
@@ -26,13 +27,21 @@ _OF_SECRETS = selector(RESOURCE, TOKEN_VALUE)
 
 
 class ResourceMaps:
-    """``secrets`` False: without the right to list Secrets; tokens and the like are then not seen."""
+    """``secrets`` False: without the right to list Secrets; tokens and the like are then not seen. ``force``: also what others keep."""
 
     def __init__(
-        self, client: BlockingClient, namespace: str, *, keeper: bool = False, secrets: bool = True, owners: tuple[Object, ...] = ()
+        self,
+        client: BlockingClient,
+        namespace: str,
+        *,
+        keeper: bool = False,
+        secrets: bool = True,
+        owners: tuple[Object, ...] = (),
+        force: bool = False,
     ) -> None:
         self.namespace = namespace
         self._client, self._keeper, self._with_secrets, self._owners = client, keeper, secrets, owners
+        self._force = force
         self._records = Records()
         self._maps: dict[str, Object] = {}
         self._statuses: dict[str, Object] = {}  # by the name of the source
@@ -46,6 +55,7 @@ class ResourceMaps:
             for kind, labels in self._selected():
                 for value in self._client.pages(kind, self.namespace, labels=labels, metadata_only=True):
                     stamps[f"{kind.kind}/{value['metadata']['name']}"] = stamp_of(value)
+            stamps |= self._custom_stamps()
         except KubeError:
             return True
         return stamps != self._records.stamps
@@ -57,7 +67,7 @@ class ResourceMaps:
         statuses = self._client.pages(CONFIG_MAPS, self.namespace, labels=selector(STATUS))
         self._maps = {o["metadata"]["name"]: o for o in maps}
         self._statuses = {(o["metadata"].get("annotations") or {}).get(STATUS_OF, ""): o for o in statuses}
-        loaded = self._records.feed(maps, secrets, statuses=statuses)
+        loaded = self._records.feed(maps, secrets, statuses=statuses, customs=self._customs())
         if self._keeper:
             self._remember()
         return loaded
@@ -75,12 +85,15 @@ class ResourceMaps:
 
     # ---- Writing -------------------------------------------------------------------------------------------------------------------------
 
-    def put(self, resource: Resource) -> str:
-        """Write one resource, in the ConfigMap where it stands, else in ``van.KIND.NAME``. Returns where, like ``ConfigMap/NAME``."""
-        located = self.load().resources.get((resource.kind, resource.name))
+    def put(self, resource: Resource, *, loaded: Loaded | None = None) -> str:
+        """Write one resource, in the ConfigMap where it stands, else in ``van.KIND.NAME``. Returns where, like ``ConfigMap/NAME``.
+
+        ``loaded``: what ``load`` said last, for whoever writes many.
+        """
+        located = (loaded or self.load()).resources.get((resource.kind, resource.name))
         if isinstance(resource, Secret):
             value = resource_object(resource, owners=self._owners)
-            self._client.call(apply(SECRETS, self.namespace, value))
+            apply_beside(self._client, SECRETS, self.namespace, value, force=self._force)
             return f"Secret/{resource.name}"
         if located is not None:
             name, key = self._own(located, "changed")
@@ -91,7 +104,7 @@ class ResourceMaps:
             if others:
                 raise ConfigError(f"ConfigMap/{name} holds {others[0].ref}", hint="rename that ConfigMap")
             value = resource_object(resource, name=name, owners=self._owners)
-        self._client.call(apply(CONFIG_MAPS, self.namespace, value))
+        apply_beside(self._client, CONFIG_MAPS, self.namespace, value, force=self._force)
         return f"ConfigMap/{name}"
 
     def delete(self, kind: str, name: str) -> bool:
@@ -118,6 +131,13 @@ class ResourceMaps:
             self._write_status(source, {**before, **said}.values())
 
     # ---- Inside --------------------------------------------------------------------------------------------------------------------------
+
+    def _customs(self) -> Iterable[Object]:
+        """Custom resources, of a home that has them too."""
+        return ()
+
+    def _custom_stamps(self) -> dict[str, tuple[str, str]]:
+        return {}
 
     def _selected(self) -> list[tuple[Kind, str]]:
         return [(CONFIG_MAPS, selector(RESOURCE))] + ([(SECRETS, _OF_SECRETS)] if self._with_secrets else [])

@@ -10,10 +10,13 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from vanrouter.kube.calls import Kind, Object
+from vanrouter.kube.crds import CUSTOM_KINDS, GROUP
+from vanrouter.kube.custom import custom_object
 from vanrouter.kube.entrances import front_rules
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
     DEPLOYMENTS,
+    LEASES,
     POD_DISRUPTION_BUDGETS,
     ROLE_BINDINGS,
     ROLES,
@@ -22,10 +25,21 @@ from vanrouter.kube.kinds import (
 )
 from vanrouter.kube.names import CONTROLLER_LABELS, IDENTITY_SECRET, KEYS_SECRET, ROUTER_LABELS
 from vanrouter.kube.plan import Plan, Sizes
-from vanrouter.kube.records import resource_object
+from vanrouter.kube.records import reference_to, resource_object
 from vanrouter.resources.kinds import Site
 
-__all__ = ["CONTROLLER", "CONTROLLER_RULES", "OPTIONAL", "ROUTER", "ROUTER_RULES", "Manifest", "manifests"]
+__all__ = [
+    "CONTROLLER",
+    "CONTROLLER_CUSTOM_RULES",
+    "CONTROLLER_RULES",
+    "LEASE_RULES",
+    "OPTIONAL",
+    "ROUTER",
+    "ROUTER_CUSTOM_RULES",
+    "ROUTER_RULES",
+    "Manifest",
+    "manifests",
+]
 
 ROUTER: Final = "van-router"
 CONTROLLER: Final = "van-controller"
@@ -50,12 +64,32 @@ ROUTER_RULES: Final[list[Object]] = [
     {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [IDENTITY_SECRET, KEYS_SECRET], "verbs": _FOLLOW},
 ]
 CONTROLLER_RULES: Final[list[Object]] = [
-    {"apiGroups": [""], "resources": ["configmaps"], "verbs": [*_FOLLOW, "create", "patch"]},
+    {"apiGroups": [""], "resources": ["configmaps"], "verbs": [*_FOLLOW, "create", "patch", "delete"]},
     {"apiGroups": [""], "resources": ["secrets"], "verbs": [*_READ, "create", "patch", "update", "delete"]},
     {"apiGroups": [""], "resources": ["services"], "verbs": [*_FOLLOW, "create", "patch", "delete"]},
+    {"apiGroups": ["apps"], "resources": ["daemonsets", "deployments", "statefulsets"], "verbs": _FOLLOW},  # annotations on them
 ]
 
-OPTIONAL: Final = ((POD_DISRUPTION_BUDGETS, ROUTER),)
+_CUSTOM: Final = [kind.plural for kind in CUSTOM_KINDS.values()]
+# Roles of their own, where the cluster has the definitions: without them nobody would hold these rights.
+ROUTER_CUSTOM_RULES: Final[list[Object]] = [
+    {"apiGroups": [GROUP], "resources": [p for p in _CUSTOM if p not in ("accessgrants", "accesstokens")], "verbs": _FOLLOW},
+]
+CONTROLLER_CUSTOM_RULES: Final[list[Object]] = [
+    {"apiGroups": [GROUP], "resources": _CUSTOM, "verbs": _FOLLOW},
+    {"apiGroups": [GROUP], "resources": [f"{plural}/status" for plural in _CUSTOM], "verbs": ["patch"]},
+]
+LEASE_RULES: Final[list[Object]] = [
+    {"apiGroups": [LEASES.group], "resources": ["leases"], "resourceNames": [CONTROLLER], "verbs": ["get", "update"]},
+]
+"""Of several controllers; the Lease itself comes with the install."""
+
+RESOURCES: Final = "-resources"  # behind the name of router or controller
+
+OPTIONAL: Final = (
+    (POD_DISRUPTION_BUDGETS, ROUTER),
+    *((kind, f"{name}{RESOURCES}") for kind in (ROLE_BINDINGS, ROLES) for name in (ROUTER, CONTROLLER)),
+)
 """What another choice may no longer want: removed by whoever installs."""
 
 
@@ -72,43 +106,54 @@ class Manifest(NamedTuple):
         return f"{self.kind.kind}/{self.name}"
 
 
-def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = None) -> list[Manifest]:
-    """``root``: as it is in the cluster. What is printed before there is one names no owner: an owner is known by its uid only."""
+def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = None, custom: bool = False) -> list[Manifest]:
+    """``root``: as it is in the cluster. What is printed before there is one names no owner: an owner is known by its uid only.
+
+    ``custom``: with the rights to custom resources, where the cluster has their definitions.
+    """
     owners: tuple[Object, ...] = ()
     if root is not None:
-        owners = ({"apiVersion": "v1", "kind": "ConfigMap", "name": root["metadata"]["name"], "uid": root["metadata"]["uid"]},)
+        owners = (reference_to(root),)
     made: list[Manifest] = []
 
-    def add(kind: Kind, name: str, **content: Any) -> None:
-        metadata: Object = {"name": name, "namespace": namespace, "labels": {**plan.labels, **_LABELS[name]}}
+    def add(kind: Kind, name: str, suffix: str = "", **content: Any) -> None:
+        metadata: Object = {"name": name + suffix, "namespace": namespace, "labels": {**plan.labels, **_LABELS[name]}}
         if plan.annotations:
             metadata["annotations"] = dict(plan.annotations)
         if owners:
             metadata["ownerReferences"] = list(owners)
         made.append(Manifest(kind, {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, **content}))
 
-    made.append(_root(site, namespace))
+    made.append(_root(site, namespace, custom=root is not None and root.get("kind") == "Site"))
     for name in (ROUTER, CONTROLLER):
         add(SERVICE_ACCOUNTS, name, automountServiceAccountToken=False)
-    for name, rules in ((ROUTER, ROUTER_RULES), (CONTROLLER, [*CONTROLLER_RULES, *front_rules(plan.entrance)])):
-        add(ROLES, name, rules=rules)
-    for name in (ROUTER, CONTROLLER):
-        reference = {"apiGroup": ROLES.group, "kind": ROLES.kind, "name": name}
-        add(ROLE_BINDINGS, name, roleRef=reference, subjects=[{"kind": "ServiceAccount", "name": name, "namespace": namespace}])
+    lease_rules = LEASE_RULES if plan.controllers > 1 else []
+    roles = [(ROUTER, "", ROUTER_RULES), (CONTROLLER, "", [*CONTROLLER_RULES, *front_rules(plan.entrance), *lease_rules])]
+    if custom:
+        roles += [(ROUTER, RESOURCES, ROUTER_CUSTOM_RULES), (CONTROLLER, RESOURCES, CONTROLLER_CUSTOM_RULES)]
+    for name, suffix, rules in roles:
+        add(ROLES, name, suffix, rules=rules)
+    for name, suffix, _ in roles:
+        reference = {"apiGroup": ROLES.group, "kind": ROLES.kind, "name": name + suffix}
+        account = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+        add(ROLE_BINDINGS, name, suffix, roleRef=reference, subjects=[account])
     # Routers ask the controller before it is ready, and it decides whom it answers.
     port = {"name": "control", "port": CONTROL_PORT, "targetPort": CONTROL_PORT, "protocol": "TCP"}
     add(SERVICES, CONTROLLER, spec={"type": "ClusterIP", "selector": CONTROLLER_LABELS, "ports": [port], "publishNotReadyAddresses": True})
     if plan.routers > 1:
         add(POD_DISRUPTION_BUDGETS, ROUTER, spec={"maxUnavailable": 1, "selector": {"matchLabels": ROUTER_LABELS}})
+    if plan.controllers > 1:
+        add(LEASES, CONTROLLER, spec={})
     add(DEPLOYMENTS, CONTROLLER, spec=_controller(plan))
     add(DEPLOYMENTS, ROUTER, spec=_router(plan))
     return made
 
 
-def _root(site: Site, namespace: str) -> Manifest:
-    value = resource_object(site)
+def _root(site: Site, namespace: str, *, custom: bool) -> Manifest:
+    kind = CUSTOM_KINDS["Site"] if custom else CONFIG_MAPS
+    value = custom_object(site) if custom else resource_object(site)
     value["metadata"]["namespace"] = namespace
-    return Manifest(CONFIG_MAPS, {"apiVersion": CONFIG_MAPS.api_version, "kind": CONFIG_MAPS.kind, **value})
+    return Manifest(kind, {"apiVersion": kind.api_version, "kind": kind.kind, **value})
 
 
 # ---- Pods -------------------------------------------------------------------------------------------------------------------------------
@@ -133,7 +178,6 @@ def _router(plan: Plan) -> Object:
             spec.setdefault("topologySpreadConstraints", []).append(spread)
     return {
         "replicas": plan.routers,
-        "minReadySeconds": 0,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         **_template(plan, ROUTER, spec),
     }
@@ -148,6 +192,10 @@ def _controller(plan: Plan) -> Object:
     }
     spec = _pod(plan, CONTROLLER, plan.controller, ports, probes)
     spec["terminationGracePeriodSeconds"] = 10
+    if plan.controllers > 1:
+        spec["containers"][0]["args"].append("--lease")
+        rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+        return {"replicas": plan.controllers, "strategy": rolling, **_template(plan, CONTROLLER, spec)}
     # Never two at once: the second would wait for the first one anyway.
     return {"replicas": 1, "strategy": {"type": "Recreate"}, **_template(plan, CONTROLLER, spec)}
 

@@ -22,6 +22,7 @@ __all__ = ["PULL_POLICIES", "SETTINGS", "Plan", "Sizes", "built_in_image", "plan
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
 IMAGE_HOME: Final = "registry.local/vanrouter"
 MOST_ROUTERS: Final = 16
+MOST_CONTROLLERS: Final = 3
 
 _QUANTITY: Final = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?")
 _SIZES: Final = {
@@ -36,6 +37,7 @@ _SIZES: Final = {
 }
 SETTINGS: Final = (
     "routers",
+    "controllers",
     "image",
     "image-pull-policy",
     "image-pull-secret",
@@ -61,6 +63,7 @@ class Sizes(msgspec.Struct, frozen=True):
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     routers: int
+    controllers: int
     entrance: Entrance
     image: str
     pull_policy: str
@@ -92,6 +95,7 @@ def plan(site: Site, *, image: str, routes: bool = False) -> Plan:
         raise _wrong(site, "image-pull-policy", f"is {pull_policy!r}", f"one of: {', '.join(PULL_POLICIES)}")
     return Plan(
         routers=_routers(site),
+        controllers=_controllers(site),
         entrance=entrance(site.spec, routes=routes),
         image=said.get("image") or image,
         pull_policy=pull_policy,
@@ -113,6 +117,13 @@ def _routers(site: Site) -> int:
         raise _wrong(site, "routers", f"is {text!r}", f"write a number from 1 to {MOST_ROUTERS}")
     if site.spec.edge and int(text) > 1:
         raise _wrong(site, "routers", f"is {text}, and an edge site has one router", "remove it, or spec.edge")
+    return int(text)
+
+
+def _controllers(site: Site) -> int:
+    text = site.spec.settings.get("controllers", "1")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_CONTROLLERS:
+        raise _wrong(site, "controllers", f"is {text!r}", f"write a number from 1 to {MOST_CONTROLLERS}; one acts, the others stand by")
     return int(text)
 
 

@@ -4,7 +4,8 @@ Resources and their status as they stand in ConfigMaps and Secrets. Sans-IO: obj
 A ConfigMap with the label ``vanrouter.io/type: resource`` is read key by key; each key is YAML or JSON with any number of resources, and we
 write one per ConfigMap. What is wrong in a key is a problem that names ConfigMap, key and position; the key's last good form stays in
 force, also over a restart of whoever reads: it is kept in the ConfigMap with the status, which only the controller writes. Of two resources
-with one kind and name the first ConfigMap counts, in the order of names. A Secret is a resource by itself and never stands in a ConfigMap.
+with one kind and name the first ConfigMap counts, in the order of names, and a ConfigMap before a custom resource (``custom``). A Secret is
+a resource by itself and never stands in a ConfigMap.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ import msgspec
 
 from vanrouter.errors import InvalidResource, VanrouterError
 from vanrouter.kube.calls import Object
+from vanrouter.kube.custom import custom_stamp, custom_where, read_custom
 from vanrouter.kube.names import PART_OF, RESOURCE, STATUS, STATUS_OF, TYPE, labelled, resource_map, status_map
-from vanrouter.resources import Resource, Secret, Site, read_document, read_resources, to_dict, to_yaml
+from vanrouter.kube.units import Unit
+from vanrouter.resources import Resource, Secret, read_document, read_resources, to_dict, to_yaml
+from vanrouter.resources.kinds import API_VERSION, Site
 from vanrouter.stores.resources import Key, Loaded, Located, Problem
 
 __all__ = [
@@ -32,8 +36,10 @@ __all__ = [
     "SITE_KEY",
     "Records",
     "StatusRecord",
+    "owner_of",
     "put_site_text",
     "root_order",
+    "reference_to",
     "resource_object",
     "site_text",
     "spec_hash",
@@ -65,37 +71,33 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     status: dict[str, Any] = {}
 
 
-class _Unit(msgspec.Struct):
-    """One key of a ConfigMap, or one Secret."""
-
-    text: str
-    resources: list[Resource]  # the last good form
-    good: str  # its text
-    problem: Problem | None = None
-
-
 class Records:
     """Feed it the objects whenever they changed; what did not change is not parsed again."""
 
     def __init__(self) -> None:
-        self._maps: dict[str, tuple[Stamp, dict[str, _Unit]]] = {}
-        self._secrets: dict[str, tuple[Stamp, _Unit]] = {}
+        self._maps: dict[str, tuple[Stamp, dict[str, Unit]]] = {}
+        self._secrets: dict[str, tuple[Stamp, Unit]] = {}
+        self._customs: dict[str, tuple[Stamp, Unit]] = {}
         self._created: dict[str, str] = {}
         self.other_sites: set[str] = set()  # ConfigMaps that have nothing but a Site that is not in force
 
     @property
     def stamps(self) -> dict[str, Stamp]:
-        """By ``ConfigMap/NAME`` and ``Secret/NAME``: what ``feed`` saw the last time."""
+        """By ``ConfigMap/NAME``, ``Secret/NAME`` and ``listeners.vanrouter.io/NAME``: what ``feed`` saw the last time."""
         maps = {f"ConfigMap/{name}": stamp for name, (stamp, _) in self._maps.items()}
-        return maps | {f"Secret/{name}": stamp for name, (stamp, _) in self._secrets.items()}
+        secrets = {f"Secret/{name}": stamp for name, (stamp, _) in self._secrets.items()}
+        return maps | secrets | {where: stamp for where, (stamp, _) in self._customs.items()}
 
-    def feed(self, maps: Iterable[Object], secrets: Iterable[Object] = (), *, statuses: Iterable[Object] = ()) -> Loaded:
+    def feed(
+        self, maps: Iterable[Object], secrets: Iterable[Object] = (), *, statuses: Iterable[Object] = (), customs: Iterable[Object] = ()
+    ) -> Loaded:
         """All of them, every time. ``statuses`` (ConfigMaps) are asked only for the last good form of what is broken at the first look."""
         good = {owner: _data(s) for s in statuses for owner in _owners(s)}
         maps = list(maps)
         self._created = {n: str(o["metadata"].get("creationTimestamp", "")) for n, o in _by_name(maps)}
         self._maps = {n: self._read_map(n, o, good.get(stamp_of(o)[0], {})) for n, o in _by_name(maps)}
         self._secrets = {n: self._read_secret(n, o) for n, o in _by_name(secrets)}
+        self._customs = {where: self._read_custom(where, o) for where, o in sorted(((custom_where(o), o) for o in customs), key=_first)}
         return self._merge()
 
     def good_texts(self, source: str) -> dict[str, str]:
@@ -113,7 +115,7 @@ class Records:
     def resources_in(self, source: str) -> list[Resource]:
         return [r for unit in self._maps[source][1].values() for r in unit.resources] if source in self._maps else []
 
-    def _read_map(self, name: str, value: Object, good: Mapping[str, str]) -> tuple[Stamp, dict[str, _Unit]]:
+    def _read_map(self, name: str, value: Object, good: Mapping[str, str]) -> tuple[Stamp, dict[str, Unit]]:
         stamp, known = stamp_of(value), self._maps.get(name)
         if known is not None and known[0] == stamp:
             return known
@@ -126,20 +128,35 @@ class Records:
             units[key] = unit if unit is not None and unit.text == text else _read(name, key, text, unit, good.get(GOOD + key, ""))
         return stamp, units
 
-    def _read_secret(self, name: str, value: Object) -> tuple[Stamp, _Unit]:
+    def _read_secret(self, name: str, value: Object) -> tuple[Stamp, Unit]:
         stamp, known = stamp_of(value), self._secrets.get(name)
         if known is not None and known[0] == stamp:
             return known
         before = known[1].resources if known is not None else []
         try:
-            return stamp, _Unit("", [_as_resource(value)], "")
+            return stamp, Unit("", [_as_resource(value)], "")
         except VanrouterError as exc:
-            return stamp, _Unit("", before, "", Problem(f"Secret/{name}", str(exc), exc.hint))
+            return stamp, Unit("", before, "", Problem(f"Secret/{name}", str(exc), exc.hint))
+
+    def custom(self, where: str) -> Unit | None:
+        """What stands in the custom resource ``where``."""
+        return self._customs[where][1] if where in self._customs else None
+
+    def customs(self) -> dict[str, Unit]:
+        return {where: unit for where, (_, unit) in self._customs.items()}
+
+    def _read_custom(self, where: str, value: Object) -> tuple[Stamp, Unit]:
+        stamp, known = custom_stamp(value), self._customs.get(where)
+        if known is not None and known[0] == stamp:
+            return known
+        before = known[1] if known is not None and known[0][0] == stamp[0] else None
+        return stamp, read_custom(value, before)
 
     def _merge(self) -> Loaded:
         resources: dict[Key, Located] = {}
         problems: list[Problem] = []
         units = [(f"ConfigMap/{name}: {key}", unit) for name, (_, keys) in self._maps.items() for key, unit in keys.items()]
+        units += [(where, unit) for where, (_, unit) in self._customs.items()]
         units += [(f"Secret/{name}", unit) for name, (_, unit) in self._secrets.items()]
         site = self._site_in_force()
         for where, unit in units:
@@ -147,7 +164,7 @@ class Records:
                 problems.append(unit.problem)
             for resource in unit.resources:
                 key = (resource.kind, resource.name)
-                if site is not None and isinstance(resource, Site) and resource.name != site[1].name:
+                if where.startswith("ConfigMap/") and isinstance(resource, Site) and site is not None and resource.name != site[1].name:
                     text = f"{resource.ref} is not in force: this namespace is site {site[1].name}, by ConfigMap/{site[0]}"
                     problems.append(Problem(where, text, "a namespace is one site: remove the other one"))
                 elif key in resources:
@@ -167,10 +184,10 @@ class Records:
         return chosen
 
 
-def _read(name: str, key: str, text: str, known: _Unit | None, remembered: str) -> _Unit:
+def _read(name: str, key: str, text: str, known: Unit | None, remembered: str) -> Unit:
     where = f"ConfigMap/{name}: {key}"
     try:
-        return _Unit(text, _parse(text, where), text)
+        return Unit(text, _parse(text, where), text)
     except VanrouterError as exc:
         good = known.good if known is not None and known.good else remembered
         try:
@@ -178,7 +195,7 @@ def _read(name: str, key: str, text: str, known: _Unit | None, remembered: str) 
         except VanrouterError:  # written by a version that knew more
             kept, good = [], ""
         said = "; its last good form stays in force" if kept else ""
-        return _Unit(text, kept, good, Problem(where, f"{str(exc).removeprefix(f'{where}: ')}{said}", exc.hint))
+        return Unit(text, kept, good, Problem(where, f"{str(exc).removeprefix(f'{where}: ')}{said}", exc.hint))
 
 
 def _parse(text: str, where: str) -> list[Resource]:
@@ -215,10 +232,13 @@ def resource_object(resource: Resource, *, name: str = "", key: str = RECORD_KEY
     }
 
 
-def status_object(source: Object, records: Iterable[StatusRecord], good: Mapping[str, str]) -> Object:
-    """The ConfigMap with the status of what the ConfigMap ``source`` says. It is owned by its source, and goes with it."""
+def status_object(source: Object, records: Iterable[StatusRecord], good: Mapping[str, str], *, owner: Object | None = None) -> Object:
+    """The ConfigMap with the status of what the ConfigMap ``source`` says. It is owned by its source, and goes with it.
+
+    ``owner``: of a Site that is a custom resource; ``source`` is then the ConfigMap that it would stand in.
+    """
     name = source["metadata"]["name"]
-    owners = ({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": source["metadata"]["uid"]},)
+    owners = (owner or {"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": source["metadata"]["uid"]},)
     texts = {GOOD + key: text for key, text in sorted(good.items())}
     metadata = labelled(status_map(name), STATUS, owners=owners)
     metadata["annotations"] = {STATUS_OF: name}
@@ -255,6 +275,25 @@ def site_text(value: Object) -> str:
         return ""
 
 
+def owner_of(site: Site, records: Records) -> tuple[Object, ...]:
+    """The reference to the object in which the Site stands; nothing when there is none."""
+    for source in records.sources():
+        if any(r.kind == "Site" and r.name == site.name for r in records.resources_in(source)):
+            return ({"apiVersion": "v1", "kind": "ConfigMap", "name": source, "uid": records.stamps[f"ConfigMap/{source}"][0]},)
+    for where, unit in records.customs().items():
+        if any(r.kind == "Site" and r.name == site.name for r in unit.resources):
+            name = where.partition("/")[2]
+            return ({"apiVersion": API_VERSION, "kind": "Site", "name": name, "uid": records.stamps[where][0]},)
+    return ()
+
+
+def reference_to(root: Object) -> Object:
+    """As an ownerReference: of a ConfigMap, or of a custom resource, which says its kind."""
+    metadata = root["metadata"]
+    typed = {"apiVersion": API_VERSION, "kind": "Site"} if root.get("kind") == "Site" else {"apiVersion": "v1", "kind": "ConfigMap"}
+    return {**typed, "name": metadata["name"], "uid": metadata["uid"]}
+
+
 def spec_hash(resource: Resource) -> str:
     """Of what is wanted, however it is written: equal for equal resources."""
     spec = to_dict(resource).get("spec", {})
@@ -269,6 +308,10 @@ def root_order(name: str, created: str) -> tuple[bool, str, str]:
 def stamp_of(value: Object) -> Stamp:
     metadata = value.get("metadata", {})
     return (str(metadata.get("uid", "")), str(metadata.get("resourceVersion", "")))
+
+
+def _first(pair: tuple[str, Object]) -> str:
+    return pair[0]
 
 
 def _by_name(objects: Iterable[Object]) -> list[tuple[str, Object]]:

@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 from vanrouter.kube.calls import Call, Object, create
 from vanrouter.kube.kinds import ACCESS_REVIEWS
-from vanrouter.kube.manifests import CONTROLLER_RULES, ROUTER_RULES
+from vanrouter.kube.manifests import CONTROLLER_RULES, LEASE_RULES, ROUTER_RULES
 
-__all__ = ["Right", "ask", "is_allowed", "needed", "role_granting"]
+__all__ = ["LEASE_INSTALLER_RULES", "Right", "ask", "is_allowed", "needed", "rights_in", "role_granting"]
 
 _INSTALL: Final = ("list", "create", "patch", "delete")
 INSTALLER_RULES: Final[list[Object]] = [
@@ -25,6 +25,13 @@ INSTALLER_RULES: Final[list[Object]] = [
     {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": list(_INSTALL)},
     {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": list(_INSTALL)},
 ]
+
+
+LEASE_INSTALLER_RULES: Final[list[Object]] = [
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "patch"]},
+    *LEASE_RULES,
+]
+"""Of whoever wants several controllers."""
 
 
 class Right(NamedTuple):
@@ -40,8 +47,13 @@ class Right(NamedTuple):
 
 def needed(more: Iterable[Object] = ()) -> list[Right]:
     """Of whoever installs, once each. ``more``: rules of the controller that a choice takes."""
+    return rights_in((*INSTALLER_RULES, *ROUTER_RULES, *CONTROLLER_RULES, *more))
+
+
+def rights_in(rules: Iterable[Object]) -> list[Right]:
+    """Each right once."""
     found: dict[Right, None] = {}
-    for rule in (*INSTALLER_RULES, *ROUTER_RULES, *CONTROLLER_RULES, *more):
+    for rule in rules:
         for resource in rule["resources"]:
             for verb in rule["verbs"]:
                 for name in rule.get("resourceNames", [""]):

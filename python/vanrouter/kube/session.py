@@ -21,7 +21,7 @@ MAX_ANSWER: Final = 64 << 20
 """Of one answer. A page of 500 Secrets of 100 KiB fits; more is no answer to a question of ours."""
 
 CONNECT_SECONDS: Final = 5.0
-LIMITS: Final = httpx2.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=60.0)
+LIMITS: Final = httpx2.Limits(max_connections=64, max_keepalive_connections=8, keepalive_expiry=60.0)
 
 
 class Options:

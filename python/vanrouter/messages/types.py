@@ -26,6 +26,7 @@ __all__ = [
     "Neighbour",
     "Problem",
     "Problems",
+    "Reachable",
     "ServicePort",
     "SiteInfo",
     "Unknown",
@@ -48,6 +49,13 @@ Sequence = Annotated[int, msgspec.Meta(ge=0)]  # u64: MessagePack has no larger 
 Number = Annotated[int, msgspec.Meta(ge=0, lt=MAX_FRAGMENTS)]
 
 
+class Reachable(msgspec.Struct, frozen=True, array_like=True):
+    """Where a link access answers. What host means is the reader's to check."""
+
+    host: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_.:-]{1,253}$")]
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
 class SiteInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who the other end is. First message after a link came up or messages were lost; about the sender only."""
 
@@ -57,6 +65,7 @@ class SiteInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     namespace: Label = ""
     routers: Annotated[list[RouterText], msgspec.Meta(max_length=64)] = []  # the site's live ones
     service_sync: bool = True
+    endpoints: Annotated[list[Reachable], msgspec.Meta(max_length=16)] = []  # where the site is linked to; none: it does not say
 
 
 class ServicePort(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, order=True):

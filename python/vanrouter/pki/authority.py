@@ -137,6 +137,13 @@ class CertificateAuthority:
         names = [x509.DNSName(name) for name in (van_name(site), *((guest_name(site, issuer),) if issuer is not None else ()))]
         return self._issue(public_key, site, names, ExtendedKeyUsageOID.CLIENT_AUTH, now, lifetime, serial)
 
+    def issue_guest(
+        self, public_key: bytes, name: str, issuer: SiteId, *, now: float, lifetime: float, serial: int | None = None
+    ) -> x509.Certificate:
+        """A leaf with which any site opens links to us: ``name`` is a label, and never passes for the id of a site."""
+        names = [x509.DNSName(guest_name(name, issuer))]
+        return self._issue(public_key, f"link {name}", names, ExtendedKeyUsageOID.CLIENT_AUTH, now, lifetime, serial)
+
     def issue_server(
         self,
         public_key: bytes,
@@ -163,7 +170,7 @@ class CertificateAuthority:
     def _issue(
         self,
         public_key: bytes,
-        site: SiteId,
+        subject: str,
         names: Iterable[x509.GeneralName],
         usage: x509.ObjectIdentifier,
         now: float,
@@ -179,7 +186,7 @@ class CertificateAuthority:
             )
         builder = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, site)]))
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
             .issuer_name(self.certificate.subject)
             .public_key(key)  # type: ignore[arg-type]  # the callers checked the kind
             .serial_number(random_serial() if serial is None else serial)

@@ -65,6 +65,7 @@ _PATH: Final = re.compile(r"/[!-~]{0,1023}")
 
 Fault = tuple[str, str, str]
 Settings = dict[str, str]
+Protocol = Literal["tcp", "http", "http2"]
 Observer = Literal["auto", "none", "http1", "http2"]
 
 
@@ -106,7 +107,7 @@ class Resource(Shape, frozen=True, kw_only=True):
 
 
 class SiteSpec(Shape, frozen=True, kw_only=True):
-    link_access: str = ""  # "", none; on a host: host:port, or default
+    link_access: str = ""  # "", none, default; on a host: host:port; in a namespace: the kinds of kube.entrances
     ha: bool = False
     edge: bool = False
     default_issuer: str = ""
@@ -264,7 +265,7 @@ class Expose(Shape, frozen=True, kw_only=True):
 
     port: Port
     address: str = ""  # default: the routing key
-    protocol: Literal["tcp"] = "tcp"
+    protocol: Protocol = "tcp"  # what is spoken: streams are carried as they are
 
 
 class HealthCheck(Shape, frozen=True, kw_only=True):

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from vanrouter.errors import ConfigError
 
-__all__ = ["Selector", "parse_selector"]
+__all__ = ["Selector", "parse_selector", "selector_text"]
 
 Operator = Literal["in", "notin", "exists", "absent"]
 
@@ -71,3 +71,12 @@ def _requirement(part: str, text: str) -> Requirement:
         return Requirement(found[2], "absent" if found[1] else "exists")
     where = f"{part!r} in " if part != text else ""
     raise ConfigError(f"{where}{text!r} is not a label selector", hint=_HINT)
+
+
+def selector_text(given: Mapping[str, Any]) -> str:
+    """The ``selector`` of a workload (``matchLabels``, ``matchExpressions``) as text, keys in order; empty: it selects nothing."""
+    parts = [f"{key}={value}" for key, value in (given.get("matchLabels") or {}).items()]
+    for expression in given.get("matchExpressions") or ():
+        key, operator, values = expression["key"], expression["operator"], ",".join(expression.get("values") or ())
+        parts.append({"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": key, "DoesNotExist": f"!{key}"}[operator])
+    return ",".join(sorted(parts))

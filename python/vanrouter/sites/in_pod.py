@@ -42,6 +42,7 @@ class _Given(msgspec.Struct):
     generation: int = 0
     ports: dict[str, int] = {}
     endpoints: list[dict[str, Any]] = []
+    learned: dict[str, list[tuple[str, int]]] = {}
 
 
 class InPod:
@@ -79,6 +80,11 @@ class InPod:
     def endpoints(self) -> list[Endpoint]:
         """Where others reach the link access."""
         return [Endpoint(str(e.get("host", "")), int(e.get("port", 0))) for e in self._given.endpoints]
+
+    @property
+    def learned(self) -> Mapping[str, list[tuple[str, int]]]:
+        """By site: where it is linked to, as a router of this site learned it, perhaps one that is gone."""
+        return self._given.learned
 
     def others(self) -> list[Pod]:
         """The other routers of this site that are not leaving."""

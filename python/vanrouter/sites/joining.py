@@ -125,6 +125,14 @@ class Joining:
         await self.refresh_grants()
         return {"name": token.name, "yaml": format_token(token), "expires": format_time(token.expires), "uses": uses}
 
+    async def static_link(self, *, name: str, csr: str, lifetime: float, host: str = "") -> dict[str, Any]:
+        """The certificate of a link that another site gets from files, without a token."""
+        issuer = self.issuer()
+        await self._accesses_open()
+        endpoints, now = self._accesses.endpoints(host), self._context.wall()
+        made = await trio.to_thread.run_sync(lambda: issuer.static_link(name, csr, now=now, lifetime=lifetime, endpoints=endpoints))
+        return dict(msgspec.to_builtins(made))
+
     async def _accesses_open(self) -> None:
         """A token names where we can be reached. Raises NotReady when there is a link access and it does not listen."""
         with trio.move_on_after(ACCESS_WAIT):

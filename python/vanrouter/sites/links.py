@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -27,6 +27,7 @@ from vanrouter.resources import Secret
 from vanrouter.resources.shapes import format_host_port, is_ip
 from vanrouter.sites.context import Context
 from vanrouter.sites.doubles import Doubles
+from vanrouter.sites.learned import Learned
 from vanrouter.sites.wanted import WantedLink
 from vanrouter.tokens import LinkCredential
 
@@ -75,6 +76,7 @@ class Links:
         self.states: dict[str, LinkState] = {}  # by router: every link that is up
         self._conditions: dict[str, Conditions] = {}  # by router: how that link is, and since when
         self.doubles = Doubles(str(context.keys.site_id))
+        self._learned = Learned(context.home.state)
         self._refused: frozenset[str] = frozenset()
         self._uplinks = Uplinks(now=context.now()) if context.edge else None
         self._stopped = False
@@ -83,7 +85,10 @@ class Links:
     # ---- what is wanted ------------------------------------------------------------------------------------------------------------------
 
     def reconcile(self, wanted: Mapping[str, WantedLink], secrets: Mapping[str, Secret]) -> None:
-        self._context.names.want("links", [host for w in wanted.values() for host, _ in w.endpoints])
+        if self._context.in_pod is not None:
+            ours = {link.site_id for link in wanted.values()}
+            self._learned.offer({site: places for site, places in self._context.in_pod.learned.items() if site in ours})
+        self._want_names(wanted.values())
         if self._uplinks is not None:
             self._uplinks.set_links({name: link.cost for name, link in wanted.items()}, now=self._context.now())
         for name in [n for n in self.dialled if n not in wanted]:
@@ -100,6 +105,24 @@ class Links:
             known.wanted, known.secret = link, secret
             self._configure(known, dial_again=changed)
         self._stand_by()
+        self._learned.keep({link.expected_site for link in self.dialled.values()})
+
+    def _want_names(self, wanted: Iterable[WantedLink]) -> None:
+        told = [host for link in self.dialled.values() for host, _ in self._learned.of(link.expected_site)]
+        self._context.names.want("links", [*(host for w in wanted for host, _ in w.endpoints), *told])
+
+    def learn(self, site: str, endpoints: Sequence[tuple[str, int]]) -> None:
+        """A site that is linked with us says where it is linked to: the next lane may go there."""
+        links = [link for link in self.dialled.values() if link.expected_site == site and not link.is_to_siblings]
+        if links and self._learned.put(site, endpoints):
+            log.info("addresses learned", extra={"site": site, "links": len(links)})
+            self._want_names(link.wanted for link in self.dialled.values())
+            for link in links:
+                self._set_endpoints(link)
+
+    def learned(self, name: str) -> Sequence[tuple[str, int]]:
+        """Where the site that a link leads to says that it is linked to."""
+        return self._learned.of(self.dialled[name].expected_site)
 
     def credential_changed(self, credential: str) -> None:
         """What the state has under this name is new: a redemption or a renewal."""
@@ -180,23 +203,26 @@ class Links:
             if link.credential is None or self._context.wall() >= link.renew_at:
                 self._make_sibling_credential(link, name)
             return
-        if link.secret is not None:
-            data = link.secret.data
+        files = None if link.secret is not None else self._context.home.state.read_credential(wanted.credential)
+        given: Mapping[str, bytes] | None = link.secret.data if link.secret is not None else None
+        if files is not None and self._context.in_pod is not None and "link.json" not in files:
+            given = files  # in a pod the Secrets of a user come with all other keys
+        if given is not None:
             link.issued = None
             link.credential = build_credential(
                 name,
-                certificate_pem=data["tls.crt"],
-                key_pem=data["tls.key"],
-                trust_pem=data["ca.crt"],
+                certificate_pem=given["tls.crt"],
+                key_pem=given["tls.key"],
+                trust_pem=given["ca.crt"],
                 identity=identity,
                 verify_host=wanted.verify_host,
             )
             return
-        files = self._context.home.state.read_credential(wanted.credential)
         if files is None and self._context.in_pod is not None:
             raise NotReady(
-                f"the keys of its credential {wanted.credential} have not come yet (Secret/van-router-keys)",
-                hint="the controller writes them when the token is redeemed: look at its pod, and at the token's Secret",
+                f"it waits for its credential {wanted.credential}: there is no such Secret yet, or no token that became it",
+                hint=f"a Secret of your own has tls.crt, tls.key, ca.crt and a label: kubectl label secret {wanted.credential} "
+                "vanrouter.io/type=resource; of a token, its Secret says how far it is",
             )
         if files is None:
             raise ConfigError(
@@ -231,11 +257,12 @@ class Links:
         site_name = van_name(SiteId(link.expected_site)) if link.expected_site else UNKNOWN_SITE
         endpoints: list[Endpoint] = []
         unresolved: list[tuple[str, str]] = []
-        for host, port in link.wanted.endpoints:
+        told = [] if link.is_to_siblings else [e for e in self._learned.of(link.expected_site) if e not in link.wanted.endpoints]
+        for host, port in [*link.wanted.endpoints, *told]:
             answer = self._context.names.get(host)
             if answer is None:
                 continue
-            if answer.error:
+            if answer.error and (host, port) not in told:
                 unresolved.append((host, answer.error))
             server_name = site_name if is_ip(host) and not link.verify_host else host
             endpoints += [Endpoint(host=a, port=port, server_name=server_name) for a in answer.addresses if (a, port) not in link.own]

@@ -45,6 +45,7 @@ class Operator:
             "token.issue": self._issue,
             "token.redeem": self._redeem,
             "link.delete": self._delete_link,
+            "link.generate": self._generate_link,
             "grant.delete": self._delete_grant,
             "handover": self._handover,
             "stop": self._stop,
@@ -89,6 +90,15 @@ class Operator:
             uses=_get(params, "uses", int, 1),
             lifetime=float(_get(params, "expiry_seconds", (int, float), DEFAULT_EXPIRY)),
             cost=_get(params, "cost", int, 1),
+            host=_get(params, "host", str, ""),
+        )
+
+    async def _generate_link(self, params: Params) -> Params:
+        self._not_leaving()
+        return await self._site.joining.static_link(
+            name=_get(params, "name", str, ""),
+            csr=_get(params, "csr", str, ""),
+            lifetime=float(_get(params, "lifetime_seconds", (int, float), 0.0)),
             host=_get(params, "host", str, ""),
         )
 

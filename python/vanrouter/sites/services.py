@@ -17,7 +17,7 @@ from vanrouter.addresses import AddressTable, LocalConnector, LocalListener, Res
 from vanrouter.addresses.health import Health, State, Verdict
 from vanrouter.checks import Check
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
-from vanrouter.messages import SiteInfo
+from vanrouter.messages import Reachable, SiteInfo
 from vanrouter.model import RouterId
 from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
 from vanrouter.resources.kinds import SiteSpec
@@ -37,6 +37,7 @@ __all__ = ["Services"]
 
 log = logging.getLogger("vanrouter.sites")
 
+MAX_ENDPOINTS: Final = 16
 MAX_ROUTERS: Final = 64  # of one site, as others are told
 
 # What to do about what a member did (`vanrouter.routing.Problem.reason`).
@@ -101,6 +102,7 @@ class Services:
             namespace=(context.home.directory.name if in_pod is None else in_pod.namespace)[:63],
             routers=[str(context.own), *self._siblings][:MAX_ROUTERS],
             service_sync=spec.service_sync,
+            endpoints=[] if in_pod is None else [Reachable(e.host, e.port) for e in in_pod.endpoints][:MAX_ENDPOINTS],
         )
 
     # ---- what is wanted ------------------------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from vanrouter.sites.accesses import Accesses
 from vanrouter.sites.context import Context
 from vanrouter.sites.insight import Insight
 from vanrouter.sites.joining import Joining
+from vanrouter.sites.leaving import Leaving
 from vanrouter.sites.links import Links
 from vanrouter.sites.logs import AccessLog
 from vanrouter.sites.services import Services
@@ -180,9 +181,14 @@ class RunningSite:
         counters = self.context.plane.counters()
         return counters.streams_open + counters.transit_open
 
+    def _another_is_ready(self) -> bool:
+        in_pod = self.context.in_pod
+        return in_pod is not None and any(pod.ready for pod in in_pod.others())
+
     async def _drain(self) -> bool:
         start = self.context.now()
-        while self.context.now() < start + self._stop.grace:  # noqa: ASYNC110 - the grace may become shorter meanwhile
+        leaving = Leaving(now=start)
+        while not leaving.is_over(now=self.context.now(), grace=self._stop.grace, another_is_ready=self._another_is_ready()):  # noqa: ASYNC110
             await trio.sleep(min(DRAIN_POLL, self._stop.grace))
         self.refuse()
         start = self.context.now()
@@ -368,6 +374,8 @@ class RunningSite:
             case Message():
                 if not self.insight.handle_message(event):
                     self.services.handle_message(event)
+                    for site, endpoints in self.services.exchange.take_endpoints():
+                        self.links.learn(site, endpoints)
             case LinkState():
                 self.links.handle_link_state(event)
                 if not (event.lanes and self._cut_if_refused(event.router)):

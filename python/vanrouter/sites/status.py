@@ -17,6 +17,7 @@ from vanrouter.addresses import AddressStatus, ServiceStatus
 from vanrouter.addresses.offered import LAST_RESORT
 from vanrouter.conditions import Condition
 from vanrouter.messages import ServicePort
+from vanrouter.model import WIRE_VERSION
 from vanrouter.resources import to_dict
 from vanrouter.routing.view import routers_with_edges
 from vanrouter.sites.wanted import Fault, multi_key_name
@@ -59,6 +60,7 @@ class Reporter:
             "id": context.keys.site_id,
             "router": str(context.own),
             "version": vanrouter.__version__,
+            "wire": WIRE_VERSION,
             "dataPlane": context.plane.name,
             "ready": ready is not None and ready.status == "True",
             "conditions": self._conditions(conditions),
@@ -125,6 +127,7 @@ class Reporter:
                 {"endpoint": e.endpoint.partition(" ")[0], "reason": e.reason, "message": e.message, "next": e.next}
                 for e in (status.endpoints if status is not None else [])
             ],
+            "learned": [{"host": host, "port": port} for host, port in links.learned(name)],
             "routers": routers,
             "active": status is not None and status.active,
             "standby": link.stands_by,

@@ -131,7 +131,7 @@ def compute_wanted(resources: Mapping[Key, Located], *, edge: bool | None = None
                 if within is None:  # in a pod there is one port, and the controller makes the ways to it
                     _router_access(wanted, resource)
             case Listener():
-                _listener(wanted, resource)
+                _listener(wanted, resource, within)
             case Connector():
                 _connector(wanted, resource, within)
             case MultiKeyListener():
@@ -234,17 +234,21 @@ def _router_access(wanted: Wanted, access: RouterAccess) -> None:
         )
 
 
-def _listener(wanted: Wanted, listener: Listener) -> None:
+def _listener(wanted: Wanted, listener: Listener, within: InNamespace | None) -> None:
     spec = listener.spec
     if spec.tls_credentials:
         fault = Fault("NotSupported", "TLS toward clients is not supported by this release, and it does not listen without", "")
         wanted.faults["Listener", listener.name] = msgspec.structs.replace(fault, next="remove spec.tlsCredentials to listen without TLS")
-    elif spec.expose_pods_by_name:
+    elif spec.expose_pods_by_name and within is None:
         wanted.faults["Listener", listener.name] = Fault("NotSupported", "there are no pods on a host", "remove spec.exposePodsByName")
     else:
         wanted.listeners[listener.name] = WantedListener(
             name=listener.name, routing_key=spec.routing_key, host=spec.host, port=spec.port, strategy=spec.strategy
         )
+        if spec.expose_pods_by_name and not wanted.site_spec.service_sync:
+            text = "pods get no listeners of their own while service sync is off; the listener itself serves all of them"
+            todo = f"write a listener for each pod, with the routing key {spec.routing_key}.POD, or turn service sync on"
+            wanted.problems.append(Problem(f"{listener.ref}: spec.exposePodsByName", text, todo))
 
 
 def multi_key_name(name: str) -> str:

@@ -119,7 +119,7 @@ class ResourceFiles:
     def _merge(self) -> Loaded:
         resources: dict[Key, Located] = {}
         problems: list[Problem] = []
-        for name, file in self._files.items():
+        for name, file in sorted(self._files.items()):
             if file.problem is not None:
                 problems.append(file.problem)
             for resource in file.resources:

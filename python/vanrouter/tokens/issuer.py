@@ -58,6 +58,7 @@ __all__ = ["Answer", "Issuer"]
 log = logging.getLogger("vanrouter.tokens")
 
 MAX_LIFETIME: Final = 366 * 86_400.0
+MAX_STATIC: Final = 5 * 366 * 86_400.0
 KEEP_ENDED: Final = 7 * 86_400.0
 
 
@@ -67,6 +68,18 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     body: bytes
     site: SiteId | None = None
+
+
+class StaticLink(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """All that a Link and its Secret need, but the key, which whoever asked has."""
+
+    certificate: str
+    ca: str
+    endpoints: list[str]
+    issuer: str
+    issuer_name: str
+    expires: float
+    verify_host: bool
 
 
 class Issuer:
@@ -166,6 +179,34 @@ class Issuer:
         """Delete grants that ended more than a week ago. Returns how many."""
         old = [grant.id for grant in self.ledger.grants() if now > grant.expires + KEEP_ENDED]
         return sum(self.delete_grant(grant_id) for grant_id in old)
+
+    # ---- Links without a token ---------------------------------------------------------------------------------------------------------
+
+    def static_link(self, name: str, csr: str, *, now: float, lifetime: float, endpoints: Sequence[Endpoint]) -> StaticLink:
+        """A certificate for whoever holds the key of ``csr`` (base64), good for links to us until it ends. Raises TokenError."""
+        if not endpoints:
+            raise TokenError(
+                f"site {self.site_name} has no link access: nobody could reach it",
+                hint="give it one (van update --link-access HOST:PORT), or make the link at the other site",
+            )
+        self._check_grant(name, 1, 1.0, 1, endpoints)
+        if not 3600.0 <= lifetime <= MAX_STATIC:
+            raise TokenError(f"the certificate of a link is good for an hour to five years, not {lifetime:g} s")
+        try:
+            public_key = public_key_of_csr_untrusted(base64.b64decode(csr, validate=True))
+        except (PeerRejected, ValueError) as err:
+            raise TokenError(f"the certificate request: {err}") from None
+        leaf = self.authority.issue_guest(public_key, name, self.identity.site_id, now=now, lifetime=lifetime)
+        log.info("certificate for a link made", extra={"name": name, "serial": f"{leaf.serial_number:x}"})
+        return StaticLink(
+            certificate=certificates_to_pem([leaf]).decode(),
+            ca=certificates_to_pem(self._trusted()).decode(),
+            endpoints=[str(endpoint) for endpoint in dict.fromkeys(endpoints)],
+            issuer=self.identity.site_id,
+            issuer_name=self.site_name,
+            expires=leaf.not_valid_after_utc.timestamp(),
+            verify_host=self.verify_host,
+        )
 
     # ---- Requests ----------------------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The real CustomResourceDefinitions of `crds/`, installed into a cluster for a while."""
+"""The real CustomResourceDefinitions of `kube/crds`, installed into a cluster for a while."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CRDS = {"routes": ROUTES, "httpproxies": HTTP_PROXIES, "gateways": GATEWAYS, "tl
 def installed(cluster: Access, *names: str) -> Iterator[None]:
     """Gone afterwards: what a cluster has decides the default link access."""
     with BlockingClient(cluster) as client:
-        values = [yaml.safe_load((Path(__file__).parent / "crds" / f"{name}.yaml").read_text()) for name in names]
+        values = [yaml.safe_load((Path(__file__).parent / "kube" / "crds" / f"{name}.yaml").read_text()) for name in names]
         for value in values:
             client.call(create(DEFINITIONS, "", value))
         try:

@@ -1,0 +1,88 @@
+"""``van apply`` in a namespace: one ConfigMap for each resource, a Secret as itself; a Site is installed as by ``van init``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+
+from vanrouter.cli import install
+from vanrouter.cli.apply import changes, say_change
+from vanrouter.cli.base import DONE
+from vanrouter.cli.namespace import NamespaceSite, owner
+from vanrouter.cli.output import warn
+from vanrouter.cli.running import Site
+from vanrouter.kube.custom_home import ResourceObjects
+from vanrouter.kube.kinds import SECRETS
+from vanrouter.kube.names import RESOURCE, TYPE, credential_secret
+from vanrouter.resources import Link, Resource, Secret
+from vanrouter.resources import Site as SiteResource
+from vanrouter.stores.resources import Loaded
+
+__all__ = ["write"]
+
+
+def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: bool, force: bool) -> int:
+    site = cast(NamespaceSite, opened)
+    root = site.root()
+    if root is None and not any(isinstance(resource, SiteResource) for resource in resources):
+        site.require()
+    with_secrets = any(isinstance(resource, Secret) for resource in resources)
+
+    def home() -> ResourceObjects:
+        now = site.root()
+        owners = () if now is None else (owner(now),)
+        return ResourceObjects(site.client, site.namespace, secrets=with_secrets, owners=owners, force=force)
+
+    loaded = home().load()
+    todo = changes(loaded, [_with_settings_kept(loaded, resource) for resource in resources])
+    ofsite = [change for change in todo if isinstance(change.resource, SiteResource)]
+    plans = [install.check(site, change.resource) for change in ofsite]
+    _warn_of_missing(site, loaded, resources)
+    if dry_run:
+        for change in todo:
+            say_change(site.invocation, change, dry=True)
+        return DONE
+    for change, chosen in zip(ofsite, plans, strict=True):
+        install.put_in_force(site, change.resource, chosen, write=change.done != "unchanged", force=force)
+        say_change(site.invocation, change, dry=False)
+    maps = home()
+    loaded = maps.load()
+    for change in todo:
+        if change in ofsite:
+            continue
+        if change.done != "unchanged":
+            maps.put(change.resource, loaded=loaded)
+        say_change(site.invocation, change, dry=False)
+    for change in ofsite:
+        if wait:
+            install.wait_and_say(site, change.resource.name)
+    return DONE
+
+
+def _warn_of_missing(site: NamespaceSite, loaded: Loaded, resources: Sequence[Resource]) -> None:
+    """Secrets that links name and nobody brings: the links wait. One without our label is not seen by the controller."""
+    given = {r.name for r in resources if isinstance(r, Secret)}
+    for link in (r for r in resources if isinstance(r, Link)):
+        name = link.spec.tls_credentials or link.name
+        if name in given or (Secret.KIND, name) in loaded.resources or site.get(SECRETS, credential_secret(name)):
+            continue
+        if (found := site.get(SECRETS, name)) is None:
+            warn(
+                f"{link.ref}: there is no Secret {name} yet; the link waits for it",
+                f"van link generate {name}, at the other site, prints both",
+            )
+        elif (found["metadata"].get("labels") or {}).get(TYPE) != RESOURCE:
+            label = f"kubectl label secret {name} -n {site.namespace} {TYPE}={RESOURCE}"
+            warn(f"{link.ref}: Secret {name} has no label {TYPE}: {RESOURCE}, so the controller does not see it", label)
+
+
+def _with_settings_kept(loaded: Loaded, resource: Resource) -> Resource:
+    """Settings of an install that the file does not name (its image, its sizes) stay as ``van init`` or ``update`` made them."""
+    located = loaded.resources.get((resource.kind, resource.name))
+    if not isinstance(resource, SiteResource):
+        return resource
+    kept = dict(located.resource.spec.settings) if located is not None and isinstance(located.resource, SiteResource) else {}
+    settings = kept | install.image_setting() | dict(resource.spec.settings)
+    return msgspec.structs.replace(resource, spec=msgspec.structs.replace(resource.spec, settings=settings))

@@ -1,0 +1,101 @@
+"""
+Workloads as what annotations on them ask for: what is kept of a Deployment, StatefulSet, DaemonSet or Service. Pure.
+
+Of a workload no more is kept than is needed to expose it: annotations of ours and of the incumbent, its selector, the ports that its pods
+declare, their labels, and how many pods with lasting names there are.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import msgspec
+
+from vanrouter.kube.calls import Object
+from vanrouter.resources.selectors import selector_text
+
+__all__ = ["INCUMBENT", "MADE_FROM", "OURS", "Port", "Workload", "has_annotations", "keep_service", "keep_workload"]
+
+OURS: Final = "vanrouter.io/"
+INCUMBENT: Final = "skupper.io/"
+MADE_FROM: Final = f"{OURS}made-from"
+"""Label of a ConfigMap that the controller made: ``annotation`` or ``connector``. Annotation of a resource in it: what it is made from, and
+what there says so (``deployment/hello: vanrouter.io/proxy``)."""
+SAVED: Final = "vanrouter.io/saved"
+CONTROLLED: Final = "vanrouter.io/controlled"
+
+
+class Port(msgspec.Struct, frozen=True):
+    """``number``: of the Service, or of the pods; ``target``: where a Service's leads, by number or name."""
+
+    number: int
+    name: str = ""
+    target: str = ""
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    kind: str  # Deployment
+    name: str
+    annotations: dict[str, str] = {}
+    selector: str = ""  # empty: it selects nothing
+    ports: list[Port] = []
+    labels: dict[str, str] = {}  # of the pods that it makes
+    pods: list[str] = []  # those that have lasting names
+
+    @property
+    def words(self) -> str:
+        return f"{self.kind.lower()}/{self.name}"
+
+
+def has_annotations(value: Object) -> bool:
+    """Whether there is one that may expose it."""
+    found = (value.get("metadata") or {}).get("annotations") or {}
+    return any(key.startswith((OURS, INCUMBENT)) and key not in (SAVED, CONTROLLED) for key in found)
+
+
+def keep_workload(kind: str, value: Object) -> Workload:
+    """What is kept of a workload, as a watch brings it."""
+    metadata, spec = value.get("metadata") or {}, value.get("spec") or {}
+    template = spec.get("template") or {}
+    name = str(metadata.get("name", ""))
+    containers = (template.get("spec") or {}).get("containers") or ()
+    declared = [p for c in containers for p in c.get("ports") or () if p.get("protocol", "TCP") == "TCP"]
+    pods: list[str] = []
+    if kind == "StatefulSet":
+        first, replicas = int((spec.get("ordinals") or {}).get("start") or 0), spec.get("replicas")
+        pods = [f"{name}-{number}" for number in range(first, first + int(1 if replicas is None else replicas))]
+    return Workload(
+        kind=kind,
+        name=name,
+        annotations=_annotations(metadata),
+        selector=selector_text(spec.get("selector") or {}),
+        ports=[Port(int(p["containerPort"]), str(p.get("name") or "")) for p in declared],
+        labels={str(k): str(v) for k, v in ((template.get("metadata") or {}).get("labels") or {}).items()},
+        pods=pods,
+    )
+
+
+def keep_service(value: Object) -> Workload:
+    """A Service that was taken over is what it was before: through its selector now the routers would lead to themselves."""
+    metadata, spec = value.get("metadata") or {}, value.get("spec") or {}
+    if SAVED in (metadata.get("annotations") or {}):
+        try:
+            saved = json.loads(metadata["annotations"][SAVED])
+        except (ValueError, RecursionError):
+            saved = None
+        spec = saved if isinstance(saved, dict) else {}
+    labels, ports = spec.get("selector") or {}, [p for p in spec.get("ports") or () if p.get("protocol", "TCP") == "TCP"]
+    return Workload(
+        kind="Service",
+        name=str(metadata.get("name", "")),
+        annotations=_annotations(metadata),
+        selector=",".join(f"{key}={text}" for key, text in sorted(labels.items())),
+        ports=[Port(int(p["port"]), str(p.get("name") or ""), str(p.get("targetPort") or p["port"])) for p in ports],
+        labels={},
+    )
+
+
+def _annotations(metadata: Any) -> dict[str, str]:
+    found = metadata.get("annotations") or {}
+    return {str(k): str(v) for k, v in found.items() if k.startswith((OURS, INCUMBENT)) and k not in (SAVED, CONTROLLED)}

@@ -1,0 +1,158 @@
+"""
+What of a valid resource has no effect where it goes, and what to do about that. Pure.
+
+A field that is read and does nothing would be a promise that nobody keeps: each such field is a note, by platform.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from typing import Final, Literal
+
+import msgspec
+
+from vanrouter.errors import ConfigError
+from vanrouter.resources.kinds import (
+    AccessGrant,
+    AccessToken,
+    AttachedConnector,
+    AttachedConnectorBinding,
+    Connector,
+    Link,
+    Listener,
+    MultiKeyListener,
+    Policy,
+    Resource,
+    RouterAccess,
+    Site,
+)
+from vanrouter.resources.shapes import is_ip, parse_host_port
+
+__all__ = ["Note", "Platform", "notes_on"]
+
+Platform = Literal["linux", "kubernetes"]
+
+_SERVICE_NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+_NO_TLS: Final = "TLS toward {} is not supported by this release, and it does not {} without: this resource is not in force"
+_ALONE: Final = "is read and kept, and nothing uses it"
+
+
+class Note(msgspec.Struct, frozen=True):
+    """``path``: below the resource, or whole; ``message`` goes on after it."""
+
+    path: str
+    message: str
+    hint: str = ""
+
+
+def notes_on(resource: Resource, platform: Platform, *, settings: Collection[str] = ()) -> Iterator[Note]:
+    """Paths are below the resource. ``settings``: those of a Site that count on this platform."""
+    match resource:
+        case Site():
+            yield from _site(resource, platform, settings)
+        case Link():
+            if "proxy-configuration" in resource.spec.settings:
+                message = "links through an HTTP proxy are not supported by this release: this link is not in force"
+                yield Note("spec.settings.proxy-configuration", message, "remove it to dial without a proxy")
+            yield from _unused_settings(resource.spec.settings, known=("proxy-configuration",))
+        case RouterAccess():
+            yield from _router_access(resource, platform)
+        case Listener() | MultiKeyListener():
+            yield from _listener(resource, platform)
+        case Connector():
+            yield from _connector(resource, platform)
+        case AttachedConnector() | AttachedConnectorBinding():
+            hint = "install a site in the namespace of the pods, or name them there in a Connector"
+            yield Note("spec", "pods of another namespace need a controller of the whole cluster; without one it is not in force", hint)
+        case AccessGrant():
+            yield Note(
+                "spec", "no controller makes tokens of it in this release: it is not in force", "make a token: van token create FILE"
+            )
+        case AccessToken():
+            hint = "at the other site: van token create FILE, and here: van link create FILE"
+            yield Note("spec", "tokens are Secrets here: it is not in force", hint)
+        case Policy():
+            yield Note("spec", "is kept, and not in force in this release", "")
+
+
+def _site(site: Site, platform: Platform, known: Collection[str]) -> Iterator[Note]:
+    spec = site.spec
+    if platform == "linux":
+        if spec.link_access not in ("", "none", "default"):
+            try:
+                parse_host_port(spec.link_access)
+            except ConfigError:
+                message = f"{spec.link_access!r} is a kind of access on Kubernetes: nobody can link to this site"
+                yield Note("spec.linkAccess", message, "write default (0.0.0.0:55671) or HOST:PORT")
+        if spec.ha:
+            hint = "several routers of one site, each on a machine: docs/guide.md"
+            yield Note("spec.ha", "on a host a site has one router", hint)
+    elif spec.service_address != "127.0.0.1":
+        yield Note("spec.serviceAddress", "is for hosts: in a namespace each service of another site is a Service", "remove it")
+    if spec.default_issuer:
+        hint = "a certificate of your own: a Secret, and tlsCredentials of a RouterAccess and of a Link"
+        yield Note("spec.defaultIssuer", f"{_ALONE}: each site has a CA of its own", hint)
+    if spec.service_account:
+        yield Note("spec.serviceAccount", f"{_ALONE}: routers run under the service account van-router", "bind to that what you need")
+    yield from _unused_settings(spec.settings, known=known)
+
+
+def _router_access(access: RouterAccess, platform: Platform) -> Iterator[Note]:
+    spec = access.spec
+    if platform == "kubernetes":
+        wanted = spec.access_type or "default"
+        hint = f"set spec.linkAccess of the Site: van update --link-access {wanted}"
+        yield Note("spec", "in a namespace the Site says how others link to it; this resource is not in force", hint)
+        return
+    if any(role.name == "normal" for role in spec.roles):
+        yield Note("spec.roles", "the role normal is left out: links are the only thing a router takes", "")
+    if spec.issuer:
+        yield Note("spec.issuer", f"{_ALONE}: the site's own CA issues", "")
+    if spec.access_type:
+        yield Note("spec.accessType", f"{_ALONE} on a host", "")
+    if spec.tls_credentials and not spec.generate_tls_credentials and spec.admit is None:
+        message = "a certificate of your own admits nobody until the site knows whom"
+        yield Note("spec.tlsCredentials", message, "set spec.admit to the subjects or names that may link, or generateTlsCredentials: true")
+    yield from _unused_settings(spec.settings)
+
+
+def _listener(listener: Listener | MultiKeyListener, platform: Platform) -> Iterator[Note]:
+    spec = listener.spec
+    if spec.tls_credentials:
+        yield Note("spec.tlsCredentials", _NO_TLS.format("clients", "listen"), "remove it to listen without TLS")
+    if isinstance(listener, MultiKeyListener) and listener.spec.require_client_cert:
+        yield Note("spec.requireClientCert", _NO_TLS.format("clients", "listen"), "remove it to listen without TLS")
+    if isinstance(listener, Listener) and listener.spec.expose_pods_by_name:
+        yield Note(
+            "spec.exposePodsByName", "one address per pod is not supported by this release: this listener is not in force", "remove it"
+        )
+    if spec.observer not in ("auto", "none"):
+        yield Note("spec.observer", f"{spec.observer}: requests are not counted by this release; the streams pass as they are", "")
+    if platform == "kubernetes" and (is_ip(spec.host) or not _SERVICE_NAME.fullmatch(spec.host)):
+        yield Note("spec.host", f"{spec.host!r} is no name that a Service can have", "write a name like backend")
+    yield from _unused_settings(spec.settings)
+
+
+def _connector(connector: Connector, platform: Platform) -> Iterator[Note]:
+    spec = connector.spec
+    if spec.selector and platform == "linux":
+        yield Note("spec.selector", "chooses pods, and there are none on a host: this connector is not in force", "set spec.host instead")
+    if spec.tls_credentials or spec.use_client_cert:
+        path = "spec.tlsCredentials" if spec.tls_credentials else "spec.useClientCert"
+        yield Note(path, _NO_TLS.format("the target", "connect"), "remove it to connect without TLS")
+    if spec.tls_credentials and spec.use_client_cert:
+        yield Note("spec.useClientCert", "goes with spec.tlsCredentials", "")
+    if spec.verify_hostname:
+        yield Note("spec.verifyHostname", "goes with spec.tlsCredentials, which is not supported by this release", "")
+    if spec.expose_pods_by_name:
+        yield Note("spec.exposePodsByName", "one address per pod is not supported by this release: there is the one address", "")
+    if spec.include_not_ready_pods and not spec.selector:
+        yield Note("spec.includeNotReadyPods", "has no effect without spec.selector", "")
+    yield from _unused_settings(spec.settings)
+
+
+def _unused_settings(settings: dict[str, str], *, known: Collection[str] = ()) -> Iterator[Note]:
+    for name in settings:
+        if name not in known:
+            yield Note(f"spec.settings.{name}", _ALONE, "remove it")

@@ -1,0 +1,98 @@
+"""``van apply`` on a host: what is written and said, what is refused before anything is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+from conftest import Van
+from fake_site import FakeSite
+
+from vanrouter.stores import SiteHome
+
+LISTENER = (
+    "apiVersion: skupper.io/v2alpha1\nkind: Listener\nmetadata: {name: hello}\nspec: {routingKey: hello, host: 127.0.0.1, port: %d}\n"
+)
+CONNECTOR = "apiVersion: skupper.io/v2alpha1\nkind: Connector\nmetadata: {name: back}\nspec: {routingKey: k, host: 127.0.0.1, port: 1}\n"
+
+
+def files(home: SiteHome) -> set[str]:
+    return {path.name for path in home.resources.directory.iterdir()}
+
+
+def test_resources_are_created_configured_and_then_unchanged(van: Van, site: FakeSite, stopped: SiteHome, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(f"{LISTENER % 1}---\n{CONNECTOR}")
+    first = van(f"apply -f {file}")
+    assert (first.exit_code, first.stdout, first.stderr) == (0, "connector/back created\nlistener/hello created\n", "")
+    assert [name for name, _ in site.calls].count("reconcile") == 1
+    file.write_text(f"{LISTENER % 2}---\n{CONNECTOR}")
+    assert van(f"apply -f {file}").stdout == "connector/back unchanged\nlistener/hello configured\n"
+    assert van("apply -f - -o name", input=LISTENER % 2).stdout == "listener/hello\n"
+    assert yaml.safe_load((stopped.resources.directory / "Listener-hello.yaml").read_text())["spec"]["port"] == 2
+
+
+def test_nothing_is_written_when_one_document_of_all_files_is_wrong(van: Van, site: FakeSite, stopped: SiteHome, tmp_path: Path) -> None:
+    before = files(stopped)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.yaml").write_text(LISTENER % 1)
+    (tmp_path / "d" / "b.yml").write_text(f"{CONNECTOR}---\n{LISTENER % 99999}")
+    (tmp_path / "d" / "c.json").write_text('{"kind": "Sit"}')
+    (tmp_path / "d" / "notes.txt").write_text("{")
+    result = van("apply -f d")
+    assert result.exit_code == 1
+    assert "nothing was written: 2 faults\n" in result.stderr
+    assert "  d/b.yml, document 2: Listener/hello: spec.port" in result.stderr
+    assert "  d/c.json: Sit/?: kind: 'Sit' is not known; did you mean Site?" in result.stderr
+    assert files(stopped) == before
+
+
+def test_a_warning_says_what_to_do_and_strict_writes_nothing_then(van: Van, site: FakeSite, stopped: SiteHome) -> None:
+    text = CONNECTOR.replace("port: 1", "port: 1, tlsCredentials: x")
+    before = files(stopped)
+    strict = van("apply --strict -f -", input=text)
+    assert (strict.exit_code, files(stopped)) == (1, before)
+    result = van("apply -f -", input=text)
+    assert (result.exit_code, result.stdout) == (0, "connector/back created\n")
+    assert result.stderr.startswith("Warning: Connector/back: spec.tlsCredentials: TLS toward the target is not supported by this release")
+    assert "Next:    remove it to connect without TLS" in result.stderr
+
+
+def test_a_dry_run_and_a_print_write_nothing(van: Van, site: FakeSite, stopped: SiteHome) -> None:
+    before = files(stopped)
+    assert van("apply --dry-run -f -", input=LISTENER % 1).stdout == "listener/hello would be created\n"
+    assert yaml.safe_load(van("apply -o yaml -f -", input=LISTENER % 1).stdout)["apiVersion"] == "vanrouter.io/v1alpha1"
+    assert [d["kind"] for d in json.loads(van("apply -o json -f -", input=f"{LISTENER % 1}---\n{CONNECTOR}").stdout)] == [
+        "Connector",
+        "Listener",
+    ]
+    assert files(stopped) == before
+
+
+def test_a_resource_among_others_in_one_file_is_left_to_its_author(van: Van, site: FakeSite, stopped: SiteHome) -> None:
+    (stopped.resources.directory / "mine.yaml").write_text(f"{LISTENER % 1}---\n{CONNECTOR}")
+    result = van("apply -f -", input=f"{LISTENER % 2}---\n{CONNECTOR.replace('back', 'new')}")
+    assert result.exit_code == 1
+    assert "nothing was written: Listener/hello stands in mine.yaml together with others" in result.stderr
+    assert "Connector-new.yaml" not in files(stopped)
+
+
+def test_a_namespace_or_a_site_of_another_name_is_refused(van: Van, site: FakeSite, stopped: SiteHome) -> None:
+    result = van("apply -f -", input=LISTENER.replace("name: hello", "name: hello, namespace: west") % 1)
+    assert "Listener/hello: metadata.namespace: is 'west', not 'default'; van -n west apply" in result.stderr
+    other = van("apply -f -", input="apiVersion: skupper.io/v2alpha1\nkind: Site\nmetadata: {name: south}\n")
+    assert "there is a site already, Site/north; a site keeps its name" in other.stderr
+
+
+def test_without_a_site_it_says_what_to_type_and_a_stopped_one_is_told(van: Van, home: Path, tmp_path: Path) -> None:
+    assert "there is no site 'default'" in van("apply -f -", input=LISTENER % 1).stderr
+    assert list(home.iterdir()) == []
+    missing = van("apply -f nowhere.yaml")
+    assert (missing.exit_code, missing.stderr.splitlines()[0]) == (1, "Error: nowhere.yaml cannot be read: No such file or directory")
+
+
+def test_a_stopped_site_has_it_when_it_starts(van: Van, stopped: SiteHome) -> None:
+    result = van("apply -f -", input=LISTENER % 1)
+    assert (result.exit_code, result.stdout) == (3, "listener/hello created\n")
+    assert "is not running; this takes effect when it starts" in result.stderr

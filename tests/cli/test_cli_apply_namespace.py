@@ -1,0 +1,196 @@
+"""``van apply`` in a namespace, on a real API server: the objects that hold the resources, and fields that another manager keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from conftest import Van
+from test_cli_namespace import EVERYTHING, Here, ok
+
+from vanrouter.kube.calls import Call, apply, merge_patch
+from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, SECRETS
+
+WEST = Path(__file__).parents[1] / "resources" / "skupper" / "west.yaml"
+LISTENER = "apiVersion: skupper.io/v2alpha1\nkind: Listener\nmetadata: {name: hello}\nspec: {routingKey: hello, host: hello, port: %d}\n"
+
+
+@pytest.fixture
+def here(van: Van, api_server: Any, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
+    found = Here(van, api_server, namespace, monkeypatch)
+    with found.client:
+        yield found
+
+
+def as_manager(call: Call, manager: str) -> Call:
+    """The same call, made by another tool."""
+    return msgspec.structs.replace(call, query={**call.query, "fieldManager": manager})
+
+
+def of_vanrouter(value: dict[str, Any]) -> dict[str, Any]:
+    """What of an object is ours, by its managed fields."""
+    (entry,) = [e for e in value["metadata"]["managedFields"] if e["manager"] == "vanrouter"]
+    assert entry["operation"] == "Apply"
+    return _picked(value, entry["fieldsV1"])
+
+
+def _picked(value: Any, fields: dict[str, Any]) -> Any:
+    if not {name for name in fields if name != "."}:
+        return value
+    picked: Any = [] if isinstance(value, list) else {}
+    for name, below in fields.items():
+        if name.startswith("f:"):
+            picked[name[2:]] = _picked(value[name[2:]], below)
+        elif name.startswith("k:"):
+            key = json.loads(name[2:])
+            picked.append(_picked(next(x for x in value if key.items() <= x.items()), below))
+        elif name.startswith("v:"):
+            picked.append(json.loads(name[2:]))
+    return sorted(picked, key=lambda x: _place(value, x)) if isinstance(picked, list) else picked
+
+
+def _place(items: list[Any], picked: Any) -> int:
+    """Where it stands in the object: managed fields are in an order of their own."""
+    return next(i for i, item in enumerate(items) if _within(picked, item))
+
+
+def _within(part: Any, whole: Any) -> bool:
+    if isinstance(part, dict):
+        return isinstance(whole, dict) and all(key in whole and _within(part[key], whole[key]) for key in part)
+    return isinstance(part, list) or bool(part == whole)
+
+
+def differences(said: Any, held: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every field that is not so in both: its path, what was printed, what the server has."""
+    if isinstance(said, dict) and isinstance(held, dict):
+        for key in said | held:
+            yield from differences(said.get(key), held.get(key), f"{path}.{key}")
+    elif isinstance(said, list) and isinstance(held, list) and len(said) == len(held):
+        for index, (one, other) in enumerate(zip(said, held, strict=True)):
+            yield from differences(one, other, f"{path}[{index}]")
+    elif said != held:
+        yield path, said, held
+
+
+def test_yaml_of_the_incumbent_makes_a_site_with_everything_in_it(here: Here) -> None:
+    text = WEST.read_text().replace("namespace: west", f"namespace: {here.name}")
+    result = ok(here.van("apply --no-wait -f -", input=text))
+    assert result.stdout.splitlines() == [
+        "site/west created",
+        "secret/link-east created",
+        "connector/backend created",
+        "link/link-east-skupper-router created",
+        "listener/backend created",
+        "multikeylistener/any created",
+        "routeraccess/skupper-router created",
+    ]
+    assert {"Deployment/van-router", "Deployment/van-controller", "ConfigMap/van.listener.backend", "Secret/link-east"} <= here.listing()
+    assert here.site()["spec"]["ha"] is True
+    owners = here.get(CONFIG_MAPS, "van.listener.backend")["metadata"]["ownerReferences"]
+    assert [owner["name"] for owner in owners] == ["van.site.west"]
+    again = ok(here.van("apply --no-wait -f -", input=text))
+    assert {line.split()[-1] for line in again.stdout.splitlines()} == {"unchanged"}
+    assert "Deployment/frontend" in again.stderr
+
+
+def test_a_dry_run_changes_nothing_and_says_what_it_would(here: Here) -> None:
+    before = here.listing()
+    text = WEST.read_text().replace("namespace: west", f"namespace: {here.name}")
+    assert "listener/backend would be created\n" in ok(here.van("apply --dry-run -f -", input=text)).stdout
+    assert here.listing() == before
+
+
+def test_what_the_files_do_not_name_of_an_install_stays(here: Here) -> None:
+    ok(here.van("init --site-name west --no-wait --image example.com/van:1"))
+    ok(here.van("apply --no-wait -f -", input="apiVersion: skupper.io/v2alpha1\nkind: Site\nmetadata: {name: west}\nspec: {ha: true}\n"))
+    assert here.site()["spec"]["settings"]["image"] == "example.com/van:1"
+
+
+def test_the_printed_objects_are_byte_for_byte_what_is_applied(here: Here) -> None:
+    """For a GitOps tool: what it commits and what the command writes are the same objects."""
+    ok(here.van("init --site-name west --no-wait"))
+    text = WEST.read_text().replace("namespace: west", f"namespace: {here.name}")
+    printed = list(yaml.safe_load_all(ok(here.van("apply --objects -f -", input=text)).stdout))
+    ok(here.van("apply --no-wait -f -", input=text))
+    for value in printed:
+        if value["metadata"]["name"] == "van.site.west":
+            continue  # no owner
+        found = of_vanrouter(here.get(SECRETS if value["kind"] == "Secret" else CONFIG_MAPS, value["metadata"]["name"]))
+        found["metadata"].pop("ownerReferences")  # known only in the cluster
+        name = value["metadata"].pop("name")
+        assert {"apiVersion": "v1", "kind": value["kind"], **found} == value, name
+
+
+def test_what_init_prints_is_byte_for_byte_what_the_server_then_has_of_us(here: Here) -> None:
+    ok(here.van("init --site-name west --routers 2 --no-wait"))
+    printed = ok(here.van("init -o yaml")).stdout
+    assert printed == ok(here.van("manifest")).stdout
+    kinds = {kind.kind: kind for kind in EVERYTHING}
+    for value in yaml.safe_load_all(printed):
+        name = value["metadata"].pop("name")
+        assert value["metadata"].pop("namespace") == here.name
+        kind = kinds[value["kind"]]
+        found = of_vanrouter(here.get(kind, name))
+        for owner in found["metadata"].get("ownerReferences", []):
+            assert owner.keys() == {"apiVersion", "kind", "name", "uid"}
+        whole = {"apiVersion": value["apiVersion"], "kind": value["kind"], **found}
+        assert not list(differences(value, whole)), f"{kind.kind}/{name}"
+
+
+def test_an_object_of_an_install_that_a_gitops_tool_keeps_is_named(here: Here) -> None:
+    ok(here.van("init --site-name west --no-wait"))
+    (deployment,) = [
+        d for d in yaml.safe_load_all(ok(here.van("manifest")).stdout) if (d["kind"], d["metadata"]["name"]) == ("Deployment", "van-router")
+    ]
+    here.client.call(as_manager(apply(DEPLOYMENTS, here.name, deployment), "argocd-controller"))
+    refused = here.van("update --routers 2 --no-wait")
+    assert refused.exit_code == 1
+    assert "Deployment/van-router" in refused.stderr
+    assert "argocd-controller keeps .spec.replicas, with another value" in refused.stderr
+
+
+def test_what_a_gitops_tool_keeps_is_not_taken_from_it_unless_told(here: Here) -> None:
+    ok(here.van("init --site-name west --no-wait"))
+    printed = yaml.safe_load(ok(here.van("apply --objects -f -", input=LISTENER % 80)).stdout)
+    here.client.call(as_manager(apply(CONFIG_MAPS, here.name, printed), "kustomize-controller"))
+    unchanged = ok(here.van("apply -f -", input=LISTENER % 80))
+    assert unchanged.stdout == "listener/hello unchanged\n"
+    refused = here.van("apply -f -", input=LISTENER % 81)
+    assert refused.exit_code == 1
+    assert "ConfigMap/van.listener.hello" in refused.stderr
+    assert "kustomize-controller keeps .data.resource.yaml, with another value" in refused.stderr
+    updated = here.van("listener update hello --port 82 --no-wait")
+    assert "kustomize-controller keeps .data.resource.yaml" in updated.stderr
+    assert "port: 80" in here.get(CONFIG_MAPS, "van.listener.hello")["data"]["resource.yaml"]
+    assert ok(here.van("apply --force-conflicts -f -", input=LISTENER % 81)).stdout == "listener/hello configured\n"
+
+
+def test_what_a_person_edited_with_kubectl_is_overwritten(here: Here) -> None:
+    ok(here.van("init --site-name west --no-wait"))
+    ok(here.van("apply -f -", input=LISTENER % 80))
+    value = yaml.safe_load(ok(here.van("apply --objects -f -", input=LISTENER % 90)).stdout)
+    here.client.call(as_manager(apply(CONFIG_MAPS, here.name, value), "kubectl-edit"))
+    assert ok(here.van("apply -f -", input=LISTENER % 81)).stdout == "listener/hello configured\n"
+
+
+LINK = """
+apiVersion: vanrouter.io/v1alpha1
+kind: Link
+metadata: {name: north}
+spec: {endpoints: [{host: 10.0.0.1, port: 7001}], tlsCredentials: own}
+"""
+
+
+def test_a_link_whose_secret_is_not_there_or_not_seen_is_said_with_what_to_do(here: Here) -> None:
+    ok(here.van("init --site-name west --no-wait"))
+    assert "Link/north: there is no Secret own yet; the link waits for it" in ok(here.van("apply -f -", input=LINK)).stderr
+    here.create(SECRETS, "own", type="kubernetes.io/tls", stringData={"tls.crt": "a", "tls.key": "b", "ca.crt": "c"})
+    unseen = ok(here.van("apply -f -", input=LINK)).stderr
+    assert f"kubectl label secret own -n {here.name} vanrouter.io/type=resource" in unseen
+    here.client.call(merge_patch(SECRETS, here.name, "own", {"metadata": {"labels": {"vanrouter.io/type": "resource"}}}))
+    assert ok(here.van("apply -f -", input=LINK)).stderr == ""
