@@ -28,7 +28,7 @@ from vanrouter.kube.names import CONTROLLER_LABELS
 from vanrouter.kube.plan import Plan, built_in_image, plan
 from vanrouter.kube.pods import keep_pod
 from vanrouter.kube.policies import deniers
-from vanrouter.kube.rights import ask, is_allowed, needed, role_granting
+from vanrouter.kube.rights import LEASE_INSTALLER_RULES, ask, is_allowed, needed, role_granting
 from vanrouter.kube.rollout import install_troubles, missing
 
 __all__ = ["examine_namespace"]
@@ -91,7 +91,9 @@ class _Examination:
         yield from sum_up("resources", wrong, f"{len(loaded.resources)} can be read")
 
     def _rights(self) -> Findings:
-        more = front_rules(self.plan.entrance) if self.plan is not None else []
+        more = list(front_rules(self.plan.entrance)) if self.plan is not None else []
+        if self.plan is not None and self.plan.controllers > 1:
+            more += LEASE_INSTALLER_RULES
         wanted = needed(more)
         with ThreadPoolExecutor(8) as at_once:
             answers = list(at_once.map(lambda right: self.site.client.call(ask(right, self.site.namespace)), wanted))
