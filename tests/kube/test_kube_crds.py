@@ -202,7 +202,7 @@ def test_the_server_takes_every_good_resource_and_shows_it_as_it_is(client: Bloc
     examples = [document(kind, spec) for kind, specs in GOOD.items() for spec in specs]
     for page in DOCS.rglob("*.md"):
         for text in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
-            if f"apiVersion: {API_VERSION}" in text:
+            if re.search(rf"^apiVersion: {API_VERSION}", text, re.MULTILINE):  # not what a ConfigMap holds
                 examples += [to_dict(r) for r in read_resources(text) if r.kind in CUSTOM_KINDS]
     assert len(examples) > 20
     for value in examples:
