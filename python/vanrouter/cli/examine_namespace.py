@@ -115,7 +115,11 @@ class _Examination:
         for manifest in made[1:]:
             known = self.site.get(manifest.kind, manifest.name)
             if known is None:
-                wrong.append(Finding(f"object {manifest.ref}", "failed", "it is not there: somebody deleted it", todo))
+                wrong.append(
+                    Finding(
+                        f"object {manifest.ref}", "failed", "it is not there: somebody deleted it, or the install ended before it", todo
+                    )
+                )
             elif paths := drifted(manifest.value, known):
                 more = f" and {len(paths) - MOST_PATHS} more" if len(paths) > MOST_PATHS else ""
                 said = f"somebody changed it, or another version of van made it: {', '.join(paths[:MOST_PATHS])}{more}"
