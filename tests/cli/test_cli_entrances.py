@@ -12,7 +12,7 @@ from test_cli_namespace import Here, here, may_ask_about_itself, ok
 
 from vanrouter.cli.site_options import _IN_NAMESPACES
 from vanrouter.kube.calls import Kind, apply
-from vanrouter.kube.entrances import ACCESS_TYPES
+from vanrouter.kube.entrances import ACCESS_TYPES, FRONT_KINDS
 from vanrouter.kube.kinds import ROLE_BINDINGS, ROLES, ROUTES
 from vanrouter.kube.names import labelled
 
@@ -25,9 +25,9 @@ def routes(api_server: Any) -> Iterator[None]:
         yield
 
 
-def controller_rules(text: str) -> list[dict[str, Any]]:
+def rules_for_fronts(text: str) -> list[dict[str, Any]]:
     (role,) = [d for d in yaml.safe_load_all(text) if (d["kind"], d["metadata"]["name"]) == ("Role", "van-controller")]
-    return [rule for rule in role["rules"] if rule["apiGroups"] != [""]]
+    return [rule for rule in role["rules"] if rule["apiGroups"][0] in {kind.group for kind in FRONT_KINDS}]
 
 
 def mine(here: Here, kind: Kind) -> list[str]:
@@ -74,12 +74,12 @@ def test_a_choice_that_cannot_work_is_refused(here: Here, options: str, words: s
 
 
 def test_the_controller_may_do_what_the_choice_takes_and_no_more(here: Here) -> None:
-    assert controller_rules(ok(here.van("manifest")).stdout) == []
-    rules = controller_rules(ok(here.van("manifest --link-access gateway --ingress-class envoy")).stdout)
+    assert rules_for_fronts(ok(here.van("manifest")).stdout) == []
+    rules = rules_for_fronts(ok(here.van("manifest --link-access gateway --ingress-class envoy")).stdout)
     assert {rule["resources"][0] for rule in rules} == {"gateways", "tlsroutes"}
-    rules = controller_rules(ok(here.van("manifest --link-access gateway --gateway infra/shared --ingress-host a.example")).stdout)
+    rules = rules_for_fronts(ok(here.van("manifest --link-access gateway --gateway infra/shared --ingress-host a.example")).stdout)
     assert {rule["resources"][0] for rule in rules} == {"tlsroutes"}, "it never touches a Gateway of others"
-    (named, unnamed) = controller_rules(ok(here.van("manifest --link-access ingress")).stdout)
+    (named, unnamed) = rules_for_fronts(ok(here.van("manifest --link-access ingress")).stdout)
     assert named["resourceNames"] == ["van-router"]
     assert unnamed["verbs"] == ["create"], "which cannot be granted by name"
 
@@ -97,14 +97,14 @@ def test_rights_to_what_the_choice_takes_are_asked_for_first(here: Here, routes:
     for right in ("create routes.route.openshift.io", "watch routes.route.openshift.io/van-router", "create routes/custom-host"):
         assert right in result.stderr
     assert here.listing() == before
-    assert controller_rules(ok(here.van("manifest")).stdout) == [], "Routes are the default for those who may make them"
+    assert rules_for_fronts(ok(here.van("manifest")).stdout) == [], "Routes are the default for those who may make them"
 
 
 def test_routes_are_the_default_where_they_are_and_another_choice_removes_ours(here: Here, routes: None) -> None:
     ok(here.van("init --no-wait --site-name north"))
     assert here.site()["spec"]["linkAccess"] == "default"
     put_route(here)
-    assert {rule["resources"][0] for rule in controller_rules(ok(here.van("manifest")).stdout)} == {"routes"}
+    assert {rule["resources"][0] for rule in rules_for_fronts(ok(here.van("manifest")).stdout)} == {"routes"}
     ok(here.van("update --no-wait"))
     assert mine(here, ROUTES) == ["van-router"]
     result = ok(here.van("update --no-wait --link-access nodeport --ingress-host 192.0.2.1 --ingress-host 192.0.2.2 --ingress-class a"))
@@ -120,5 +120,5 @@ def test_a_route_of_others_stays(here: Here, routes: None) -> None:
     spec = {"to": {"kind": "Service", "name": "web", "weight": 1}}
     here.client.call(apply(ROUTES, here.name, {"metadata": {"name": "van-router"}, "spec": spec}))
     ok(here.van("init --no-wait --link-access local"))
-    ok(here.van("delete"))
+    ok(here.van("update --no-wait --link-access none"))
     assert mine(here, ROUTES) == ["van-router"]

@@ -20,7 +20,7 @@ from custom_resources import install_definitions, remove_definitions
 
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Kind, Object, create, delete, get, merge_patch
-from vanrouter.kube.crds import CUSTOM_KINDS
+from vanrouter.kube.crds import CUSTOM_KINDS, cluster_roles
 from vanrouter.kube.errors import Forbidden
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
@@ -218,17 +218,22 @@ def test_a_site_that_is_a_custom_resource_is_installed_changed_and_deleted_as_an
 
 
 @pytest.mark.usefixtures("defined")
-def test_who_may_not_give_the_rights_to_custom_resources_has_a_site_without(here: Here) -> None:
-    everything = [{"apiGroups": ["", "apps", "policy", ROLES.group], "resources": ["*"], "verbs": ["*"]}]
-    here.create(ROLES, "some", rules=everything)
+@pytest.mark.parametrize("as_admin", [True, False])
+def test_the_rights_to_custom_resources_are_given_by_whoever_has_them_and_else_it_is_a_site_without(here: Here, as_admin: bool) -> None:
+    rules = [{"apiGroups": ["", "apps", "policy", ROLES.group], "resources": ["*"], "verbs": ["*"]}]
+    if as_admin:  # what the definitions add to the ClusterRole admin
+        label = "rbac.authorization.k8s.io/aggregate-to-admin"
+        rules += [rule for role in cluster_roles() if label in role["metadata"]["labels"] for rule in role["rules"]]
+    here.create(ROLES, "some", rules=rules)
     subject = {"kind": "User", "name": "owner", "apiGroup": ROLES.group}
     here.create(ROLE_BINDINGS, "some", roleRef={"kind": "Role", "name": "some", "apiGroup": ROLES.group}, subjects=[subject])
     may_ask_about_itself(here, "owner")
     here.use(here.server.kubeconfig("owner", ("strangers",)))
     result = ok(here.van("init --no-wait"))
-    assert "custom resources will not count" in result.stderr
-    assert "van manifest crds" in result.stderr
-    assert "Role/van-router-resources" not in here.listing()
+    given = {f"{kind}/van-{who}-resources" for kind in ("Role", "RoleBinding") for who in ("router", "controller")}
+    assert here.listing() & given == (given if as_admin else set())
+    assert ("custom resources will not count" in result.stderr) is not as_admin
+    assert ("van manifest crds" in result.stderr) is not as_admin
 
 
 def test_what_init_prints_is_what_it_applies(here: Here) -> None:

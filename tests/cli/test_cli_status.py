@@ -56,6 +56,15 @@ def test_problems_come_with_reason_and_next_action(van: Van, site: FakeSite) -> 
     )
 
 
+def test_an_address_that_is_waited_for_is_said_with_since_when(van: Van, site: FakeSite) -> None:
+    waits = cond("LinkAccess", "False", "Pending", "waiting for a host of Route/van-router in north", "oc describe route van-router")
+    site.document["site"]["conditions"] = [cond("Ready"), waits | {"since": "2026-01-01T00:00:00Z"}]
+    assert van("status").stdout.endswith(
+        "  site north: waiting for a host of Route/van-router in north (since 2026-01-01T00:00:00Z)\n"
+        "    next: oc describe route van-router\n"
+    )
+
+
 def test_a_problem_that_the_site_lists_is_not_said_twice(van: Van, site: FakeSite) -> None:
     site.document["links"] = [link_element("to-south", active=False)]
     site.document["problems"] = [{"path": "link to-south", "message": "nothing listens there", "hint": "check the port"}]

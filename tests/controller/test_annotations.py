@@ -82,8 +82,13 @@ def test_a_service_that_was_taken_over_offers_what_it_led_to_before() -> None:
     assert offered(look(service(spec, proxy="tcp", saved=json.dumps(saved), controlled="true"))) == [
         ("hello", 80, "app=mine", 8080, "hello")
     ]
-    edited = look(service(spec, proxy="tcp", saved="{"))
-    assert (edited.made, edited.problems[0].message) == ({}, "it selects no pods"), "never the routers themselves"
+
+
+@pytest.mark.parametrize("saved", ["{", "[]", '{"selector": "x"}', '{"ports": [80]}', "[" * 5000])
+def test_what_somebody_broke_in_the_saved_part_never_leads_to_the_routers_themselves(saved: str) -> None:
+    spec = {"selector": {"app.kubernetes.io/component": "router"}, "ports": [{"port": 80, "targetPort": 20001}]}
+    edited = look(service(spec, proxy="tcp", saved=saved, controlled="true"))
+    assert (edited.made, edited.problems[0].message) == ({}, "it selects no pods")
 
 
 def test_a_routing_key_stays_and_is_what_the_network_has() -> None:

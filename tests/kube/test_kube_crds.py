@@ -17,10 +17,10 @@ from msgspec import inspect
 from vanrouter.cli.main import van
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.blocking import BlockingClient
-from vanrouter.kube.calls import Call, Object, create
+from vanrouter.kube.calls import Call, Object, apply, create, list_page
 from vanrouter.kube.crds import CUSTOM_KINDS, cluster_roles, definitions
 from vanrouter.kube.errors import Invalid
-from vanrouter.resources import read_document, read_resources, to_dict
+from vanrouter.resources import read_document, to_dict
 from vanrouter.resources.fields import FIELDS, KIND_WORDS
 from vanrouter.resources.kinds import API_VERSION, KINDS
 
@@ -202,8 +202,9 @@ def test_the_server_takes_every_good_resource_and_shows_it_as_it_is(client: Bloc
     examples = [document(kind, spec) for kind, specs in GOOD.items() for spec in specs]
     for page in DOCS.rglob("*.md"):
         for text in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
-            if re.search(rf"^apiVersion: {API_VERSION}", text, re.MULTILINE):  # not what a ConfigMap holds
-                examples += [to_dict(r) for r in read_resources(text) if r.kind in CUSTOM_KINDS]
+            if f"apiVersion: {API_VERSION}" in text:
+                found = [value for value in yaml.safe_load_all(text) if value["apiVersion"] == API_VERSION]
+                examples += [to_dict(read_document(value)) for value in found]
     assert len(examples) > 20
     for value in examples:
         kept = client.call(strictly(value, namespace))
@@ -235,6 +236,28 @@ def test_the_server_refuses_what_we_refuse_by_shape(client: BlockingClient, name
         taken.append((kind, path, wrong))
     assert taken == []
     assert len(cases) > 300
+
+
+def test_kubectl_get_shows_how_a_resource_is(client: BlockingClient, namespace: str) -> None:
+    listeners = CUSTOM_KINDS["Listener"]
+    client.call(create(listeners, namespace, {"metadata": {"name": "web"}, "spec": GOOD["Listener"][0]}))
+    status = {"status": "Ready", "message": "OK", "hasMatchingConnector": True}
+    client.call(apply(listeners, namespace, {"metadata": {"name": "web"}, "status": status}, subresource="status"))
+    call = list_page(listeners, namespace)
+    headers = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+    shown = client.call(Call(**{name: getattr(call, name) for name in call.__struct_fields__} | {"headers": headers}))
+    (row,) = shown["rows"]
+    columns = dict(zip([c["name"] for c in shown["columnDefinitions"]], row["cells"], strict=True))
+    del columns["Age"]
+    assert columns == {
+        "Name": "web",
+        "Routing Key": "web",
+        "Port": 65535,
+        "Host": "web",
+        "Status": "Ready",
+        "Has Matching Connector": True,
+        "Message": "OK",
+    }
 
 
 def required(kind: str) -> list[str]:

@@ -116,11 +116,18 @@ async def test_another_choice_removes_what_the_last_one_made(cluster: Any, names
         await here.site(spec="{linkAccess: route}")
         async with here.controller():
             await here.until(ROUTES, NAME, bool)
-            await here.site(spec="{linkAccess: ingress, settings: {ingress-host: van.example.com}}")
+            settings = "ingress-host: van.example.com, ingress-class: one, ingress-annotations: 'example.com/a=b'"
+            await here.site(spec=f"{{linkAccess: ingress, settings: {{{settings}}}}}")
             await here.until(ROUTES, NAME, lambda v: v is None)
             await endpoints(here, ["van.example.com", 443])
-            await here.site(spec="{linkAccess: ingress}")
-            await here.until(INGRESSES, NAME, lambda v: "van.example.com" not in json.dumps(v["spec"]))
+            made = await here.until(INGRESSES, NAME, bool)
+            assert (made["spec"]["ingressClassName"], made["metadata"]["annotations"]["example.com/a"]) == ("one", "b")
+            await here.site(spec="{linkAccess: ingress, settings: {ingress-host: van.example.com}}")
+
+            def has_neither(value: Any) -> bool:
+                return "ingressClassName" not in value["spec"] and "example.com/a" not in value["metadata"]["annotations"]
+
+            await here.until(INGRESSES, NAME, has_neither)
 
 
 async def test_the_default_is_a_route_where_the_cluster_has_them(cluster: Any, namespace: str) -> None:

@@ -52,7 +52,7 @@ async def test_what_is_wrong_is_said_and_the_rest_is_served(cluster: Any, namesp
             router.say(listeners=[automatic(name, 80) for name in [*BAD_NAMES, "good"]])
             await here.until(SERVICES, "good", bool, seconds=10.0)
             said = await here.until(
-                CONFIG_MAPS, "van-status.site.north", lambda v: v and "ConfigMap/zero" in v["data"].get("site.json", "")
+                CONFIG_MAPS, "van-status.site.north", lambda v: v and "ConfigMap/service" in v["data"].get("site.json", "")
             )
             problems = {p["path"].partition(":")[0] for p in json.loads(said["data"]["site.json"])["problems"]}
             expected = {f"ConfigMap/{name}" for name in TEXTS if name not in ("long", "site", "elsewhere")}

@@ -27,6 +27,7 @@ from vanrouter.admin import client
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import create
 from vanrouter.kube.kinds import NAMESPACES
+from vanrouter.resources.service_keys import service_key
 from vanrouter.settings import Timing
 from vanrouter.sites.run_in_pod import run_in_pod
 from vanrouter.stores import SiteHome
@@ -149,6 +150,33 @@ async def test_what_the_namespace_says_is_served_and_what_it_no_longer_says_is_n
     assert status["site"]["ports"] == [{"host": "hello", "port": 8080, "podPort": port, "automatic": False}]
     space.delete("Listener", "hello")
     await routers.until(home, "it is gone", lambda s: element(s, "listeners", "hello") is None)
+
+
+async def test_each_port_of_a_service_leads_to_its_own_server(
+    space: Namespace, routers: Routers, backend: int, nursery: trio.Nursery
+) -> None:
+    """With one routing key for both, half of the connections to each port would meet the server of the other one."""
+
+    async def other(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nother")
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, other, listeners)
+    servers, answers = {80: backend, 443: listeners[0].socket.getsockname()[1]}, {80: b'{"message":"Hello"}', 443: b"other"}
+    space.ports |= {f"hello:{port}": free_port() for port in servers}
+    space.establish()
+    space.put_ports()
+    space.put("Site", "north")
+    keys: dict[tuple[str, int], str] = {}
+    for port, server in servers.items():
+        keys["hello", port] = key = service_key("hello", port, keys)
+        expose = {"port": port, "address": "hello"}
+        space.put("Connector", f"hello-{port}", routingKey=key, host="127.0.0.1", port=server, expose=expose)
+    home = await routers.start(space)
+    await routers.until(home, "both listen", lambda s: sum(e["automatic"] and e["matched"] for e in s["listeners"]) == 2)
+    for port in [80, 443] * 4:
+        assert await trio.to_thread.run_sync(http_get, space.ports[f"hello:{port}"]) == answers[port]
 
 
 async def test_a_first_start_waits_alive_but_not_ready_until_the_controller_was_there(space: Namespace, routers: Routers) -> None:

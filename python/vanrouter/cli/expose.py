@@ -276,6 +276,7 @@ def unexpose(
         words_of = _words_of(connector)
         hit = words_of == words if words else name == target[0] if server is None else (spec.host, spec.port) == tuple(server)
         if hit and address in (None, name) and spec.expose.port in (ports or (spec.expose.port,)):
+            wanted.refuse_made(connector)
             doomed.append((connector.name, name, words_of, spec.expose.port))
         else:
             left.append((name, spec.expose.port))

@@ -92,7 +92,10 @@ def troubles(status: Doc) -> list[Trouble]:
             continue
         if reason["status"] == "Unknown" and (kind, reason["reason"]) != ("link", "Suspect"):
             continue
-        trouble = Trouble(f"{kind} {element['name']}", reason["message"] or reason["reason"], reason.get("next", ""))
+        why = reason["message"] or reason["reason"]
+        if (reason["type"], reason["reason"]) == ("LinkAccess", "Pending") and reason.get("since"):
+            why += f" (since {reason['since']})"  # an hour says something else than a second
+        trouble = Trouble(f"{kind} {element['name']}", why, reason.get("next", ""))
         if reason["reason"] == "SameRouter":
             twice = (kind, *element["routers"])
             if twice in doubled:

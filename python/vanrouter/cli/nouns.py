@@ -234,8 +234,6 @@ def _choose_pods(site: Any, workload: str, port: int, values: Doc) -> dict[str, 
     if values.get("selector") or values.get("host"):
         raise click.UsageError("say one of --workload, --selector and --host")
     found = find_target(site, (workload,), [Wanted(port, str(port))], include_not_ready=bool(values.get("include_not_ready_pods")))
-    for doubt in found.doubts:
-        warn(doubt.message, doubt.hint)
     values["selector"] = found.where["selector"]
     return {TARGET: found.words}
 

@@ -33,6 +33,7 @@ __all__ = [
     "read",
     "read_all",
     "refuse_broken_files",
+    "refuse_made",
     "service_address",
     "show",
     "update",
@@ -135,7 +136,7 @@ def update(site: Site, kind: str, name: str, fields: Mapping[str, Any], *, dry_r
     old = read(site, kind, name)
     if old is None:
         raise _missing(site, kind, name)
-    _refuse_made(old)
+    refuse_made(old)
     document = to_dict(old)
     document["spec"] = _merged(document.get("spec", {}), fields)
     try:
@@ -153,7 +154,7 @@ def delete(site: Site, kind: str, name: str, *, dry_run: bool = False) -> Change
     old = read(site, kind, name)
     if old is None:
         raise _missing(site, kind, name)
-    _refuse_made(old)
+    refuse_made(old)
     if not dry_run:
         site.resources.delete(kind, name)
     return Change(old, "deleted", dry_run)
@@ -164,7 +165,7 @@ def is_made(resource: Resource) -> bool:
     return "vanrouter.io/made-from" in resource.metadata.annotations
 
 
-def _refuse_made(resource: Resource) -> None:
+def refuse_made(resource: Resource) -> None:
     """Raise ConfigError for one that the controller would make again, and say what it is made from."""
     if not (said := resource.metadata.annotations.get("vanrouter.io/made-from", "")):
         return

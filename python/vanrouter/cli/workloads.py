@@ -22,6 +22,7 @@ from vanrouter.kube.calls import Kind, Object
 from vanrouter.kube.kinds import DAEMON_SETS, DEPLOYMENTS, PODS, SERVICES, STATEFUL_SETS
 from vanrouter.kube.pods import keep_pod, labels_that_exist
 from vanrouter.kube.rollout import pod_troubles
+from vanrouter.kube.workloads import own_spec
 from vanrouter.resources.selectors import parse_selector, selector_text
 
 __all__ = ["WORDS", "Doubt", "Target", "check_address", "find_target", "spelled"]
@@ -38,7 +39,6 @@ _SHORT: Final = {"deploy": "deployment", "deployments": "deployment", "sts": "st
 WORDS: Final = (*_WORKLOADS, "service", "pods", "host")
 EXAMPLE: Final = "write it like deployment/hello, statefulset/NAME, daemonset/NAME, service/NAME, pods/app=hello or host/HOST:PORT"
 _LABEL: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
-SAVED: Final = "vanrouter.io/saved"
 
 
 class Target(NamedTuple):
@@ -106,7 +106,9 @@ def check_address(site: NamespaceSite, address: str, *, option: str = "--address
     other = f"choose another name: {option} NAME"
     if spec.get("type") == "ExternalName" or spec.get("clusterIP") == "None":
         kind = "of type ExternalName" if spec.get("type") == "ExternalName" else "headless"
-        by_pod = "; each pod of a StatefulSet by its own name: --expose-pods-by-name" if kind == "headless" else ""
+        by_pod = (
+            "; each pod of a StatefulSet by its own name: --expose-pods-by-name" if kind == "headless" and option == "--address" else ""
+        )
         raise ConfigError(f"{what}, and it is {kind}: it has no address that could lead to the router", hint=f"{other}{by_pod}")
     owner = next((o for o in metadata.get("ownerReferences") or () if o.get("controller")), None)
     if owner is not None:
@@ -137,13 +139,9 @@ def _workload(site: NamespaceSite, kind: str, name: str, wanted: Sequence[Wanted
 
 def _service(site: NamespaceSite, name: str, wanted: Sequence[Wanted], *, include_not_ready: bool) -> Target:
     """The pods behind it: through the Service itself it would be reached by way of the router again once it is taken over."""
-    import json
-
     what = f"service {name}"
     value = _named(site, SERVICES, "service", name)
-    spec: Doc = value.get("spec") or {}
-    if is_taken(value):
-        spec = {**spec, **json.loads(value["metadata"]["annotations"][SAVED])}
+    spec: Doc = own_spec(value)
     labels = spec.get("selector") or {}
     if is_ours(value) or not labels:
         why = "it is one that the site made" if is_ours(value) else "it selects no pods"

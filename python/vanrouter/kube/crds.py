@@ -10,8 +10,6 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from vanrouter.kube.calls import Kind, Object
-from vanrouter.kube.schemas import spec_schema
-from vanrouter.resources.fields import KIND_WORDS
 from vanrouter.resources.kinds import API_VERSION
 
 __all__ = ["CUSTOM_KINDS", "GROUP", "STATUS_FIELDS", "VERSION", "cluster_roles", "definition", "definitions"]
@@ -88,6 +86,9 @@ def definitions() -> list[Object]:
 
 
 def definition(kind: str) -> Object:
+    from vanrouter.kube.schemas import spec_schema  # what only the definitions need
+    from vanrouter.resources.fields import KIND_WORDS
+
     custom, names = CUSTOM_KINDS[kind], _NAMES[kind]
     spec, required = spec_schema(kind)
     about = {
@@ -125,12 +126,17 @@ def definition(kind: str) -> Object:
 
 
 def cluster_roles() -> list[Object]:
-    """So that whoever is admin, edit or view in a namespace may use the resources there, as those roles promise."""
+    """So that whoever is admin, edit or view in a namespace may use the resources there, as those roles promise.
+
+    Who is admin may write ``status`` too: he installs a controller, and nobody can give a right that he does not have.
+    """
     plurals = [kind.plural for kind in CUSTOM_KINDS.values()]
     secret = {CUSTOM_KINDS["AccessToken"].plural, CUSTOM_KINDS["AccessGrant"].plural}  # codes stand in them: not for those who only look
+    writes = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]
     made = []
     for name, resources, verbs, roles in (
-        ("vanrouter-edit", plurals, ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"], ("admin", "edit")),
+        ("vanrouter-admin", [f"{plural}/status" for plural in plurals], ["patch"], ("admin",)),
+        ("vanrouter-edit", plurals, writes, ("admin", "edit")),
         ("vanrouter-view", [p for p in plurals if p not in secret], ["get", "list", "watch"], ("view",)),
     ):
         labels = {"app.kubernetes.io/part-of": "vanrouter"}

@@ -46,6 +46,7 @@ AGAIN: Final = 2.0  # seconds until files that could not be written are tried ag
 OWN_FILE: Final = "own.json"
 ROUTER_FILE: Final = "router.json"
 PODS_FILE: Final = "pods.json"
+PATIENCE: Final = 10.0  # in which a first start waits for custom resources, when all else is there
 CUSTOM: Final = "~"  # sorts after every name of a ConfigMap: of two with one name the ConfigMap counts
 FOLLOWED: Final = tuple(kind for kind in CUSTOM_KINDS if kind not in ("AccessGrant", "AccessToken"))
 """Grants and tokens are the controller's: no router may read the codes in them."""
@@ -75,6 +76,9 @@ class Feeder:
         self._pods_unsaved = trio.Event()
         self._remembered_pods = self._load_pods()
         self._pods_seen: Mapping[str, Pod] | None = self._remembered_pods
+        self._is_first = not home.state.path("identity.key").exists()  # else the directory has what an earlier start heard
+        self._customs_written = False
+        self._patient_until: float | None = None
         self.changed: Callable[[Fed], None] = lambda _: None
         self.problems: list[Problem] = []
         self.problem: Problem | None = None  # files that cannot be written
@@ -118,6 +122,11 @@ class Feeder:
             found.append(f"Secret/{KEYS_SECRET}, which the controller makes")
         if not any(key[0] == "Site" for key in self._home.resources.load().resources):
             found.append("a Site among the ConfigMaps with vanrouter.io/type: resource (van init makes it)")
+        if not found and self._is_first and not self._customs_written:
+            if self._patient_until is None:
+                self._patient_until = trio.current_time() + PATIENCE
+            if trio.current_time() < self._patient_until:
+                found.append("its custom resources, or the word that there are none")
         return found
 
     # ---- Tasks ---------------------------------------------------------------------------------------------------------------------------
@@ -186,6 +195,7 @@ class Feeder:
             loaded = self._records.feed(maps, statuses=self._remembered.values(), customs=customs)
         self.problems = loaded.problems
         directory, wanted = self._home.resources.directory, self._files(maps)
+        self._customs_written |= self.customs.synced
         unseen = tuple(f"{CUSTOM}{resource} " for resource in self.customs.unseen)
         wanted |= dict.fromkeys((path.name for path in directory.iterdir() if path.name.startswith(unseen)), b"")
         wanted |= {

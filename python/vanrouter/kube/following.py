@@ -95,7 +95,7 @@ class CustomWatch:
         async with trio.open_nursery() as nursery:
             while True:
                 await trio.sleep_until(self.discovery.at)
-                before = self.problems
+                before, was_synced = self.problems, self.synced
                 await self._look()
                 for kind in sorted(self._watchers.keys() - self.discovery.kinds):
                     self._watchers.pop(kind)[1].cancel()
@@ -108,6 +108,8 @@ class CustomWatch:
                 if self.problems != before:
                     for problem in self.problems:
                         log.warning("not all resources count", extra={"reason": problem.message, "hint": problem.hint})
+                    self._heard(())
+                elif self.synced != was_synced:
                     self._heard(())
 
     async def _look(self) -> None:

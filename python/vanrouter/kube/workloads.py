@@ -7,7 +7,6 @@ declare, their labels, and how many pods with lasting names there are.
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +14,7 @@ import msgspec
 from vanrouter.kube.calls import Object
 from vanrouter.resources.selectors import selector_text
 
-__all__ = ["INCUMBENT", "MADE_FROM", "OURS", "Port", "Workload", "has_annotations", "keep_service", "keep_workload"]
+__all__ = ["INCUMBENT", "MADE_FROM", "OURS", "Port", "Workload", "has_annotations", "keep_service", "keep_workload", "own_spec"]
 
 OURS: Final = "vanrouter.io/"
 INCUMBENT: Final = "skupper.io/"
@@ -78,13 +77,7 @@ def keep_workload(kind: str, value: Object) -> Workload:
 
 def keep_service(value: Object) -> Workload:
     """A Service that was taken over is what it was before: through its selector now the routers would lead to themselves."""
-    metadata, spec = value.get("metadata") or {}, value.get("spec") or {}
-    if SAVED in (metadata.get("annotations") or {}):
-        try:
-            saved = json.loads(metadata["annotations"][SAVED])
-        except (ValueError, RecursionError):
-            saved = None
-        spec = saved if isinstance(saved, dict) else {}
+    metadata, spec = value.get("metadata") or {}, own_spec(value)
     labels, ports = spec.get("selector") or {}, [p for p in spec.get("ports") or () if p.get("protocol", "TCP") == "TCP"]
     return Workload(
         kind="Service",
@@ -94,6 +87,24 @@ def keep_service(value: Object) -> Workload:
         ports=[Port(int(p["port"]), str(p.get("name") or ""), str(p.get("targetPort") or p["port"])) for p in ports],
         labels={},
     )
+
+
+def own_spec(service: Object) -> Object:
+    """Of a Service what its owner wants: of one that was taken over, what is saved; nothing where somebody edited that beyond reading."""
+    spec: Object = service.get("spec") or {}
+    annotations = (service.get("metadata") or {}).get("annotations") or {}
+    if SAVED not in annotations:
+        return spec
+    try:
+        saved = msgspec.json.decode(annotations[SAVED], type=_Saved)
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+    return {**spec, "selector": saved.selector or {}, "ports": saved.ports or []}
+
+
+class _Saved(msgspec.Struct):
+    selector: dict[str, str] | None = None
+    ports: list[dict[str, Any]] | None = None
 
 
 def _annotations(metadata: Any) -> dict[str, str]:

@@ -124,9 +124,11 @@ def _listener(listener: Listener | MultiKeyListener, platform: Platform) -> Iter
     if isinstance(listener, MultiKeyListener) and listener.spec.require_client_cert:
         yield Note("spec.requireClientCert", _NO_TLS.format("clients", "listen"), "remove it to listen without TLS")
     if isinstance(listener, Listener) and listener.spec.expose_pods_by_name:
-        yield Note(
-            "spec.exposePodsByName", "one address per pod is not supported by this release: this listener is not in force", "remove it"
-        )
+        if platform == "linux":
+            yield Note("spec.exposePodsByName", "there are no pods on a host: this listener is not in force", "remove it")
+        else:
+            hint = f"without service sync: a listener for each pod, with the routing key {listener.spec.routing_key}.POD"
+            yield Note("spec.exposePodsByName", "has no effect here: with service sync pods have listeners by themselves", hint)
     if spec.observer not in ("auto", "none"):
         yield Note("spec.observer", f"{spec.observer}: requests are not counted by this release; the streams pass as they are", "")
     if platform == "kubernetes" and (is_ip(spec.host) or not _SERVICE_NAME.fullmatch(spec.host)):
@@ -145,8 +147,8 @@ def _connector(connector: Connector, platform: Platform) -> Iterator[Note]:
         yield Note("spec.useClientCert", "goes with spec.tlsCredentials", "")
     if spec.verify_hostname:
         yield Note("spec.verifyHostname", "goes with spec.tlsCredentials, which is not supported by this release", "")
-    if spec.expose_pods_by_name:
-        yield Note("spec.exposePodsByName", "one address per pod is not supported by this release: there is the one address", "")
+    if spec.expose_pods_by_name and (platform == "linux" or not spec.selector):
+        yield Note("spec.exposePodsByName", "a host has no pods: there is the one address", "")
     if spec.include_not_ready_pods and not spec.selector:
         yield Note("spec.includeNotReadyPods", "has no effect without spec.selector", "")
     yield from _unused_settings(spec.settings)
