@@ -55,7 +55,7 @@ async def test_what_is_wrong_is_said_and_the_rest_is_served(cluster: Any, namesp
             await here.client.call(create(CONFIG_MAPS, namespace, {"metadata": metadata, "data": keys}))
             router.say(listeners=[automatic(name, 80) for name in [*BAD_NAMES, "good"]])
             await here.until(SERVICES, "good", bool, seconds=10.0)
-            expected = {f"ConfigMap/{name}" for name in TEXTS if name not in ("long", "site", "elsewhere")} | {"Site/other"}
+            expected = {f"ConfigMap/{name}" for name in TEXTS if name not in ("long", "elsewhere")}
             await here.until(CONFIG_MAPS, "van-status.site.north", lambda v: v and expected <= problems(v))
             await trio.sleep(1.0)
             written = controller.copies.writes
