@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,14 +30,14 @@ class Seen:
 
     def __init__(self) -> None:
         self.at: dict[str, float] = {}
-        self.removed = 0
+        self.removed: set[str] = set()
 
     def __call__(self, changes: Sequence[Change]) -> None:
         for change in changes:
             if hasattr(change, "object"):
                 self.at.setdefault(change.key[1], trio.current_time())
             else:
-                self.removed += 1
+                self.removed.add(change.key[1])
 
     async def until(self, is_so: Callable[[], bool], seconds: float) -> None:
         with trio.fail_after(seconds):
@@ -47,8 +48,6 @@ class Seen:
 async def test_a_thousand_services_are_there_soon_and_each_of_ten_changes_a_second_too(
     cluster: Any, namespace: str, record_property: Callable[[str, object], None]
 ) -> None:
-    import random
-
     names, seen = [f"svc-{number:04}" for number in range(MANY)], Seen()
     async with in_namespace(cluster, namespace) as here, trio.open_nursery() as nursery:
         await here.site()
@@ -68,11 +67,7 @@ async def test_a_thousand_services_are_there_soon_and_each_of_ten_changes_a_seco
                 waits.append(seen.at[name] - said)
                 await trio.sleep(max(0.0, said + 0.1 - trio.current_time()))
             churn, took = time.process_time() - churn, trio.current_time() - began - start
-            await seen.until(lambda: seen.removed == 30, 15.0)
-            await trio.sleep(2.0)
-            written = controller.copies.writes
-            await trio.sleep(1.0)
-            assert controller.copies.writes == written, "and then it is quiet"
+            assert not seen.removed & set(names)
         nursery.cancel_scope.cancel()
     waits.sort()
     record_property(

@@ -360,3 +360,16 @@ async def test_a_ledger_that_cannot_be_opened_costs_tokens_and_nothing_else(worl
     status = await world.status(home)
     assert status["site"]["ready"]
     assert "ledger.sqlite" in problem(status, "/")["message"]
+
+
+async def test_a_second_site_that_comes_first_by_name_does_not_take_the_place_of_the_one_that_runs(world: World) -> None:
+    north = world.home("north")
+    site = await world.start(north)
+    north.resources.put(resource("Site", "alpha", serviceAddress="127.0.0.9"))
+
+    async def told() -> Any:
+        return next((p for p in (await world.status(north))["problems"] if p["path"].startswith("Site/alpha")), None)
+
+    found = await world.until("the second Site is named", told)
+    assert "this site is north" in found["message"]
+    assert site.wanted.site_spec.service_address != "127.0.0.9"

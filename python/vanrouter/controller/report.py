@@ -8,7 +8,6 @@ cannot know (grants, the Service of the link access, foreign Services) is the co
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -16,7 +15,7 @@ from typing import Any, Final
 from vanrouter.conditions import Condition
 from vanrouter.controller.services import Note
 from vanrouter.kube.names import SIBLING
-from vanrouter.kube.records import StatusRecord, spec_hash
+from vanrouter.kube.records import StatusRecord, hash_of, spec_hash
 from vanrouter.resources import Resource
 from vanrouter.resources.kinds import Site
 
@@ -123,7 +122,7 @@ def _record(resource: Resource, said: Said, notes: Mapping[str, Note], since: Ca
     if found is None:
         return StatusRecord(kind=resource.kind, name=resource.name, spec_hash="")
     status = {key: value for key, value in found.items() if key not in ("name", "spec")}
-    applied = hashlib.sha256(json.dumps(found.get("spec") or {}, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    applied = hash_of(found.get("spec") or {})
     note = notes.get(str(found.get("host", ""))) if resource.kind in ("Listener", "MultiKeyListener") else None
     if note is not None:
         status["conditions"] = [*status.get("conditions", []), _note(note, since(resource.ref, note.reason))]

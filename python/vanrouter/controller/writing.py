@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
 import trio
 
 import vanrouter
@@ -232,7 +233,7 @@ class Statuses:
                 continue
             if is_root:
                 self.whole = whole
-                put_site_text(value, json.dumps(whole, separators=(",", ":"), sort_keys=True))
+                put_site_text(value, msgspec.json.encode(whole, order="sorted").decode())
             if copies.differs(CONFIG_MAPS, value):
                 values.insert(0 if is_root else len(values), value)
         if values:

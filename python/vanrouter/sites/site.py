@@ -95,7 +95,7 @@ class RunningSite:
         self._inherited_until = context.now() + SYNC_LINGER if self._inherited else math.inf
         context.forwarding.change(put=inherited)
         self.loaded = loaded
-        self.wanted: Wanted = compute_wanted(loaded.resources, edge=context.edge, within=self._within())
+        self.wanted: Wanted = compute_wanted(loaded.resources, edge=context.edge, within=self._within(), site=context.site_name)
         self.conditions = Conditions()
         self.accesses = Accesses(context)
         self.links = Links(context)
@@ -211,7 +211,7 @@ class RunningSite:
             self._store_problem = None
         except StoreError as exc:
             self._store_problem = Problem(str(self.context.home.resources.directory), str(exc), exc.hint)
-        wanted = compute_wanted(self.loaded.resources, edge=self.context.edge, within=self._within())
+        wanted = compute_wanted(self.loaded.resources, edge=self.context.edge, within=self._within(), site=self.context.site_name)
         if wanted.site is None:
             # The site's own resource is gone or was never good: what it said stays in force.
             wanted.problems.append(Problem("Site", "there is no Site among the resources; the last one stays in force", "put it back"))

@@ -7,6 +7,8 @@ Reads the parts of a running site and changes nothing. ``since`` becomes a date 
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import math
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,22 +33,49 @@ __all__ = ["Reporter"]
 Doc = dict[str, Any]
 
 
+class _Lists:
+    """What the address table says, each list asked for once: of a thousand services it costs."""
+
+    def __init__(self, site: RunningSite) -> None:
+        self._table = site.services.table
+
+    @functools.cached_property
+    def services(self) -> list[ServiceStatus]:
+        return self._table.services()
+
+    @functools.cached_property
+    def listeners(self) -> list[AddressStatus]:
+        return self._table.listener_statuses()
+
+    @functools.cached_property
+    def connectors(self) -> list[AddressStatus]:
+        return self._table.connector_statuses()
+
+
 class Reporter:
     def __init__(self, site: RunningSite) -> None:
         self._site = site
+        self._of_document: _Lists | None = None
 
     def document(self) -> Doc:
-        links = self.links()
-        return {
-            "site": self.site(),
-            "links": links,
-            "listeners": self.listeners(),
-            "multiKeyListeners": self.multi_key_listeners(),
-            "connectors": self.connectors(),
-            "services": self.services(),
-            "grants": self.grants(),
-            "problems": [problem_doc(p) for p in self._site.problems() + self._site.services.problems(self._site_name)],
-        }
+        self._of_document = _Lists(self._site)
+        try:
+            return {
+                "site": self.site(),
+                "links": self.links(),
+                "listeners": self.listeners(),
+                "multiKeyListeners": self.multi_key_listeners(),
+                "connectors": self.connectors(),
+                "services": self.services(),
+                "grants": self.grants(),
+                "problems": [problem_doc(p) for p in self._site.problems() + self._site.services.problems(self._site_name)],
+            }
+        finally:
+            self._of_document = None
+
+    @property
+    def _lists(self) -> _Lists:
+        return self._of_document or _Lists(self._site)
 
     # ---- The site ------------------------------------------------------------------------------------------------------------------------
 
@@ -66,7 +95,7 @@ class Reporter:
             "conditions": self._conditions(conditions),
             "endpoints": [{"host": e.host, "port": e.port} for e in site.accesses.endpoints()],
             "linkedSites": len(site.links.linked_sites()),
-            "exposedServices": len({c.service.address for c in site.services.table.connector_statuses() if c.service is not None}),
+            "exposedServices": len({c.service.address for c in self._lists.connectors if c.service is not None}),
             "serviceAddress": site.wanted.site_spec.service_address,
             "serviceSync": site.wanted.site_spec.service_sync,
             "refusedSites": sorted(site.refused_sites),
@@ -83,9 +112,7 @@ class Reporter:
             return {}
         wanted = {(w.host, w.port): False for w in site.wanted.listeners.values()}
         if site.wanted.site_spec.service_sync:
-            wanted |= {
-                (s.address, port): True for s in site.services.table.services() for port in s.ports if (s.address, port) not in wanted
-            }
+            wanted |= {(s.address, port): True for s in self._lists.services for port in s.ports if (s.address, port) not in wanted}
         ports = [
             {"host": host, "port": port, "podPort": in_pod.port(host, port), "automatic": automatic}
             for (host, port), automatic in sorted(wanted.items())
@@ -186,13 +213,13 @@ class Reporter:
     # ---- Listeners and connectors --------------------------------------------------------------------------------------------------------
 
     def listeners(self) -> list[Doc]:
-        found = [s for s in self._site.services.table.listener_statuses() if not s.keys]
+        found = [s for s in self._lists.listeners if not s.keys]
         return [self._address("Listener", s) | {"strategy": s.strategy} for s in found] + self._without_port() + self._faulty("Listener")
 
     def _without_port(self) -> list[Doc]:
         """In a pod: those of service sync that wait for a port, as others that do."""
         found: list[Doc] = []
-        for service in self._site.services.table.services():
+        for service in self._lists.services:
             for problem in service.skipped:
                 if problem.reason == "Pending":
                     name = f"{problem.address}:{problem.port}"
@@ -206,7 +233,7 @@ class Reporter:
     def multi_key_listeners(self) -> list[Doc]:
         names = {multi_key_name(name): name for kind, name in self._site.wanted.specs if kind == "MultiKeyListener"}
         found: list[Doc] = []
-        for status in self._site.services.table.listener_statuses():
+        for status in self._lists.listeners:
             if status.keys and status.name in names:
                 doc = self._address("MultiKeyListener", msgspec.structs.replace(status, name=names[status.name]))
                 keys = [{"routingKey": k.routing_key, "weight": k.weight, "matched": self._matched(k.routing_key)} for k in status.keys]
@@ -220,7 +247,7 @@ class Reporter:
         of = {name: w.of for name, w in self._site.wanted.connectors.items() if w.of}
         found: list[Doc] = []
         chosen: dict[str, list[AddressStatus]] = {}
-        for status in self._site.services.table.connector_statuses():
+        for status in self._lists.connectors:
             if status.name in of:
                 chosen.setdefault(of[status.name], []).append(status)
             else:
@@ -292,10 +319,10 @@ class Reporter:
 
     def services(self) -> list[Doc]:
         local_targets: dict[ServicePort | None, list[AddressStatus]] = {}
-        for status in self._site.services.table.connector_statuses():
+        for status in self._lists.connectors:
             local_targets.setdefault(status.service, []).append(status)
         with_edges = routers_with_edges(self._site.services.engine)
-        return [self._service(s, local_targets, with_edges) for s in self._site.services.table.services()]
+        return [self._service(s, local_targets, with_edges) for s in self._lists.services]
 
     def _service(
         self, service: ServiceStatus, local_targets: Mapping[ServicePort | None, list[AddressStatus]], with_edges: Container[str]
@@ -442,4 +469,9 @@ def problem_doc(problem: Problem) -> Doc:
 
 
 def rfc3339(seconds: float) -> str:
+    return _date(math.floor(seconds))
+
+
+@functools.lru_cache(4096)
+def _date(seconds: int) -> str:
     return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -117,10 +117,15 @@ class Wanted(msgspec.Struct, kw_only=True):
         return self.site.spec if self.site is not None else SiteSpec()
 
 
-def compute_wanted(resources: Mapping[Key, Located], *, edge: bool | None = None, within: InNamespace | None = None) -> Wanted:
-    """``edge``: what the router is for its life, whatever the Site says by now. ``within``: the namespace, where the router is in a pod."""
+def compute_wanted(
+    resources: Mapping[Key, Located], *, edge: bool | None = None, within: InNamespace | None = None, site: str = ""
+) -> Wanted:
+    """``edge``: what the router is for its life, whatever the Site says by now. ``within``: the namespace, where the router is in a pod.
+
+    ``site``: of several Sites the one that counts; else the first by name.
+    """
     wanted = Wanted(specs={key: located.resource for key, located in resources.items()})
-    for (kind, name), located in sorted(resources.items()):
+    for (kind, name), located in sorted(resources.items(), key=lambda item: (item[0][0], item[0] != ("Site", site), item[0][1])):
         resource = located.resource
         match resource:
             case Site():
