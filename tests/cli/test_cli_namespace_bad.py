@@ -6,6 +6,7 @@ that lead nowhere. Each is said by what a person types next.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from test_cli_namespace import Here, here, ok, workload
 
-from vanrouter.kube.calls import create, delete, merge_patch
+from vanrouter.kube.calls import Kind, create, delete, merge_patch
 from vanrouter.kube.errors import NotFound
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, PODS, SERVICES
 
@@ -70,7 +71,7 @@ def test_what_keeps_a_pod_is_said_by_status_and_by_init_that_waits(installed: He
     with router_pod(installed, status):
         results = [installed.van("status")]
         if "Image" in str(status):
-            results.append(installed.van("init --timeout 3s"))
+            results.append(installed.van("init --timeout 5s"))
     assert [result.exit_code for result in results] == [3, 4][: len(results)]
     for result in results:
         assert said in result.stderr
@@ -87,6 +88,25 @@ def test_a_quota_that_forbids_the_pods_is_said_with_its_words(installed: Here) -
     assert result.exit_code == 3
     assert "exceeded quota: small" in result.stderr
     assert "kubectl describe quota" in result.stderr
+
+
+def test_an_install_that_a_quota_cuts_short_says_so_and_the_next_one_finishes_it(here: Here) -> None:
+    quotas = Kind("", "v1", "resourcequotas", "ResourceQuota")
+    hard = {"hard": {"services": "0"}}
+    here.client.call(create(quotas, here.name, {"metadata": {"name": "small"}, "spec": hard}))
+    counted = {"status": {**hard, "used": {"services": "0"}}}
+    here.client.call(merge_patch(quotas, here.name, "small", counted, subresource="status"))
+    result = here.van("init --site-name north --no-wait")
+    assert result.exit_code == 1
+    assert "exceeded quota: small, requested: services=1" in result.stderr
+    assert "deployment van-router: it is not there" in here.van("status").stderr
+    here.client.call(merge_patch(quotas, here.name, "small", {"spec": {"hard": {"services": "9"}}}))
+    here.client.call(merge_patch(quotas, here.name, "small", {"status": {"hard": {"services": "9"}}}, subresource="status"))
+    until = time.monotonic() + 15
+    while (result := here.van("init --no-wait")).exit_code and time.monotonic() < until:
+        time.sleep(0.2)  # the server looks at quotas now and then
+    ok(result)
+    assert here.get(DEPLOYMENTS, "van-router")
 
 
 def test_a_deployment_that_is_deleted_or_scaled_to_0_is_named_and_update_brings_it_back(installed: Here) -> None:

@@ -82,6 +82,16 @@ def test_a_site_that_is_not_ready_says_why_and_exits_3(van: Van, site: FakeSite)
     assert "next: choose another" in result.stdout
 
 
+def test_a_site_of_several_routers_says_how_many_and_how_many_of_them_are_ready(van: Van, site: FakeSite) -> None:
+    routers = [{"pod": "van-router-a", "ready": True}, {"pod": "van-router-b", "ready": True}]
+    site.document["site"] |= {"controller": {"name": "c", "version": "1"}, "routers": routers}
+    assert van("status").stdout.startswith("Site north is ready, in interior mode, with 2 routers. It is not linked")
+    routers[1]["ready"] = False
+    assert van("status").stdout.startswith("Site north is ready, in interior mode, with 2 routers, 1 of them ready. It is")
+    site.document["site"]["routers"] = routers[:1]
+    assert van("status").stdout.startswith("Site north is ready, in interior mode. It is")
+
+
 def test_waiting_ends_when_it_is_ready_or_with_exit_code_4(van: Van, site: FakeSite) -> None:
     site.document["site"]["ready"] = False
     result = van("status --wait --timeout 200ms")

@@ -113,3 +113,5 @@ def test_drift_is_what_we_say_and_is_otherwise_and_nothing_that_others_added() -
     known["spec"] |= {"replicas": 3, "list": [{"a": 2}]}
     known["metadata"]["labels"] = {}
     assert drifted(wish, known) == ["metadata.labels.a", "spec.replicas", "spec.list[0].a"]
+    known["spec"]["list"] = [{"a": 1}, {"b": 1}]
+    assert drifted(wish, known)[-1] == "spec.list", "one more is another list"

@@ -17,7 +17,7 @@ from fake_router import automatic, service
 from test_kube_tokens import elsewhere, reachable
 
 from vanrouter.cli.main import van
-from vanrouter.kube.calls import apply, merge_patch
+from vanrouter.kube.calls import apply, delete, merge_patch
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.names import ROUTER_LABELS
 
@@ -138,3 +138,37 @@ async def test_status_of_fifty_listeners_takes_less_than_a_second(cluster: Any, 
     text = f"{sorted(times)[2] * 1000:.0f} ms, {whole * 1000:.0f} ms with the start of the program"
     record_property("figure", f"van status with 50 listeners, in a namespace: {text}")
     assert min(times) < 1.0
+
+
+async def test_a_second_site_changes_nothing_and_is_named(cluster: Any, namespace: str) -> None:
+    async with in_namespace(cluster, namespace) as here:
+        await here.site()
+        await here.put(LISTENER)
+        async with here.controller() as controller, here.router(controller) as router:
+            router.say()
+            before = await here.until(SERVICES, "db", bool)
+            other = "apiVersion: vanrouter.io/v1alpha1\nkind: Site\nmetadata: {name: other}\nspec: {serviceSync: false}\n"
+            for name in ("a-site", "van.site.aaa"):  # in order of names both come first
+                metadata = {"name": name, "labels": {"vanrouter.io/type": "resource"}}
+                await here.client.call(apply(CONFIG_MAPS, namespace, {"metadata": metadata, "data": {"resource.yaml": other}}))
+                await trio.sleep(1.1)  # the server's dates are whole seconds
+            said = await until_said(here, "status", "ConfigMap/a-site", "ConfigMap/van.site.aaa")
+            assert "Site/other is not in force: this namespace is site north, by ConfigMap/van.site.north" in said
+            assert "Site north is ready" in said
+            assert await here.get(SERVICES, "db") == before
+        async with here.controller(name="c-1") as controller, here.router(controller) as router:
+            router.say()
+            await until_said(here, "status", "Site north is ready", "ConfigMap/a-site")
+
+
+async def test_secrets_that_somebody_deletes_come_back_as_they_were(cluster: Any, namespace: str) -> None:
+    async with in_namespace(cluster, namespace) as here:
+        await here.site()
+        async with here.controller():
+            names = ("van-identity", "van-ca", "van-router-keys")
+            before = {name: await here.until(SECRETS, name, bool) for name in names}
+            for name in names:
+                await here.client.call(delete(SECRETS, namespace, name))
+            for name in names[:2]:
+                assert (await here.until(SECRETS, name, bool))["data"] == before[name]["data"]
+            assert (await here.until(SECRETS, "van-router-keys", bool))["data"]["ca.crt"] == before["van-router-keys"]["data"]["ca.crt"]

@@ -28,7 +28,7 @@ from vanrouter.kube.names import CONTROLLER_LABELS
 from vanrouter.kube.plan import Plan, built_in_image, plan
 from vanrouter.kube.pods import keep_pod
 from vanrouter.kube.policies import deniers
-from vanrouter.kube.rights import ask, is_allowed, needed, role_granting
+from vanrouter.kube.rights import LEASE_INSTALLER_RULES, ask, is_allowed, needed, role_granting
 from vanrouter.kube.rollout import install_troubles, missing
 
 __all__ = ["examine_namespace"]
@@ -66,6 +66,7 @@ class _Examination:
         self.resource: Any = None
         self.plan: Plan | None = None
         self.pods: list[Object] = []
+        self.told: list[Finding] = []
         self.status: dict[str, Any] | None = None
 
     def steps(self) -> Findings:
@@ -86,10 +87,13 @@ class _Examination:
         if self.resource is not None:
             routes = entrance.has_routes(self.site, self.resource)
             self.plan = plan(self.resource, image=built_in_image(__version__), routes=routes)
+        self.told += wrong
         yield from sum_up("resources", wrong, f"{len(loaded.resources)} can be read")
 
     def _rights(self) -> Findings:
-        more = front_rules(self.plan.entrance) if self.plan is not None else []
+        more = list(front_rules(self.plan.entrance)) if self.plan is not None else []
+        if self.plan is not None and self.plan.controllers > 1:
+            more += LEASE_INSTALLER_RULES
         wanted = needed(more)
         with ThreadPoolExecutor(8) as at_once:
             answers = list(at_once.map(lambda right: self.site.client.call(ask(right, self.site.namespace)), wanted))
@@ -111,7 +115,11 @@ class _Examination:
         for manifest in made[1:]:
             known = self.site.get(manifest.kind, manifest.name)
             if known is None:
-                wrong.append(Finding(f"object {manifest.ref}", "failed", "it is not there: somebody deleted it", todo))
+                wrong.append(
+                    Finding(
+                        f"object {manifest.ref}", "failed", "it is not there: somebody deleted it, or the install ended before it", todo
+                    )
+                )
             elif paths := drifted(manifest.value, known):
                 more = f" and {len(paths) - MOST_PATHS} more" if len(paths) > MOST_PATHS else ""
                 said = f"somebody changed it, or another version of van made it: {', '.join(paths[:MOST_PATHS])}{more}"
@@ -159,7 +167,7 @@ class _Examination:
         yield from links
         yield from services
         pods = [Finding("", "failed", t["message"]) for t in self.site.troubles()]
-        yield from problems_in(self.status, [*told, *links, *services, *pods])
+        yield from problems_in(self.status, [*self.told, *told, *links, *services, *pods])
 
     def _policies(self) -> Findings:
         policies, pods = self.site.objects(NETWORK_POLICIES), self.site.objects(PODS)

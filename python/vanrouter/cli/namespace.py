@@ -28,7 +28,7 @@ from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SEC
 from vanrouter.kube.kubeconfig import load_access
 from vanrouter.kube.manifests import CONTROLLER, ROUTER
 from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, resource_map, selector, status_map
-from vanrouter.kube.records import SITE_KEY, reference_to, site_text
+from vanrouter.kube.records import ROOT, SITE_KEY, reference_to, root_order, site_text
 from vanrouter.kube.rollout import install_troubles, missing
 from vanrouter.kube.state import files_in, secret_of
 
@@ -38,7 +38,6 @@ SETTLES: Final = 3.0  # seconds
 OURS: Final = f"{PART_OF}=vanrouter"
 _REQUEST: Final = "van-request."
 _METHODS: Final = {"grant.delete": "token.delete"}  # of a host, and here
-_ROOT: Final = "van.site."
 
 
 class _Client(BlockingClient):
@@ -81,9 +80,9 @@ class NamespaceSite(Site):
         Raises ConfigError when there is no such namespace.
         """
         if self._root is None:
-            found = [o for o in self.objects(CONFIG_MAPS, labels=selector(RESOURCE)) if o["metadata"]["name"].startswith(_ROOT)]
+            found = [o for o in self.objects(CONFIG_MAPS, labels=selector(RESOURCE)) if o["metadata"]["name"].startswith(ROOT)]
             found = found or custom_sites(self.client, self.namespace)
-            self._root = min(found, key=lambda o: str(o["metadata"]["name"]), default=None)
+            self._root = min(found, key=_order, default=None)
             if self._root is None:
                 self.require_namespace()
         return self._root
@@ -223,6 +222,10 @@ class NamespaceSite(Site):
         return document
 
 
+def _order(root: Object) -> tuple[bool, str, str]:
+    return root_order(str(root["metadata"]["name"]), str(root["metadata"].get("creationTimestamp", "")))
+
+
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
@@ -251,4 +254,4 @@ def owner(root: Object) -> Object:
 
 def site_of(root: Object) -> str:
     """The name of the site."""
-    return str(root["metadata"]["name"]).removeprefix(_ROOT)
+    return str(root["metadata"]["name"]).removeprefix(ROOT)

@@ -32,7 +32,7 @@ from vanrouter.controller.making import Making
 from vanrouter.controller.redeeming import Redeeming, credentials_in
 from vanrouter.controller.routers import Routers
 from vanrouter.controller.services import ServicePlan, give_back, is_taken
-from vanrouter.controller.start import controller_leaf, establish_keys
+from vanrouter.controller.start import controller_leaf, establish_keys, put_back_keys
 from vanrouter.controller.view import ViewKeeper, services_view
 from vanrouter.controller.workloads import Workloads
 from vanrouter.controller.writing import Statuses, Wishes, told_endpoints, wished, write_router_map
@@ -168,6 +168,7 @@ class Controller:
         self._wishes = wished(resources, site.spec, self.routers, self._wishes, self._router_map(), now=trio.current_time())
         document = self.routers.document()
 
+        await self._step("identity", lambda: put_back_keys(self.copies, self.keys, self._owners))
         await self._step("keys", lambda: self._write_keys(reached, links, given))
         await self._step("link access", lambda: self._write_access(reached))
         await self._step("ports", lambda: self._write_router_map(reached, document))

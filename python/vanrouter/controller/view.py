@@ -63,15 +63,15 @@ class ViewKeeper:
         holds = known is not None and data == view["data"] and not known.get("binaryData")
         written = self._rivals.may_write(SERVICES_MAP, view["data"], known, holds=holds, now=now)
         if written:
-            self._edited = sorted(key for key in {*data, *view["data"]} if data.get(key) != view["data"].get(key))
+            self._edited = [] if known is None else sorted(key for key in {*data, *view["data"]} if data.get(key) != view["data"].get(key))
         return written or holds  # what else the object has is kept by whoever writes it
 
     def problems(self, now: float) -> list[Problem]:
         path, found = f"ConfigMap/{SERVICES_MAP}", []
         for rivalry in self._rivals.current(now):
-            keys = ", ".join(self._edited[:5])
-            done = "and edited again each time that it was put back: it stays as it is" if rivalry.is_left else "and put back"
-            text = f"it was edited by {rivalry.who or 'somebody'} ({keys}), {done}; it only shows what is exposed"
+            what = f"edited by {rivalry.who or 'somebody'} ({', '.join(self._edited[:5])})" if self._edited else "deleted"
+            done = "and again each time that it was put back: it stays as it is" if rivalry.is_left else "and put back"
+            text = f"it was {what}, {done}; it only shows what is exposed"
             todo = "change what is exposed instead: van expose, van unexpose, or the ConfigMap van.connector.NAME"
             found.append(Problem(path, text, todo))
         return found

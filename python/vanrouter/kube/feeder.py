@@ -215,6 +215,8 @@ class Feeder:
         found: dict[str, bytes] = {}
         for value in maps:
             source = value["metadata"]["name"]
+            if source in self._records.other_sites:
+                continue
             good = self._records.good_texts(source)
             for key in value.get("data") or {}:
                 if key.endswith((".yaml", ".yml", ".json")):

@@ -31,12 +31,14 @@ from vanrouter.stores.resources import Key, Loaded, Located, Problem
 
 __all__ = [
     "RECORD_KEY",
+    "ROOT",
     "SITE_KEY",
     "Records",
     "StatusRecord",
     "hash_of",
     "owner_of",
     "put_site_text",
+    "root_order",
     "reference_to",
     "resource_object",
     "site_text",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 RECORD_KEY: Final = "resource.yaml"
+ROOT: Final = "van.site."  # how the ConfigMap begins that owns all else
 STATUS_KEY: Final = "status.json"
 SITE_KEY: Final = "site.json"  # of the root's status ConfigMap: the status document of the site
 SITE_PACKED: Final = "site.json.gz"  # the same, where there is so much that it would not fit as it is
@@ -75,6 +78,8 @@ class Records:
         self._maps: dict[str, tuple[Stamp, dict[str, Unit]]] = {}
         self._secrets: dict[str, tuple[Stamp, Unit]] = {}
         self._customs: dict[str, tuple[Stamp, Unit]] = {}
+        self._created: dict[str, str] = {}
+        self.other_sites: set[str] = set()  # ConfigMaps that have nothing but a Site that is not in force
 
     @property
     def stamps(self) -> dict[str, Stamp]:
@@ -88,6 +93,8 @@ class Records:
     ) -> Loaded:
         """All of them, every time. ``statuses`` (ConfigMaps) are asked only for the last good form of what is broken at the first look."""
         good = {owner: _data(s) for s in statuses for owner in _owners(s)}
+        maps = list(maps)
+        self._created = {n: str(o["metadata"].get("creationTimestamp", "")) for n, o in _by_name(maps)}
         self._maps = {n: self._read_map(n, o, good.get(stamp_of(o)[0], {})) for n, o in _by_name(maps)}
         self._secrets = {n: self._read_secret(n, o) for n, o in _by_name(secrets)}
         self._customs = {where: self._read_custom(where, o) for where, o in sorted(((custom_where(o), o) for o in customs), key=_first)}
@@ -151,18 +158,30 @@ class Records:
         units = [(f"ConfigMap/{name}: {key}", unit) for name, (_, keys) in self._maps.items() for key, unit in keys.items()]
         units += [(where, unit) for where, (_, unit) in self._customs.items()]
         units += [(f"Secret/{name}", unit) for name, (_, unit) in self._secrets.items()]
+        site = self._site_in_force()
         for where, unit in units:
             if unit.problem is not None:
                 problems.append(unit.problem)
             for resource in unit.resources:
                 key = (resource.kind, resource.name)
-                if key in resources:
+                if where.startswith("ConfigMap/") and isinstance(resource, Site) and site is not None and resource.name != site[1].name:
+                    text = f"{resource.ref} is not in force: this namespace is site {site[1].name}, by ConfigMap/{site[0]}"
+                    problems.append(Problem(where, text, "a namespace is one site: remove the other one"))
+                elif key in resources:
                     first = resources[key].file
                     text = f"twice in {where}" if first == where else f"in {first} and in {where}; {first} counts"
                     problems.append(Problem(where, f"{resource.ref} is {text}", f"remove or rename it in {where}"))
                 else:
                     resources[key] = Located(resource, where)
         return Loaded(resources, problems)
+
+    def _site_in_force(self) -> tuple[str, Resource] | None:
+        """Of several Sites that which `van init` wrote, and of those the oldest: one that comes later takes nothing over."""
+        sites = [(name, r) for name in self._maps for r in self.resources_in(name) if isinstance(r, Site)]
+        chosen = min(sites, key=lambda s: root_order(s[0], self._created.get(s[0], "")), default=None)
+        others = [(name, r) for name, r in sites if chosen is not None and r.name != chosen[1].name]
+        self.other_sites = {name for name, _ in others if self.shared(name) == 1}
+        return chosen
 
 
 def _read(name: str, key: str, text: str, known: Unit | None, remembered: str) -> Unit:
@@ -282,6 +301,11 @@ def spec_hash(resource: Resource) -> str:
 
 def hash_of(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(spec, order="sorted")).hexdigest()
+
+
+def root_order(name: str, created: str) -> tuple[bool, str, str]:
+    """By this the first of several ConfigMaps with a Site counts."""
+    return (not name.startswith(ROOT), created, name)
 
 
 def stamp_of(value: Object) -> Stamp:

@@ -56,7 +56,9 @@ def install_troubles(deployments: Sequence[Object], pods: Iterable[Object], *, w
     known = {_name(value): value for value in deployments}
     for name in wanted:
         if name not in known:
-            yield Trouble(f"deployment {name}", "it is not there: somebody deleted it", "make it again: van update")
+            yield Trouble(
+                f"deployment {name}", "it is not there: somebody deleted it, or the install ended before it", "make it again: van update"
+            )
         elif _dict(known[name], "spec").get("replicas", 1) == 0:
             yield Trouble(f"deployment {name}", "it is scaled to 0: no pod of it runs", "start it again: van update")
         else:
