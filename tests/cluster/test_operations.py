@@ -122,7 +122,9 @@ def test_new_connections_work_again_soon_after_a_router_died(
         found = [sites.outage(getattr(sites, site), fault, quiet=QUIET) for _ in range(ROUNDS)]
         record_property("figure", f"{routers} router(s), {fault.__name__} in {site}: " + "; ".join(map(str, found)))
         if routers == 2:
-            assert all(each.failed <= (2 if site == "south" else each.meanwhile - 1) for each in found if each.failed), found
+            # `meanwhile` has the failed ones and the success that ended it: one more is a client that got through to the other router.
+            few, some_get_through = (2, False) if site == "south" else (3, True)
+            assert all(each.failed <= few or (some_get_through and each.failed < each.meanwhile - 1) for each in found), found
         if LONG and routers == 2:
             assert statistics.median(each.after_fault for each in found) <= 1.5, found
         elif LONG:

@@ -78,7 +78,7 @@ IN_FORCE = {
     "MultiKeyListener": {"host", "port", "strategy"},
     "RouterAccess": {"roles", "generateTlsCredentials", "bindHost", "subjectAlternativeNames"},
 }
-IN_FORCE_IN_A_NAMESPACE = {"Site": {"ha"}, "Listener": {"exposePodsByName"}, "Connector": {"selector", "exposePodsByName"}}
+IN_FORCE_IN_A_NAMESPACE = {"Site": {"ha"}, "Connector": {"selector", "exposePodsByName"}}
 
 
 def read(*documents: Any, platform: Platform = "kubernetes", namespace: str = "west") -> Translation:
