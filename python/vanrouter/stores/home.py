@@ -8,7 +8,6 @@ however it dies, so that nothing needs repair after ``kill -9``.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from pathlib import Path
 
@@ -50,6 +49,8 @@ class SiteHome:
 
     def lock(self) -> bool:
         """Take the lock without waiting. False: another router holds it."""
+        import fcntl  # not on laptops of every kind, which hold no lock
+
         path = self.run / "lock"
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
