@@ -127,7 +127,9 @@ network() {
     ip -n "$NETNS" addr add "$1/24" dev eth0
     ip -n "$NETNS" link set eth0 up
     ip -n "$NETNS" route add default via "$2"
-    [ -f "$RUN/.ip_forward" ] || cp $forwarding "$RUN/.ip_forward" # given back with the last cluster
+    # Given back with the last cluster. Of two that begin at once the first one's counts: it was read before either changed it.
+    cp $forwarding "$D/ip_forward"
+    ln "$D/ip_forward" "$RUN/.ip_forward" 2>/dev/null || [ -f "$RUN/.ip_forward" ]
     echo 1 >$forwarding
     inside sysctl -qw net.ipv4.ip_forward=1
     inside sysctl -qw net.bridge.bridge-nf-call-iptables=1 2>/dev/null || true # where the kernel has no such switch, bridges are not filtered
