@@ -308,8 +308,9 @@ impl Greeting {
     pub fn ended(&mut self) -> Step {
         let address = self.address;
         let refusal = match (&self.stage, &self.role) {
+            // Nothing was said, so it may as well be a network that cut this connection: trying again soon helps then.
             (Stage::Hello { .. }, Role::Dialler { .. }) => Refusal::new(
-                Reason::Policy,
+                Reason::Protocol,
                 format!(
                     "{address} closed the connection before its HELLO; it probably does not accept our certificate \
                      (expired, revoked or not admitted there)"

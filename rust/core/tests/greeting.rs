@@ -210,6 +210,24 @@ fn carries(from: &mut Records, to: &mut Records) {
 }
 
 #[test]
+fn a_connection_that_is_cut_before_hello_is_tried_again_soon() {
+    let meeting = Meeting::new();
+    let mut dialler = Party::new(meeting.dialler());
+    let mut acceptor = Party::new(meeting.acceptor());
+    dialler.speak(&mut acceptor, 16_384, &meeting.north);
+    acceptor.speak(&mut dialler, 16_384, &meeting.south);
+    let Step::Refused(refusal) = dialler.greeting.ended() else {
+        panic!("it is over");
+    };
+    assert!(
+        refusal.sentence.contains("before its HELLO"),
+        "{}",
+        refusal.sentence
+    );
+    assert!(refusal.reason.is_retryable(), "{:?}", refusal.reason);
+}
+
+#[test]
 fn what_comes_right_behind_hello_is_handed_over() {
     let meeting = Meeting::new();
     let mut dialler = Party::new(meeting.dialler());
