@@ -343,6 +343,24 @@ def test_a_site_that_cannot_take_it_is_said_and_not_waited_for(van: Van, site: F
     assert "service hello: at site west: 127.0.0.1:8080 is in use" in van("status").stdout
 
 
+def test_several_ports_are_the_documents_of_one_stream_and_one_list(van: Van, site: FakeSite, stopped: SiteHome) -> None:
+    exposes(site, linked=False)
+    for more in ("--dry-run", "--dry-run -o yaml", "--no-wait -o yaml"):
+        result = van(f"expose host 127.0.0.1:8080 --port 80,443 --address hello {more}")
+        assert [r["spec"]["expose"]["port"] for r in yaml.safe_load_all(result.stdout)] == [80, 443], result.output
+    shown = json.loads(van("expose host 127.0.0.1:8080 --port 80,443 --address hello --no-wait -o json").stdout)
+    assert [r["spec"]["expose"]["port"] for r in shown] == [80, 443]
+    assert json.loads(van("expose host 127.0.0.1:8080 --port 80 --address hello --no-wait -o json").stdout)["kind"] == "Connector"
+
+
+@pytest.mark.parametrize("line", ["unexpose hello", "connector delete --all"])
+def test_all_of_several_go_also_where_the_site_does_not_run(van: Van, stopped: SiteHome, line: str) -> None:
+    assert van("expose host 127.0.0.1:8080 --port 80,443 --address hello --no-wait").exit_code == 0
+    assert len(documents(stopped)) == 2
+    assert van(line).exit_code == 3
+    assert documents(stopped) == {}
+
+
 def test_a_workload_is_not_for_this_platform(van: Van, stopped: SiteHome) -> None:
     for line in ("expose deployment/hello --port 80 --address hello", "unexpose deployment/hello"):
         result = van(line)

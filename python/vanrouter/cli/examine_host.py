@@ -80,12 +80,12 @@ def _hops_of(site: HostSite, link: Doc) -> Iterator[Finding]:
         hop = try_hop(endpoint, ca=files.get("ca.crt", b""), site=str(link.get("remoteSiteId") or ""), seconds=site.left)
         check = f"link {name}: {endpoint}"
         if hop.stage:
-            yield Finding(check, "failed", f"from here it fails at {hop.stage}: {hop.why}", _TODO[hop.stage])
+            yield Finding(check, "failed", f"from here it fails at {hop.stage}: {hop.why}", _REMEDIES[hop.stage])
         else:
             yield Finding(check, "ok", "from here it answers, with TLS" + (" and the right identity" if "ca.crt" in files else ""))
 
 
-_TODO = {
+_REMEDIES = {
     "address": "correct the name in the DNS, or make a new token there",
     "tcp": "is the other site running, and does a firewall let this machine through?",
     "tls": "something else listens there: compare with van status at the other site",

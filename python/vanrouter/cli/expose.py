@@ -114,26 +114,25 @@ def expose(
     more = named(CHECK_FIELDS, checks) | by_name | ({"expose.protocol": protocol} if protocol != "tcp" else {})
     changes = _write(site, address, where, leads, more, annotations=annotations, dry_run=dry_run)
     left_out: list[str] = []
-    for index, change in enumerate(changes):
-        if index and invocation.output == "yaml":
-            say("---")
-        port = change.resource.spec.expose.port  # type: ignore[attr-defined]
-        sentence = f"Service {address} is exposed on port {port}"
-        wanted.finish(
-            site,
-            change,
-            wait=wait,
-            check=_patient(site, functools.partial(_missing, connector=change.resource, left_out=left_out), left_out),
-            sentence=f"{sentence} (it was already)." if change.done == "unchanged" else f"{sentence}.",
-        )
+
+    def say_left_out() -> None:
         for line in left_out:
             warn(line, f"see {invocation.van('service status')}")
         left_out.clear()
+
+    effects = []
+    for port, change in zip(sorted(leads), changes, strict=True):
+        check = functools.partial(_missing, connector=change.resource, left_out=left_out)
+        already = " (it was already)" * (change.done == "unchanged")
+        sentence = f"Service {address} is exposed on port {port}{already}."
+        effects.append(wanted.Effect(change, _patient(site, check, left_out), sentence, say_left_out))
+    wanted.finish_all(site, effects, wait=wait)
 
 
 def _write(site: Site, address: str, where: Doc, leads: dict[int, int], more: Doc, *, annotations: Doc, dry_run: bool) -> list[Change]:
     """A connector for each port. All of them are known to be well before the first one is written."""
     from vanrouter.cli import wanted
+    from vanrouter.resources import Connector
     from vanrouter.resources.service_keys import keys_in_use, service_key
 
     connectors = list(wanted.read_all(site, "Connector"))
@@ -147,7 +146,8 @@ def _write(site: Site, address: str, where: Doc, leads: dict[int, int], more: Do
         spec["routingKey"] = old.routing_key if old is not None else service_key(address, port, keys)
         keys[address, port] = spec["routingKey"]
         built = wanted.build("Connector", name, spec, annotations)
-        taken.setdefault(name, built.spec)  # type: ignore[attr-defined]
+        assert isinstance(built, Connector)
+        taken.setdefault(name, built.spec)
         planned.append((name, spec))
     return [wanted.create(site, "Connector", name, spec, dry_run=dry_run, annotations=annotations) for name, spec in planned]
 
@@ -206,9 +206,11 @@ def _is(spec: Any, address: str, where: Doc) -> bool:
 
 def _patient(site: Site, check: Callable[[Doc], str], left_out: list[str]) -> Callable[[Doc], str]:
     """Where a site that cannot listen may only not have got there yet, it has a moment for it."""
-    until = time.monotonic() + site.settles
+    until: float | None = None
 
     def patient(status: Doc) -> str:
+        nonlocal until
+        until = until or time.monotonic() + site.settles
         missing = check(status)
         return missing or (left_out[0] if left_out and time.monotonic() < until else "")
 
@@ -284,19 +286,18 @@ def unexpose(
         raise ConfigError(
             f"this site exposes nothing that matches {' '.join(target)!r}", hint=f"see what it does: {invocation.van('connector status')}"
         )
+    effects = []
     for connector_name, name, its_server, service_port in doomed:
         still = left.count((name, service_port))
         others = "1 other server of this site still serves" if still == 1 else f"{still} other servers of this site still serve"
-        change = wanted.delete(site, "Connector", connector_name, dry_run=dry_run)
-        wanted.finish(
-            site,
-            change,
-            wait=wait,
-            check=wanted.is_gone("connectors", connector_name),
-            sentence=f"Server {its_server} is taken back from service {name}, port {service_port}; {others} it."
+        sentence = (
+            f"Server {its_server} is taken back from service {name}, port {service_port}; {others} it."
             if still
-            else f"Service {name} is no longer exposed on port {service_port} by this site.",
+            else f"Service {name} is no longer exposed on port {service_port} by this site."
         )
+        change = wanted.delete(site, "Connector", connector_name, dry_run=dry_run)
+        effects.append(wanted.Effect(change, wanted.is_gone("connectors", connector_name), sentence))
+    wanted.finish_all(site, effects, wait=wait)
     if dry_run:
         say("Nothing was changed.")
 

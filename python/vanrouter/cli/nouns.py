@@ -283,10 +283,11 @@ def _add_delete(group: Group, noun: Noun) -> None:
             raise click.UsageError(f"name one {noun.word}, or say --all")
         site = open_site(invocation, timeout)
         doomed = [r.name for r in wanted.read_all(site, noun.kind) if not wanted.is_made(r)] if name is None else [name]
-        for victim in doomed:
-            change = wanted.delete(site, noun.kind, victim, dry_run=dry_run)
-            wanted.finish(site, change, wait=wait, check=wanted.is_gone(noun.list_name, victim))
-        if not doomed:
+        changes = [wanted.delete(site, noun.kind, victim, dry_run=dry_run) for victim in doomed]
+        if changes:
+            effects = [wanted.Effect(change, wanted.is_gone(noun.list_name, change.resource.name)) for change in changes]
+            wanted.finish_all(site, effects, wait=wait)
+        else:
             say(f"No {noun.plural}; nothing to delete.")
 
 

@@ -92,11 +92,13 @@ def init(
         _finish_removing(site.directory)
     change = _write_site(site, site_name, fields, dry_run=dry_run)
     if dry_run:
-        wanted.show(invocation, change)
+        wanted.show_all(invocation, [change])
         return DONE
     existed = change.done != "created"
     if no_start:
-        wanted.show(invocation, change, f"Site {change.resource.name} is in {site.directory}. Start it: vanrouter run {site.directory}")
+        wanted.show_all(
+            invocation, [change], [f"Site {change.resource.name} is in {site.directory}. Start it: vanrouter run {site.directory}"]
+        )
         return DONE
     if site.is_running():
         site.reconcile()

@@ -7,7 +7,7 @@ wrong. An update touches only the fields that were named; what the file holds be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Change",
+    "Effect",
     "build",
     "create",
     "delete",
     "exists",
     "finish",
+    "finish_all",
     "is_gone",
     "is_made",
     "prepare",
@@ -35,7 +37,7 @@ __all__ = [
     "refuse_broken_files",
     "refuse_made",
     "service_address",
-    "show",
+    "show_all",
     "update",
 ]
 
@@ -192,21 +194,29 @@ def _missing(site: Site, kind: str, name: str) -> VanrouterError:
     )
 
 
-def show(invocation: Invocation, change: Change, sentence: str = "") -> None:
-    """Print what happened, in the format that was asked for."""
+def show_all(invocation: Invocation, changes: Sequence[Change], sentences: Sequence[str] = ()) -> None:
+    """Print what happened, in the format that was asked for: several resources as one list, or as the documents of one stream."""
     from vanrouter.resources import to_dict
 
-    noun = f"{change.resource.kind.lower()}/{change.resource.name}"
-    if invocation.output == "name":
-        say(noun)
-    elif invocation.output in ("json", "yaml"):
-        dump(to_dict(change.resource), invocation.output)
-    elif change.dry and change.done != "deleted":
-        dump(to_dict(change.resource), "yaml")
-    elif change.dry:
-        say(f"{noun} would be {change.done}")
-    else:
-        say(sentence or f"{noun} {change.done}")
+    if as_documents := _documents(invocation, changes):
+        found = [to_dict(change.resource) for change in changes]
+        dump(found if len(found) > 1 else found[0], as_documents)
+        return
+    for index, change in enumerate(changes):
+        noun = f"{change.resource.kind.lower()}/{change.resource.name}"
+        if invocation.output == "name":
+            say(noun)
+        elif change.dry:
+            say(f"{noun} would be {change.done}")
+        else:
+            say((sentences[index] if sentences else "") or f"{noun} {change.done}")
+
+
+def _documents(invocation: Invocation, changes: Sequence[Change]) -> str:
+    """json or yaml, where the resources themselves are what is shown."""
+    if invocation.output in ("json", "yaml"):
+        return str(invocation.output)
+    return "yaml" if not invocation.output and all(change.dry and change.done != "deleted" for change in changes) else ""
 
 
 def _what_stays(site: Site, change: Change, hint: str) -> str:
@@ -220,13 +230,28 @@ def _what_stays(site: Site, change: Change, hint: str) -> str:
     return f"{hint}; {said}" if hint else said
 
 
+class Effect(NamedTuple):
+    """One of several changes, how to see that the running site has it, and what to say then."""
+
+    change: Change
+    check: Callable[[Doc], str]
+    sentence: str = ""
+    after: Callable[[], None] = lambda: None
+
+
 def finish(site: Site, change: Change, *, wait: bool, check: Callable[[Doc], str], sentence: str = "") -> None:
     """Have the running site apply a change, wait for its effect, and say so. Ends with exit code 3 when the site is not running."""
-    if change.dry:
-        show(site.invocation, change)
+    finish_all(site, [Effect(change, check, sentence)], wait=wait)
+
+
+def finish_all(site: Site, effects: Sequence[Effect], *, wait: bool) -> None:
+    """``finish`` for changes that belong together, at least one: each is said when it is there."""
+    changes = [effect.change for effect in effects]
+    if changes[0].dry:
+        show_all(site.invocation, changes)
         return
     if not site.is_running():
-        show(site.invocation, change)
+        show_all(site.invocation, changes)
         if not wait:
             return
         try:
@@ -241,10 +266,16 @@ def finish(site: Site, change: Change, *, wait: bool, check: Callable[[Doc], str
         quiet_exit(NOT_READY)
     for problem in site.reconcile():
         warn(f"{problem['path']}: {problem['message']}", problem.get("hint", ""))
-    if wait:
-        try:
-            site.wait(f"{change.resource.kind.lower()} {change.resource.name}", check)
-        except VanrouterError as error:
-            error.hint = _what_stays(site, change, error.hint)
-            raise
-    show(site.invocation, change, sentence)
+    together = bool(_documents(site.invocation, changes))
+    for change, check, sentence, after in effects:
+        if wait:
+            try:
+                site.wait(f"{change.resource.kind.lower()} {change.resource.name}", check)
+            except VanrouterError as error:
+                error.hint = _what_stays(site, change, error.hint)
+                raise
+        if not together:
+            show_all(site.invocation, [change], [sentence])
+        after()
+    if together:
+        show_all(site.invocation, changes)

@@ -43,6 +43,9 @@ class Seen(msgspec.Struct, frozen=True):
     unsettled: bool = False  # the copies are not complete yet
 
 
+NOTHING: Final = Seen()
+
+
 class Reached(msgspec.Struct, frozen=True):
     """Where the site is reached now, and how that is."""
 
@@ -66,7 +69,7 @@ class LinkAccess:
     def deadline(self) -> float:
         return min(self._old.values(), default=math.inf)
 
-    def look(self, spec: SiteSpec, service: Object | None, *, owners: tuple[Object, ...], now: float, seen: Seen = Seen()) -> Reached:  # noqa: B008 - frozen
+    def look(self, spec: SiteSpec, service: Object | None, *, owners: tuple[Object, ...], now: float, seen: Seen = NOTHING) -> Reached:
         """``service``: the copy of ``van-router``."""
         if self._now is None:
             self._now = list(seen.told)

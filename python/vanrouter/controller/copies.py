@@ -199,7 +199,9 @@ class Copies:
     def quarrels(self) -> list[Problem]:
         """What somebody else changes back as often as it is written, and what the server refuses."""
         now, found = trio.current_time(), []
-        for where in self._quarrels.waiting(now):
+        waiting = self._quarrels.waiting(now)
+        self._refusals = {where: refusal for where, refusal in self._refusals.items() if where in waiting}
+        for where in waiting:
             plural, _, name = where.partition("/")
             known = self._copies[plural].get(name, now) if plural in self._copies else None
             who, path = manager_of(known) if known else "", f"{_KINDS.get(plural, plural)}/{name}"
