@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("vanrouter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 if "CI" not in os.environ:  # there hypothesis has its own: the same, and the same examples each time
     settings.load_profile("vanrouter")
+
+# As in a process of its own: a line whose fields cannot be logged fails here too, instead of never being made.
+logging.getLogger("vanrouter").setLevel(logging.INFO)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -197,7 +197,7 @@ class Issuer:
         except (PeerRejected, ValueError) as err:
             raise TokenError(f"the certificate request: {err}") from None
         leaf = self.authority.issue_guest(public_key, name, self.identity.site_id, now=now, lifetime=lifetime)
-        log.info("certificate for a link made", extra={"name": name, "serial": f"{leaf.serial_number:x}"})
+        log.info("certificate for a link made", extra={"link": name, "serial": f"{leaf.serial_number:x}"})
         return StaticLink(
             certificate=certificates_to_pem([leaf]).decode(),
             ca=certificates_to_pem(self._trusted()).decode(),
