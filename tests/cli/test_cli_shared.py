@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from fake_site import FakeSite, Refusal
 
 from vanrouter.cli import main
 from vanrouter.cli.base import Command, Root
+from vanrouter.cli.output import warn_of_readers
 
 
 def test_the_help_of_each_program_says_what_its_commands_say() -> None:
@@ -235,3 +237,18 @@ def test_no_colour_where_there_is_no_terminal(van: Van, site: FakeSite) -> None:
     site.document["links"] = [link_element("west", active=False)]
     for line in ("status", "link status", "-n nowhere status"):
         assert "\x1b" not in van(line).output
+
+
+@pytest.mark.parametrize(("mode", "says"), [(0o644, True), (0o640, True), (0o600, False)])
+def test_a_secret_that_goes_to_a_file_that_others_read_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: int, says: bool
+) -> None:
+    path = tmp_path / "link.yaml"
+    path.touch(mode=0o600)
+    path.chmod(mode)
+    with path.open("w") as file:
+        monkeypatch.setattr("sys.stdout", file)
+        warn_of_readers("a private key")
+    monkeypatch.undo()
+    said = capsys.readouterr().err
+    assert ("it has a private key" in said and f"mode {mode:04o}" in said) == says, said

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
-__all__ = ["bad", "dim", "dump", "explain", "good", "say", "strong", "table", "warn"]
+__all__ = ["bad", "dim", "dump", "explain", "good", "say", "strong", "table", "warn", "warn_of_readers"]
 
 
 def _colours() -> bool:
@@ -53,6 +54,16 @@ def warn(text: str, hint: str = "") -> None:
     click.echo(click.style("Warning: ", fg="yellow", bold=True) + text, err=True)
     if hint:
         click.echo(click.style("Next:    ", bold=True) + hint, err=True)
+
+
+def warn_of_readers(what: str) -> None:
+    """When standard output is a file that others on this machine may read, and ``what`` is secret."""
+    try:
+        mode = os.fstat(sys.stdout.fileno()).st_mode
+    except (OSError, ValueError):  # no file at all
+        return
+    if stat.S_ISREG(mode) and mode & 0o077:
+        warn(f"others on this machine can read the file that this goes to (mode {stat.S_IMODE(mode):04o}): it has {what}", "chmod 600 it")
 
 
 def dump(document: Any, output: str) -> None:

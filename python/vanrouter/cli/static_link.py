@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from vanrouter.cli.base import BOTH, Command, Invocation, pass_invocation
-from vanrouter.cli.output import dump
+from vanrouter.cli.output import dump, warn_of_readers
 from vanrouter.cli.running import open_site
 from vanrouter.cli.values import COST, DURATION, HOST, NAME, timeout_option
 
@@ -74,6 +74,8 @@ def generate(
     else:
         documents = [to_dict(r) for r in found]
     dump(documents, invocation.output or "yaml")
+    if tls_credentials is None:
+        warn_of_readers("a private key, which is as good as a password")
 
 
 def _until(expires: float) -> dict[str, str]:
