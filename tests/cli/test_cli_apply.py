@@ -66,10 +66,9 @@ def test_a_dry_run_and_a_print_write_nothing(van: Van, site: FakeSite, stopped: 
     before = files(stopped)
     assert van("apply --dry-run -f -", input=LISTENER % 1).stdout == "listener/hello would be created\n"
     assert yaml.safe_load(van("apply -o yaml -f -", input=LISTENER % 1).stdout)["apiVersion"] == "vanrouter.io/v1alpha1"
-    assert [d["kind"] for d in json.loads(van("apply -o json -f -", input=f"{LISTENER % 1}---\n{CONNECTOR}").stdout)] == [
-        "Connector",
-        "Listener",
-    ]
+    shown = van("apply -o json -f -", input=f"{LISTENER % 1}---\n{CONNECTOR}").stdout
+    assert [d["kind"] for d in json.loads(shown)["items"]] == ["Connector", "Listener"]
+    assert van("apply --dry-run -f -", input=shown).stdout == "connector/back would be created\nlistener/hello would be created\n"
     assert files(stopped) == before
 
 

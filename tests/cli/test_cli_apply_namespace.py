@@ -206,3 +206,48 @@ def test_an_install_that_a_gitops_tool_brought_is_one_that_van_knows_and_deletes
     assert ok(here.van("apply -f -", input=LISTENER % 80)).stdout == "listener/hello created\n"
     ok(here.van("delete"))
     assert here.listing() == before
+
+
+SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: %s}\ntype: Opaque\nstringData: {tls.crt: a, tls.key: b, ca.crt: c}\n"
+
+
+def test_secrets_of_the_site_and_of_others_are_not_written_over(here: Here) -> None:
+    ok(here.van("init --site-name west --no-wait"))
+    here.create(SECRETS, "theirs", stringData={"password": "x"})
+    for name, said in (("van-ca", "one that the controller of a site keeps"), ("theirs", "it is no resource of this site")):
+        before = here.client.pages(SECRETS, here.name)
+        result = here.van("apply --no-wait -f -", input=f"{SECRET % name}---\n{LISTENER % 80}")
+        assert (result.exit_code, f"Secret/{name}" in result.stderr, said in result.stderr) == (1, True, True), result.output
+        assert here.client.pages(SECRETS, here.name) == before
+    assert "theirs -n" in result.stderr
+    assert ok(here.van("apply --no-wait --force-conflicts -f -", input=SECRET % "theirs")).stdout == "secret/theirs created\n"
+
+
+def test_a_good_file_mends_what_somebody_broke_by_hand(here: Here) -> None:
+    ok(here.van("init --site-name west --no-wait"))
+    ok(here.van("apply -f -", input=LISTENER % 80))
+    kept = here.get(CONFIG_MAPS, "van.listener.hello")
+    (key,) = kept["data"]
+    note = {
+        "metadata": {"name": "van-status.listener.hello", "labels": {"vanrouter.io/type": "status"}},
+        "data": {f"good.{key}": kept["data"][key]},
+    }
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "van.listener.hello", "uid": kept["metadata"]["uid"]}
+    note["metadata"] |= {"annotations": {"vanrouter.io/status-of": "van.listener.hello"}, "ownerReferences": [owner]}
+    here.client.call(apply(CONFIG_MAPS, here.name, note))
+    broken = merge_patch(CONFIG_MAPS, here.name, "van.listener.hello", {"data": {key: "kind: ["}})
+    here.client.call(as_manager(broken, "kubectl-edit"))
+    assert ok(here.van("apply -f -", input=LISTENER % 80)).stdout == "listener/hello configured\n"
+    assert here.get(CONFIG_MAPS, "van.listener.hello")["data"] == kept["data"]
+
+
+def test_beside_a_site_that_cannot_be_read_nothing_is_written(here: Here) -> None:
+    ok(here.van("init --site-name west --no-wait"))
+    (key,) = here.get(CONFIG_MAPS, "van.site.west")["data"]
+    here.client.call(as_manager(merge_patch(CONFIG_MAPS, here.name, "van.site.west", {"data": {key: "kind: ["}}), "kubectl-edit"))
+    before = here.listing()
+    result = here.van("apply --no-wait -f -", input="apiVersion: skupper.io/v2alpha1\nkind: Site\nmetadata: {name: other}\n")
+    assert (result.exit_code, "the Site of this namespace cannot be read: ConfigMap/van.site.west" in result.stderr) == (1, True), (
+        result.output
+    )
+    assert here.listing() == before

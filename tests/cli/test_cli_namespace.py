@@ -431,6 +431,23 @@ def test_what_would_answer_nobody_is_refused_before_anything_is_written(installe
     assert installed.listing() == before
 
 
+def test_of_several_ports_none_is_exposed_when_one_cannot_be(installed: Here) -> None:
+    ok(installed.van("expose deployment/hello --port 9090 --protocol http --no-wait"))
+    before = installed.listing()
+    result = installed.van("expose deployment/hello --port 8080,9090 --no-wait")
+    assert (result.exit_code, "already, with other settings" in result.stderr) == (1, True), result.output
+    assert installed.listing() == before
+
+
+def test_a_port_that_is_not_tcp_is_not_one_to_be_exposed(installed: Here) -> None:
+    ports = [{"name": "dns", "port": 53, "protocol": "TCP"}, {"name": "dns-udp", "port": 53, "protocol": "UDP"}]
+    installed.create(SERVICES, "dns", spec={"selector": {"app": "hello"}, "ports": ports})
+    installed.create(SERVICES, "logs", spec={"selector": {"app": "hello"}, "ports": [{"port": 514, "protocol": "UDP"}]})
+    shown = yaml.safe_load(ok(installed.van("expose service/dns --dry-run --address names")).stdout)
+    assert shown["spec"]["expose"]["port"] == 53
+    assert "service logs has no TCP port" in installed.van("expose service/logs --dry-run --address x").stderr
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -152,6 +152,12 @@ def test_a_dry_run_prints_and_changes_nothing(van: Van, site: FakeSite, stopped:
     assert "port: 80\n" in (stopped.resources.directory / "Listener-hello.yaml").read_text()
 
 
+@pytest.mark.parametrize("what", ["listener generate hello 8080", "multikeylistener generate hello 8080 --priority a"])
+def test_the_host_of_a_generated_listener_is_a_service_of_its_name_in_a_namespace(van: Van, what: str) -> None:
+    assert yaml.safe_load(van(f"-p kubernetes {what}").stdout)["spec"]["host"] == "hello"
+    assert yaml.safe_load(van(f"-p linux {what}").stdout)["spec"]["host"] == "127.0.0.1"
+
+
 def test_generate_needs_no_site_and_what_it_prints_is_readable(van: Van) -> None:
     for line, kind in (
         ("listener generate hello 80 --host 0.0.0.0 --tls-credentials tls --setting a=b", "Listener"),
@@ -242,6 +248,9 @@ def test_a_broken_file_of_somebody_is_named_and_does_not_stop_a_change(van: Van,
         ("expose host 127.0.0.1 --address a", "the port is missing"),
         ("expose host 127.0.0.1:99999 --address a", "port 99999"),
         ("expose host 127.0.0.1:80", "Missing option '--address'"),
+        ("-p kubernetes connector generate back 8080", "the server is not named: --selector LABELS, or --host HOST"),
+        ("-p kubernetes expose deployment/a --port 80 --target-port http,https", "with several ports write PORT:TARGET for each"),
+        ("apply --force-conflicts -f -", "are for Kubernetes; this is a host"),
         ("expose nonsense --address a", "'nonsense' cannot be exposed"),
         ("expose host 127.0.0.1:80 --address a --protocol sctp", "'sctp' is not one of"),
         ("unexpose", "Missing argument"),
@@ -349,7 +358,7 @@ def test_several_ports_are_the_documents_of_one_stream_and_one_list(van: Van, si
         result = van(f"expose host 127.0.0.1:8080 --port 80,443 --address hello {more}")
         assert [r["spec"]["expose"]["port"] for r in yaml.safe_load_all(result.stdout)] == [80, 443], result.output
     shown = json.loads(van("expose host 127.0.0.1:8080 --port 80,443 --address hello --no-wait -o json").stdout)
-    assert [r["spec"]["expose"]["port"] for r in shown] == [80, 443]
+    assert [r["spec"]["expose"]["port"] for r in shown["items"]] == [80, 443]
     assert json.loads(van("expose host 127.0.0.1:8080 --port 80 --address hello --no-wait -o json").stdout)["kind"] == "Connector"
 
 

@@ -16,7 +16,7 @@ import click
 
 from vanrouter.cli import wanted
 from vanrouter.cli.base import BOTH, DONE, NOT_READY, Invocation, command, pass_invocation
-from vanrouter.cli.output import dump, say, warn
+from vanrouter.cli.output import dump_objects, say, warn
 from vanrouter.cli.running import HostSite, Site, open_site
 from vanrouter.cli.values import timeout_option, wait_option
 from vanrouter.errors import ConfigError
@@ -65,21 +65,22 @@ def apply(
     print the resources as they would be written, and change nothing.
     """
     site = open_site(invocation, timeout)
-    if objects and not invocation.on_kubernetes:
-        raise click.UsageError("--objects is for Kubernetes")
+    if (objects or force_conflicts) and not invocation.on_kubernetes:
+        raise click.UsageError("--objects and --force-conflicts are for Kubernetes; this is a host")
     made = _translate(site, files)
     for note in made.notes:
         warn(f"{note.path}: {note.message}", note.hint)
     _refuse(made.faults or (made.notes if strict else []), len(made.faults) > 0)
     resources = sorted(made.resources, key=lambda r: (*(r.kind != kind for kind in _ORDER), r.kind, r.name))
     if objects:
-        dump([_object(r) for r in resources], invocation.output if invocation.output == "json" else "yaml")
+        dump_objects([object_of(r) for r in resources], invocation.output if invocation.output == "json" else "yaml")
         return DONE
     if invocation.output in ("json", "yaml"):
-        dump([to_dict(r) for r in resources], invocation.output)
+        dump_objects([to_dict(r) for r in resources], invocation.output)
         return DONE
     if not resources:
-        raise ConfigError("there is no resource in it, so nothing was written", hint="see the warnings")
+        hint = "see the warnings" if made.notes else "is it the right file?"
+        raise ConfigError("there is no resource in it, so nothing was written", hint=hint)
     if isinstance(site, HostSite):
         from vanrouter.cli import apply_on_host
 
@@ -148,7 +149,8 @@ def _documents(text: bytes, where: str) -> list[Source]:
     return [Source(f"{where}, document {number}", document) for number, document in enumerate(found, 1)]
 
 
-def _object(resource: Resource) -> dict[str, Any]:
+def object_of(resource: Resource) -> dict[str, Any]:
+    """The ConfigMap that holds it in a namespace; a Secret as itself."""
     from vanrouter.kube.records import resource_object
 
     kind = "Secret" if isinstance(resource, Secret) else "ConfigMap"
@@ -161,9 +163,10 @@ def _object(resource: Resource) -> dict[str, Any]:
 def changes(loaded: Loaded, resources: Sequence[Resource]) -> list[wanted.Change]:
     """What is to be done to each. Raises ConfigError for one that stands together with others, or for a second Site."""
     found = []
+    broken = {problem.path for problem in loaded.problems}  # its last good form is loaded, and is not what stands there
     for resource in resources:
         located = loaded.resources.get((resource.kind, resource.name))
-        if located is not None and located.resource == resource:
+        if located is not None and located.resource == resource and located.file not in broken:
             found.append(wanted.Change(resource, "unchanged"))
             continue
         if located is not None:

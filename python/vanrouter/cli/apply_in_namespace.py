@@ -14,9 +14,10 @@ from vanrouter.cli.fitting import check_fit
 from vanrouter.cli.namespace import NamespaceSite, owner
 from vanrouter.cli.output import warn
 from vanrouter.cli.running import Site
+from vanrouter.errors import ConfigError
 from vanrouter.kube.custom_home import ResourceObjects
 from vanrouter.kube.kinds import SECRETS
-from vanrouter.kube.names import RESOURCE, TYPE, credential_secret
+from vanrouter.kube.names import RESOURCE, TYPE, credential_secret, is_own_secret
 from vanrouter.resources import Link, Resource, Secret
 from vanrouter.resources import Site as SiteResource
 from vanrouter.stores.resources import Loaded
@@ -37,6 +38,11 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
         return ResourceObjects(site.client, site.namespace, secrets=with_secrets, owners=owners, force=force)
 
     loaded = home().load()
+    if root is not None and not any(kind == "Site" for kind, _ in loaded.resources):
+        problem = next((p for p in loaded.problems), None)
+        said = f": {problem.path}: {problem.message}" if problem is not None else ""
+        raise ConfigError(f"nothing was written: the Site of this namespace cannot be read{said}", hint=problem.hint if problem else "")
+    _refuse_secrets(site, loaded, resources, force=force)
     todo = changes(loaded, [_with_settings_kept(loaded, resource) for resource in resources])
     ofsite = [change for change in todo if isinstance(change.resource, SiteResource)]
     plans = [install.check(site, change.resource) for change in ofsite]
@@ -63,6 +69,24 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
         if wait:
             install.wait_and_say(site, change.resource.name)
     return DONE
+
+
+def _refuse_secrets(site: NamespaceSite, loaded: Loaded, resources: Sequence[Resource], *, force: bool) -> None:
+    """Raise ConfigError for those that the controller keeps, and for one that somebody else made and we would take over unasked."""
+    for secret in (r for r in resources if isinstance(r, Secret)):
+        if is_own_secret(secret.name):
+            raise ConfigError(
+                f"nothing was written: {secret.ref} is one that the controller of a site keeps", hint="leave it out; a site makes its own"
+            )
+        if (Secret.KIND, secret.name) in loaded.resources or force:
+            continue
+        found = site.get(SECRETS, secret.name)
+        if found is not None and (found["metadata"].get("labels") or {}).get(TYPE) != RESOURCE:
+            raise ConfigError(
+                f"nothing was written: there is {secret.ref} in {site.namespace} already, and it is no resource of this site",
+                hint=f"to use that one: kubectl label secret {secret.name} -n {site.namespace} {TYPE}={RESOURCE}, and leave it out of the "
+                "files; to overwrite it: --force-conflicts",
+            )
 
 
 def _warn_of_missing(site: NamespaceSite, loaded: Loaded, resources: Sequence[Resource]) -> None:

@@ -62,12 +62,14 @@ def access_hops(site: Site, status: Doc) -> Iterator[Finding]:
 
 def _hops_of(site: HostSite, link: Doc) -> Iterator[Finding]:
     """How far this machine gets with a link that is down."""
+    from vanrouter.resources import Secret
     from vanrouter.stores import SiteHome
 
     name = str(link["name"])
     credential = link.get("spec", {}).get("tlsCredentials") or name
     try:
-        files = SiteHome(site.directory).state.read_credential(credential) or {}
+        secret = site.resources.get("Secret", credential)  # it counts before what was redeemed, as for the router
+        files = secret.data if isinstance(secret, Secret) else SiteHome(site.directory).state.read_credential(credential) or {}
     except VanrouterError as error:
         yield Finding(f"link {name}: credential", "failed", str(error), error.hint)
         return

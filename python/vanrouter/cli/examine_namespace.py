@@ -15,6 +15,7 @@ from vanrouter.cli import entrance
 from vanrouter.cli.base import Invocation
 from vanrouter.cli.diagnosis import Finding, about_links, about_services, about_site, problems_in, sum_up
 from vanrouter.cli.examine_host import access_hops
+from vanrouter.cli.install import may_give_custom_rights
 from vanrouter.cli.namespace import OURS, NamespaceSite
 from vanrouter.cli.policy_needs import flows_of
 from vanrouter.errors import NotReady, VanrouterError
@@ -48,9 +49,6 @@ def examine_namespace(invocation: Invocation, timeout: float) -> Findings:
     try:
         site.require_namespace()
         site.require()
-    except Forbidden as error:
-        yield Finding("cluster", "failed", str(error), error.hint)
-        return
     except VanrouterError as error:
         yield Finding("cluster", "failed", str(error), error.hint)
         return
@@ -109,7 +107,7 @@ class _Examination:
         if self.resource is None or self.plan is None:
             yield Finding("objects", "skipped", "without a Site it is not known what there should be")
             return
-        made = manifests(self.resource, self.plan, self.site.namespace, root=self.site.root())
+        made = manifests(self.resource, self.plan, self.site.namespace, root=self.site.root(), custom=may_give_custom_rights(self.site))
         todo = f"bring them back: {self.site.invocation.van('update')}"
         wrong = []
         for manifest in made[1:]:

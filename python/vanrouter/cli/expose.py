@@ -149,7 +149,10 @@ def _write(site: Site, address: str, where: Doc, leads: dict[int, int], more: Do
         assert isinstance(built, Connector)
         taken.setdefault(name, built.spec)
         planned.append((name, spec))
-    return [wanted.create(site, "Connector", name, spec, dry_run=dry_run, annotations=annotations) for name, spec in planned]
+    tried = [wanted.create(site, "Connector", name, spec, dry_run=True, annotations=annotations) for name, spec in planned]
+    if dry_run:
+        return tried
+    return [wanted.create(site, "Connector", name, spec, annotations=annotations) for name, spec in planned]
 
 
 def _services(site: Site) -> list[Doc]:

@@ -20,7 +20,7 @@ from vanrouter.cli import entrance, wanted
 from vanrouter.cli.base import DONE, Invocation
 from vanrouter.cli.health import is_ready, troubles
 from vanrouter.cli.namespace import SETTLES, NamespaceSite
-from vanrouter.cli.output import dump, say, warn
+from vanrouter.cli.output import dump_objects, say, warn
 from vanrouter.cli.values import HostPort, spell_duration
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
 from vanrouter.kube.calls import Object, delete, get
@@ -43,7 +43,7 @@ from vanrouter.kube.plan import Plan, built_in_image, plan, settings_from
 from vanrouter.kube.rights import LEASE_INSTALLER_RULES, ask, is_allowed, needed, rights_in, role_granting
 from vanrouter.kube.rollout import missing
 
-__all__ = ["check", "fields_of", "image_setting", "init", "put_in_force", "update", "wait_and_say"]
+__all__ = ["check", "fields_of", "image_setting", "init", "may_give_custom_rights", "put_in_force", "update", "wait_and_say"]
 
 Doc = dict[str, Any]
 _QUIET = 1.5
@@ -112,9 +112,9 @@ def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) 
     resource, output = change.resource, site.invocation.output
     if print_only:
         chosen, _ = _chosen(site, resource)
-        custom = has_custom(site.client)
+        custom = may_give_custom_rights(site)
         documents = [m.value for m in manifests(resource, chosen, site.namespace, root=site.root(), custom=custom)]
-        dump(documents, output if output in ("json", "yaml") else "yaml")
+        dump_objects(documents, output if output in ("json", "yaml") else "yaml")
         return DONE
     chosen = check(site, resource)
     existed = site.root() is not None
@@ -142,7 +142,7 @@ def check(site: NamespaceSite, resource: Any) -> Plan:
 
 def put_in_force(site: NamespaceSite, resource: Any, chosen: Plan, *, write: bool, force: bool = False) -> None:
     """The Site, unless it stands there as it is, and every object of its install."""
-    custom = _may_give_custom_rights(site)
+    custom = may_give_custom_rights(site)
     if write:
         # The root of all others has no owner.
         ResourceObjects(site.client, site.namespace, secrets=False, force=force).put(resource)
@@ -179,7 +179,7 @@ def _check_rights(site: NamespaceSite, more: list[Object]) -> None:
         )
 
 
-def _may_give_custom_rights(site: NamespaceSite) -> bool:
+def may_give_custom_rights(site: NamespaceSite) -> bool:
     """Whether router and controller get the rights to custom resources: where there are some, and we hold these rights ourselves."""
     if not has_custom(site.client):
         return False

@@ -120,9 +120,15 @@ def named(fields: Sequence[Field], values: Doc) -> Doc:
     return found
 
 
-def _complete(noun: Noun, name: str, port: int, values: Doc) -> Doc:
+def _complete(noun: Noun, name: str, port: int, values: Doc, *, on_kubernetes: bool) -> Doc:
+    """As ``create`` and ``generate`` fill it in. In a namespace a listener's host is a Service's name; no server is in a router's pod."""
     given = named(noun.fields, values)
-    return noun.defaults(name, given) | {"port": port} | given
+    spec = noun.defaults(name, given) | {"port": port} | given
+    if on_kubernetes and "host" in spec and "host" not in given:
+        if not noun.listens:
+            raise click.UsageError("the server is not named: --selector LABELS, or --host HOST that the router's pods reach")
+        spec["host"] = name
+    return spec
 
 
 def _weights(field: Field, items: Sequence[str]) -> dict[str, int]:
@@ -210,9 +216,9 @@ def _add_create(group: Group, noun: Noun) -> None:
         site.require()
         if workload:
             annotations = _choose_pods(site, workload, port, values)
-        spec = _complete(noun, name, port, values)
-        if noun.listens and values["host"] is None:
-            spec["host"] = name if invocation.on_kubernetes else wanted.service_address(site)
+        spec = _complete(noun, name, port, values, on_kubernetes=invocation.on_kubernetes)
+        if noun.listens and values["host"] is None and not invocation.on_kubernetes:
+            spec["host"] = wanted.service_address(site)
         _warn_of(site, wanted.build(noun.kind, name, spec))
         change = wanted.create(site, noun.kind, name, spec, dry_run=dry_run, annotations=annotations)
         wanted.finish(site, change, wait=wait, check=_in_force(noun, name, _spec_of(change.resource)))
@@ -341,5 +347,5 @@ def _add_generate(group: Group, noun: Noun) -> None:
         from vanrouter.cli import wanted
         from vanrouter.resources import to_dict
 
-        resource = wanted.build(noun.kind, name, _complete(noun, name, port, values))
+        resource = wanted.build(noun.kind, name, _complete(noun, name, port, values, on_kubernetes=invocation.on_kubernetes))
         dump(to_dict(resource), invocation.output or "yaml")

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-__all__ = ["bad", "dim", "dump", "explain", "good", "say", "strong", "table", "warn", "warn_of_readers"]
+__all__ = ["bad", "dim", "dump", "dump_objects", "explain", "good", "say", "strong", "table", "warn", "warn_of_readers"]
 
 
 def _colours() -> bool:
@@ -84,6 +84,14 @@ def dump(document: Any, output: str) -> None:
     Dumper.add_representer(str, lambda d, text: d.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None))
     text = yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, allow_unicode=True, explicit_start=len(documents) > 1)
     click.echo(text, nl=False)
+
+
+def dump_objects(objects: Sequence[Mapping[str, Any]], output: str) -> None:
+    """Print what can be applied: one object as itself; several as a ``List``, or as the documents of one stream."""
+    if len(objects) == 1:
+        dump(objects[0], output)
+    else:
+        dump({"apiVersion": "v1", "kind": "List", "items": list(objects)} if output == "json" else list(objects), output)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, indent: str = "") -> None:

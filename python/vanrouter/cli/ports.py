@@ -65,6 +65,8 @@ def _targets(_context: click.Context, _parameter: click.Parameter, values: Seque
         if target.isdecimal():
             _number(target)
         wanted = Wanted(_number(port) if colon else None, target)
+        if found and None in (wanted.port, found[0].port):
+            raise click.BadParameter(f"{item!r}: with several ports write PORT:TARGET for each, for example 80:http,443:8443")
         if any(wanted.port == other.port for other in found):
             raise click.BadParameter(f"{item!r}: port {wanted.port or target} has two targets")
         found.append(wanted)

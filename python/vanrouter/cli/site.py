@@ -18,7 +18,7 @@ import click
 
 from vanrouter.cli.base import ALL_OUTPUTS, BOTH, DONE, NOT_READY, Group, Invocation, command, pass_invocation
 from vanrouter.cli.health import is_ready, sentences, troubles
-from vanrouter.cli.output import bad, dump, good, say, strong, table, warn
+from vanrouter.cli.output import bad, dump, dump_objects, good, say, strong, table, warn
 from vanrouter.cli.running import HostSite, condition, open_site
 from vanrouter.cli.site_options import fields_of_site, kube_options, refuse_kube_options, site_options
 from vanrouter.cli.values import NAME, HostPort, timeout_option, wait_option
@@ -440,7 +440,7 @@ def manifest(
     if what == "crds":
         from vanrouter.kube.crds import cluster_roles, definitions
 
-        dump([*definitions(), *cluster_roles()], invocation.output or "yaml")
+        dump_objects([*definitions(), *cluster_roles()], invocation.output or "yaml")
         return DONE
     from vanrouter.cli import install
 

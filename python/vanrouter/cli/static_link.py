@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from vanrouter.cli.base import BOTH, Command, Invocation, pass_invocation
-from vanrouter.cli.output import dump, warn_of_readers
+from vanrouter.cli.output import dump_objects, warn_of_readers
 from vanrouter.cli.running import open_site
 from vanrouter.cli.values import COST, DURATION, HOST, NAME, timeout_option
 
@@ -46,7 +46,7 @@ def generate(
     Who has the Secret can link to this site until its certificate ends: keep it like a password. A token (token create) ends sooner, and
     its certificates are renewed.
     """
-    from vanrouter.kube.records import resource_object
+    from vanrouter.cli.apply import object_of
     from vanrouter.resources import Endpoint, Link, Metadata, Resource, Secret, parse_host_port, to_dict
     from vanrouter.resources.kinds import LinkSpec
 
@@ -68,12 +68,8 @@ def generate(
     if tls_credentials is None:
         data = {"tls.crt": made["certificate"].encode(), "tls.key": key, "ca.crt": made["ca"].encode()}
         found.append(Secret(metadata=Metadata(name=name, annotations=_until(made["expires"])), type="kubernetes.io/tls", data=data))
-    if objects:
-        kinds = {Secret: "Secret", Link: "ConfigMap"}
-        documents = [{"apiVersion": "v1", "kind": kinds[type(r)], **resource_object(r)} for r in found]
-    else:
-        documents = [to_dict(r) for r in found]
-    dump(documents, invocation.output or "yaml")
+    documents = [object_of(r) for r in found] if objects else [to_dict(r) for r in found]
+    dump_objects(documents, invocation.output or "yaml")
     if tls_credentials is None:
         warn_of_readers("a private key, which is as good as a password")
 

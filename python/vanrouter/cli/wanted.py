@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from vanrouter.cli.base import NOT_READY, Invocation, quiet_exit
-from vanrouter.cli.output import dump, say, warn
+from vanrouter.cli.output import dump_objects, say, warn
 from vanrouter.cli.running import HostSite, Site
 from vanrouter.errors import ConfigError, InvalidResource, VanrouterError
 
@@ -199,8 +199,7 @@ def show_all(invocation: Invocation, changes: Sequence[Change], sentences: Seque
     from vanrouter.resources import to_dict
 
     if as_documents := _documents(invocation, changes):
-        found = [to_dict(change.resource) for change in changes]
-        dump(found if len(found) > 1 else found[0], as_documents)
+        dump_objects([to_dict(change.resource) for change in changes], as_documents)
         return
     for index, change in enumerate(changes):
         noun = f"{change.resource.kind.lower()}/{change.resource.name}"

@@ -22,7 +22,7 @@ from vanrouter.kube.calls import Kind, Object
 from vanrouter.kube.kinds import DAEMON_SETS, DEPLOYMENTS, PODS, SERVICES, STATEFUL_SETS
 from vanrouter.kube.pods import keep_pod, labels_that_exist
 from vanrouter.kube.rollout import pod_troubles
-from vanrouter.kube.workloads import own_spec
+from vanrouter.kube.workloads import is_tcp, own_spec
 from vanrouter.resources.selectors import parse_selector, selector_text
 
 __all__ = ["WORDS", "Doubt", "Target", "check_address", "find_target", "spelled"]
@@ -149,7 +149,10 @@ def _service(site: NamespaceSite, name: str, wanted: Sequence[Wanted], *, includ
     selector = ",".join(f"{key}={text}" for key, text in sorted(labels.items()))
     pods, doubts = _pods(site, what, selector, include_not_ready=include_not_ready)
     declared = _declared(pods[0]["spec"]) if pods else []
-    ports = dict(_service_port(what, spec.get("ports") or [], declared, one) for one in wanted)
+    offered = [p for p in spec.get("ports") or () if is_tcp(p)]
+    if not offered:
+        raise ConfigError(f"{what} has no TCP port", hint="only TCP is carried")
+    ports = dict(_service_port(what, offered, declared, one) for one in wanted)
     return Target(f"service/{name}", name, {"selector": selector}, ports, doubts)
 
 
@@ -206,7 +209,8 @@ def _pods(site: NamespaceSite, what: str, selector: str, *, include_not_ready: b
 
 def _declared(pod: Doc) -> list[tuple[str, int]]:
     """Name and number of the ports that a pod says it has."""
-    return [(str(p.get("name", "")), int(p["containerPort"])) for c in pod.get("containers") or () for p in c.get("ports") or ()]
+    ports = [p for c in pod.get("containers") or () for p in c.get("ports") or () if is_tcp(p)]
+    return [(str(p.get("name", "")), int(p["containerPort"])) for p in ports]
 
 
 def _choose_all(what: str, declared: list[tuple[str, int]], wanted: Sequence[Wanted]) -> dict[int, int]:

@@ -110,6 +110,12 @@ def pending_secret(token_id: str) -> str:
     return _legal(f"van-pending.{token_id}")
 
 
+def is_own_secret(name: str) -> bool:
+    """Whether it is one that the controller keeps: nobody writes it by hand."""
+    own = (IDENTITY_SECRET, CA_SECRET, KEYS_SECRET, STATE_SECRET)
+    return name in own or name.startswith(("van-credential.", "van-pending.", "van-admission.", "van-grant.", "van-request."))
+
+
 def selector(*types: str) -> str:
     return f"{TYPE} in ({','.join(types)})" if len(types) > 1 else f"{TYPE}={types[0]}"
 

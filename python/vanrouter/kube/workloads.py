@@ -14,7 +14,7 @@ import msgspec
 from vanrouter.kube.calls import Object
 from vanrouter.resources.selectors import selector_text
 
-__all__ = ["INCUMBENT", "MADE_FROM", "OURS", "Port", "Workload", "has_annotations", "keep_service", "keep_workload", "own_spec"]
+__all__ = ["INCUMBENT", "MADE_FROM", "OURS", "Port", "Workload", "has_annotations", "is_tcp", "keep_service", "keep_workload", "own_spec"]
 
 OURS: Final = "vanrouter.io/"
 INCUMBENT: Final = "skupper.io/"
@@ -59,7 +59,7 @@ def keep_workload(kind: str, value: Object) -> Workload:
     template = spec.get("template") or {}
     name = str(metadata.get("name", ""))
     containers = (template.get("spec") or {}).get("containers") or ()
-    declared = [p for c in containers for p in c.get("ports") or () if p.get("protocol", "TCP") == "TCP"]
+    declared = [p for c in containers for p in c.get("ports") or () if is_tcp(p)]
     pods: list[str] = []
     if kind == "StatefulSet":
         first, replicas = int((spec.get("ordinals") or {}).get("start") or 0), spec.get("replicas")
@@ -75,10 +75,15 @@ def keep_workload(kind: str, value: Object) -> Workload:
     )
 
 
+def is_tcp(port: Object) -> bool:
+    """Of a pod or of a Service: what is not said is TCP."""
+    return bool(port.get("protocol", "TCP") == "TCP")
+
+
 def keep_service(value: Object) -> Workload:
     """A Service that was taken over is what it was before: through its selector now the routers would lead to themselves."""
     metadata, spec = value.get("metadata") or {}, own_spec(value)
-    labels, ports = spec.get("selector") or {}, [p for p in spec.get("ports") or () if p.get("protocol", "TCP") == "TCP"]
+    labels, ports = spec.get("selector") or {}, [p for p in spec.get("ports") or () if is_tcp(p)]
     return Workload(
         kind="Service",
         name=str(metadata.get("name", "")),

@@ -169,9 +169,15 @@ def _settled(resource: Resource) -> Resource:
 
 def _credentials_used(sources: Iterable[Source]) -> set[str]:
     """Secrets that links and accesses name: what is wrong with one of them is a fault."""
-    documents = [s.document for s in sources if isinstance(s.document, dict) and s.document.get("kind") in ("Link", "RouterAccess")]
-    specs = [d["spec"] for d in documents if isinstance(d.get("spec"), dict)]
-    return {str(spec["tlsCredentials"]) for spec in specs if "tlsCredentials" in spec}
+    found = set()
+    for document in (s.document for s in sources if isinstance(s.document, dict)):
+        spec = document.get("spec")
+        named = spec.get("tlsCredentials") if isinstance(spec, dict) else None
+        if document.get("kind") == "Link":
+            found.add(str(named or _name(document)))  # a link's own name is that of its credential, unless it says another
+        elif document.get("kind") == "RouterAccess" and named:
+            found.add(str(named))
+    return found
 
 
 def _check_together(made: Translation) -> None:
