@@ -9,7 +9,7 @@ import pytest
 
 from vanrouter.controller.annotations import Decided, annotated
 from vanrouter.controller.pods_by_name import pods_by_name
-from vanrouter.kube.workloads import Workload, keep_service, keep_workload
+from vanrouter.kube.workloads import MOST_PODS, Workload, keep_service, keep_workload
 from vanrouter.resources import read_resources
 from vanrouter.resources.kinds import Connector
 
@@ -195,3 +195,13 @@ def test_a_headless_annotation_exposes_each_pod_too() -> None:
     (asks,) = look(db).made["statefulset/db"]
     made, _ = pods_by_name([asks], [db])
     assert [c.spec.expose.address for c in made[f"connector/{asks.name}"] if c.spec.expose] == ["db-0", "db-1", "db-2"]
+
+
+def test_of_a_stateful_set_of_any_size_a_thousand_names_are_kept_and_the_rest_is_said() -> None:
+    labels = {"app": "db"}
+    spec = {"replicas": 2**31 - 1, "template": {"metadata": {"labels": labels}}}
+    huge = keep_workload("StatefulSet", {"metadata": {"name": "db"}, "spec": spec})
+    assert len(huge.pods) == MOST_PODS
+    made, problems = pods_by_name([connector(routingKey="db", selector="app=db", port=1, exposePodsByName=True)], [huge])
+    assert len(made["connector/c"]) == MOST_PODS
+    assert [p.message for p in problems] == [f"statefulset/db has {2**31 - 1} pods: the first {MOST_PODS} are exposed by name"]

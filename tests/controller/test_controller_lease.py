@@ -119,3 +119,13 @@ def test_never_do_two_lead_whatever_is_late_or_lost(steps: list[tuple[int, float
         if wish is not None and (written := server.write(wish)) is not None and answered:
             machine.handle_written(written, began=now, now=now + lasts)
         assert sum(m.leads(now) for m in three) <= 1
+
+
+def test_who_sees_another_holder_leads_no_longer_whatever_its_clock_says() -> None:
+    server, (first, second) = Server(), machines(2)
+    turn(first, server, 0.0)
+    turn(second, server, 0.5)
+    turn(second, server, 0.5 + DURATION)  # to the first one, whose machine slept, a second has gone by
+    assert second.leads(0.5 + DURATION)
+    first.handle_seen(server.value, 1.0)
+    assert not first.leads(1.0)

@@ -14,8 +14,11 @@ import pytest
 import yaml
 
 from vanrouter.kube import access as access_module
-from vanrouter.kube.access import BasicAuth, ExecPlugin, Token, TokenFile
-from vanrouter.kube.errors import KubeConfigError
+from vanrouter.kube.access import Access, BasicAuth, ExecPlugin, Token, TokenFile
+from vanrouter.kube.calls import get
+from vanrouter.kube.client import KubeClient
+from vanrouter.kube.errors import KubeConfigError, ServerFailed
+from vanrouter.kube.kinds import CONFIG_MAPS
 from vanrouter.kube.kubeconfig import in_cluster, load_access
 
 
@@ -248,3 +251,11 @@ def test_the_client_costs_a_process_little_memory(record_property: Any) -> None:
     mebibytes = int(done.stdout) / 1024
     record_property("figure", f"the Kubernetes client adds {mebibytes:.1f} MiB to a process that has trio, yaml and ssl")
     assert mebibytes < 14
+
+
+async def test_a_token_file_that_cannot_be_read_just_now_fails_the_call_and_nothing_more(tmp_path: Path) -> None:
+    found = Access(server="https://127.0.0.1:1", namespace="north", credentials=TokenFile(tmp_path / "token"), ca=None, source="test")
+    async with KubeClient(found) as client:
+        with pytest.raises(ServerFailed, match=r"the token file .* cannot be read") as caught:
+            await client.call(get(CONFIG_MAPS, "north", "x"))
+    assert "mounted" in caught.value.hint

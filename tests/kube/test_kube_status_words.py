@@ -147,12 +147,12 @@ async def test_a_second_site_changes_nothing_and_is_named(cluster: Any, namespac
         async with here.controller() as controller, here.router(controller) as router:
             router.say()
             before = await here.until(SERVICES, "db", bool)
-            other = "apiVersion: vanrouter.io/v1alpha1\nkind: Site\nmetadata: {name: other}\nspec: {serviceSync: false}\n"
-            for name in ("a-site", "van.site.aaa"):  # in order of names both come first
+            other = "apiVersion: vanrouter.io/v1alpha1\nkind: Site\nmetadata: {name: %s}\nspec: {serviceSync: false}\n"
+            for name, site in (("a-site", "other"), ("van.site.aaa", "other"), ("a-same", "north")):  # in order of names all come first
                 metadata = {"name": name, "labels": {"vanrouter.io/type": "resource"}}
-                await here.client.call(apply(CONFIG_MAPS, namespace, {"metadata": metadata, "data": {"resource.yaml": other}}))
+                await here.client.call(apply(CONFIG_MAPS, namespace, {"metadata": metadata, "data": {"resource.yaml": other % site}}))
                 await trio.sleep(1.1)  # the server's dates are whole seconds
-            said = await until_said(here, "status", "ConfigMap/a-site", "ConfigMap/van.site.aaa")
+            said = await until_said(here, "status", "ConfigMap/a-site", "ConfigMap/van.site.aaa", "ConfigMap/a-same")
             assert "Site/other is not in force: this namespace is site north, by ConfigMap/van.site.north" in said
             assert "Site north is ready" in said
             assert await here.get(SERVICES, "db") == before

@@ -149,7 +149,12 @@ class Copies:
             task_status.started()
 
     async def follow(self, kind: Kind, name: str) -> None:
-        """One object of one more kind, until ``unfollow``. Returns when there was a complete list."""
+        """As ``begin``. Returns when there was a complete list."""
+        self.begin(kind, name)
+        await self._copies[kind.plural].watcher.wait_synced()
+
+    def begin(self, kind: Kind, name: str) -> None:
+        """Follow one object of one more kind, until ``unfollow``."""
         if kind.plural not in self._copies:
             assert self._nursery is not None
             client, rng = self.client, self._rng
@@ -166,7 +171,6 @@ class Copies:
                     await copy.watcher.run()
 
             self._nursery.start_soon(run)
-        await self._copies[kind.plural].watcher.wait_synced()
 
     def unfollow(self, kind: Kind) -> None:
         if (scope := self._scopes.pop(kind.plural, None)) is not None:

@@ -68,6 +68,8 @@ class EntranceWatch:
                 found[kind.kind] = kind
         await self._leave([kind for name, kind in self._found.items() if found.get(name) != kind])
         self._wanted, self._found, self._missing, self._looked = wanted, found, missing, now
+        for kind in found.values():
+            self._copies.begin(kind, ACCESS_NAME)
         with trio.move_on_after(FIRST_LOOK):
             for kind in found.values():
                 await self._copies.follow(kind, ACCESS_NAME)

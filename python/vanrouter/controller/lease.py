@@ -57,6 +57,8 @@ class Leadership:
         if value is None or self._known is None or _version(value) != _version(self._known):
             self._seen_at = now
         self._known = value
+        if self.holder != self.name:  # whatever our clock says: one that stood still hides how long it was
+            self._leads_until = -math.inf
         self.at = now + LOOK * self._rng.uniform(0.8, 1.2)
 
     def wish(self, now: float, wall: float) -> Object | None:

@@ -44,6 +44,9 @@ def pods_by_name(connectors: Iterable[Connector], workloads: Iterable[Workload])
         if not chosen:
             text = f"{connector.spec.selector} means pods of no StatefulSet, and other pods have no lasting names"
             problems.append(Problem(where, text, "remove it, or name the pods of a StatefulSet in spec.selector"))
+        for workload in (w for w in chosen if w.replicas > len(w.pods)):
+            text = f"{workload.words} has {workload.replicas} pods: the first {len(workload.pods)} are exposed by name"
+            problems.append(Problem(where, text, "expose them by one name, or in several StatefulSets"))
         made[f"connector/{connector.name}"] = [_one(connector, w, pod) for w in chosen for pod in w.pods]
     return made, problems
 

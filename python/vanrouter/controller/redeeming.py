@@ -26,6 +26,7 @@ from vanrouter.controller.keys import SiteKeys
 from vanrouter.controller.marks import FAILED, LINK_NAME, REDEEMED
 from vanrouter.errors import StoreError, TokenError, VanrouterError
 from vanrouter.kube.calls import Object, merge_patch
+from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
 from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret
 from vanrouter.kube.records import resource_object
@@ -90,8 +91,13 @@ class Redeeming:
         begun = pending or self._busy
         self._unused = {name: self._unused.get(name, now) for name in idle}
         for name, since in self._unused.items():
-            if now >= since + UNUSED and not begun and self._copies.current(CONFIG_MAPS):
+            if now >= since + UNUSED and not begun and self._sees_all_links():
                 await self._copies.remove(SECRETS, credential_secret(name))
+
+    def _sees_all_links(self) -> bool:
+        """Whether no link can be there that we do not know: a credential that went does not come back."""
+        customs = self._copies.customs
+        return self._copies.current(CONFIG_MAPS) and customs.current and CUSTOM_KINDS["Link"].resource not in customs.unseen
 
     def _is_over(self, value: Object) -> bool:
         """Whether this redemption can never be answered any more."""

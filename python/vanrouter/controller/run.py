@@ -41,6 +41,7 @@ from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Call, Object
 from vanrouter.kube.channel import CONTROL_PORT, Leaf, serve_channels
 from vanrouter.kube.client import KubeClient
+from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.ledger import SecretLedger
 from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, SERVICES_MAP, STATUS, TYPE, resource_map
@@ -55,6 +56,7 @@ __all__ = ["Controller"]
 log: Final = logging.getLogger("vanrouter.controller")
 
 SETTLE: Final = 0.02  # changes come in bunches
+OVERDUE: Final = 0.25
 AGAIN: Final = 1.0
 AGAIN_CAP: Final = 20.0
 LONGEST: Final = 3600.0
@@ -149,7 +151,7 @@ class Controller:
         """Whether there is still a Site."""
         loaded = self._load()
         sites = [r.resource for r in loaded.resources.values() if isinstance(r.resource, Site)]
-        site = next((site for site in sites if self._owners_of(site) == self._owners), None)
+        site = next((site for site in sites if self._owners_of(site) == self._owners), None) or self._own_site()
         if site is None:
             if self.copies.current(CONFIG_MAPS) and self.copies.customs.current:
                 await self._give_all_back()
@@ -177,8 +179,7 @@ class Controller:
             known = document.get("services") or []
             await self._step("annotations", lambda: self._making.write(resources, known, self._owners))
             connectors = [r for r in resources if isinstance(r, Connector)]
-            view = services_view(connectors, document.get("services") or [], owners=self._owners)
-            await self._step("view", lambda: self._write_view(view))
+            await self._step("view", lambda: self._write_view(connectors, known))
         await self._step("status", lambda: self._write_status(document, reached, loaded, site))
         await self._step("answers", lambda: answer_requests(self.copies, self._answerer, nursery, clock=self._clock))
         await self._step("grants", self._prune)
@@ -222,7 +223,8 @@ class Controller:
         ]
         times += [at for at, _ in self._failing.values()]
         times.append(self.routers.deadline)
-        return max(min(times), now + SETTLE)
+        # One that is over was not met in this pass, because its step waits for something: it is looked at again, and not all the time.
+        return max(min(at if at > now else now + OVERDUE for at in times), now + SETTLE)
 
     # ---- Reading -------------------------------------------------------------------------------------------------------------------------
 
@@ -246,6 +248,19 @@ class Controller:
                 log.info("waiting for a Site", extra={"namespace": self.namespace})
                 told = True
             await self._woken.wait()
+
+    def _own_site(self) -> Site | None:
+        """That for which we run, while its object is there: another one that comes takes nothing over."""
+        owner = self._owners[0]
+        if owner["kind"] == "Site":
+            where = f"{CUSTOM_KINDS['Site'].resource}/{owner['name']}"
+            unit = self._records.custom(where)
+            resources = unit.resources if unit is not None else []
+        else:
+            where, resources = f"ConfigMap/{owner['name']}", self._records.resources_in(owner["name"])
+        if self._records.stamps.get(where, ("", ""))[0] != owner["uid"]:
+            return None
+        return next((r for r in resources if isinstance(r, Site)), None)
 
     def _owners_of(self, site: Site) -> tuple[Object, ...]:
         return owner_of(site, self._records)
@@ -288,7 +303,8 @@ class Controller:
         self._statuses.notes, self._statuses.remarks = dict(self._plan.notes), dict(self._plan.remarks)
         await self._send_all(calls)
 
-    async def _write_view(self, view: Object) -> None:
+    async def _write_view(self, connectors: list[Connector], services: list[dict[str, Any]]) -> None:
+        view = services_view(connectors, services, owners=self._owners)
         if self._view.may_write(view, self.copies.of(CONFIG_MAPS).get(SERVICES_MAP), now=trio.current_time()):
             await self.copies.ensure(CONFIG_MAPS, view)
 

@@ -214,7 +214,7 @@ class Statuses:
         values: list[Object] = []
         custom_root = [resource_map("Site", site.name)] if root["kind"] == "Site" else []
         for source in [*records.sources(), *custom_root]:
-            resources = records.resources_in(source) or ([site] if custom_root else [])
+            resources = records.resources_in(source) or ([site] if source in custom_root else [])
             is_root = any(r.kind == "Site" and r.name == site.name for r in resources)
             if (source not in maps and not is_root) or not (document or is_root or routers.are_silent):
                 continue  # deleted meanwhile; or a router will say it soon

@@ -19,7 +19,7 @@ import trio
 from vanrouter.kube.access import Access
 from vanrouter.kube.calls import Call, Kind, Object, answer_untrusted, error_untrusted, list_page
 from vanrouter.kube.closing import close_when_cancelled
-from vanrouter.kube.errors import CredentialsRefused, ServerFailed, Throttled
+from vanrouter.kube.errors import CredentialsRefused, KubeConfigError, ServerFailed, Throttled
 from vanrouter.kube.session import CALL_SECONDS, LIMITS, MAX_ANSWER, Options, connection_error, timed_out, too_long
 
 __all__ = ["KubeClient", "WatchStream"]
@@ -53,7 +53,7 @@ class KubeClient:
                     await http.aclose()
 
     async def call(self, call: Call, *, deadline: float | None = None) -> Object:
-        """The answer. Raises KubeError, or KubeConfigError when there are no credentials to show."""
+        """The answer. Raises KubeError; also when there are no credentials to show just now, as when their file cannot be read."""
         seconds, before = self.deadline if deadline is None else deadline, self._http
         with trio.move_on_after(seconds) as scope:
             renewed = False
@@ -106,6 +106,14 @@ class KubeClient:
 
     @contextlib.asynccontextmanager
     async def _answer(self, call: Call, silence: float, *, opening: float) -> AsyncIterator[tuple[httpx2.Response, AsyncIterator[bytes]]]:
+        try:
+            async with self._exchange(call, silence, opening=opening) as found:
+                yield found
+        except KubeConfigError as exc:  # a token file or a plugin that fails now may work later: nobody ends for that
+            raise ServerFailed(str(exc), call=str(call), hint=exc.hint) from exc
+
+    @contextlib.asynccontextmanager
+    async def _exchange(self, call: Call, silence: float, *, opening: float) -> AsyncIterator[tuple[httpx2.Response, AsyncIterator[bytes]]]:
         http = await self._ready()
         self._using[http] += 1
         try:

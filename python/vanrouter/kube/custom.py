@@ -56,9 +56,10 @@ def custom_where(value: Object) -> str:
 
 
 def custom_stamp(value: Object) -> tuple[str, str]:
-    """Of the spec: writing the status changes nothing in it."""
+    """Of the spec and of annotations that mean something here: writing the status changes nothing in it."""
     metadata = value["metadata"]
-    return (str(metadata.get("uid", "")), str(metadata.get("generation", "")))
+    ours = sorted((k, v) for k, v in (metadata.get("annotations") or {}).items() if k.startswith("vanrouter.io/"))
+    return (str(metadata.get("uid", "")), f"{metadata.get('generation', '')}{ours or ''}")
 
 
 def custom_object(resource: Resource, *, owners: tuple[Object, ...] = ()) -> Object:

@@ -79,6 +79,7 @@ class Records:
         self._secrets: dict[str, tuple[Stamp, Unit]] = {}
         self._customs: dict[str, tuple[Stamp, Unit]] = {}
         self._created: dict[str, str] = {}
+        self.root = ""  # the ConfigMap with the Site that counts
         self.other_sites: set[str] = set()  # ConfigMaps that have nothing but a Site that is not in force
 
     @property
@@ -164,7 +165,7 @@ class Records:
                 problems.append(unit.problem)
             for resource in unit.resources:
                 key = (resource.kind, resource.name)
-                if where.startswith("ConfigMap/") and isinstance(resource, Site) and site is not None and resource.name != site[1].name:
+                if isinstance(resource, Site) and site is not None and where.partition(":")[0] != f"ConfigMap/{site[0]}":
                     text = f"{resource.ref} is not in force: this namespace is site {site[1].name}, by ConfigMap/{site[0]}"
                     problems.append(Problem(where, text, "a namespace is one site: remove the other one"))
                 elif key in resources:
@@ -180,6 +181,7 @@ class Records:
         sites = [(name, r) for name in self._maps for r in self.resources_in(name) if isinstance(r, Site)]
         chosen = min(sites, key=lambda s: root_order(s[0], self._created.get(s[0], "")), default=None)
         others = [(name, r) for name, r in sites if chosen is not None and r.name != chosen[1].name]
+        self.root = chosen[0] if chosen is not None else ""
         self.other_sites = {name for name, _ in others if self.shared(name) == 1}
         return chosen
 
@@ -277,7 +279,7 @@ def site_text(value: Object) -> str:
 
 def owner_of(site: Site, records: Records) -> tuple[Object, ...]:
     """The reference to the object in which the Site stands; nothing when there is none."""
-    for source in records.sources():
+    for source in filter(None, (records.root,)):
         if any(r.kind == "Site" and r.name == site.name for r in records.resources_in(source)):
             return ({"apiVersion": "v1", "kind": "ConfigMap", "name": source, "uid": records.stamps[f"ConfigMap/{source}"][0]},)
     for where, unit in records.customs().items():

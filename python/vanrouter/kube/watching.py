@@ -15,7 +15,7 @@ import trio
 
 from vanrouter.kube.calls import Kind, Object, list_page, watch
 from vanrouter.kube.client import KubeClient
-from vanrouter.kube.errors import Gone, KubeConfigError, KubeError, ServerFailed, Unreachable
+from vanrouter.kube.errors import Gone, KubeError, Unreachable
 from vanrouter.kube.listwatch import Change, ListPage, ListWatch, OpenWatch
 
 __all__ = ["Watcher"]
@@ -82,8 +82,6 @@ class Watcher:
                     await self._list(step.do)
                 else:
                     await self._watch(step.do)
-            except KubeConfigError as exc:  # a token file or plugin that fails now may work later
-                self._fail(ServerFailed(str(exc), hint=exc.hint))
             except KubeError as exc:
                 self._fail(exc)
 

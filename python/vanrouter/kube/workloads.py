@@ -14,13 +14,27 @@ import msgspec
 from vanrouter.kube.calls import Object
 from vanrouter.resources.selectors import selector_text
 
-__all__ = ["INCUMBENT", "MADE_FROM", "OURS", "Port", "Workload", "has_annotations", "is_tcp", "keep_service", "keep_workload", "own_spec"]
+__all__ = [
+    "INCUMBENT",
+    "MADE_FROM",
+    "MOST_PODS",
+    "OURS",
+    "Port",
+    "Workload",
+    "has_annotations",
+    "is_tcp",
+    "keep_service",
+    "keep_workload",
+    "own_spec",
+]
 
 OURS: Final = "vanrouter.io/"
 INCUMBENT: Final = "skupper.io/"
 MADE_FROM: Final = f"{OURS}made-from"
 """Label of a ConfigMap that the controller made: ``annotation`` or ``connector``. Annotation of a resource in it: what it is made from, and
 what there says so (``deployment/hello: vanrouter.io/proxy``)."""
+MOST_PODS: Final = 1_000
+"""Names that are kept of one StatefulSet: each is a Service in every namespace of the network."""
 SAVED: Final = "vanrouter.io/saved"
 CONTROLLED: Final = "vanrouter.io/controlled"
 
@@ -40,7 +54,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     selector: str = ""  # empty: it selects nothing
     ports: list[Port] = []
     labels: dict[str, str] = {}  # of the pods that it makes
-    pods: list[str] = []  # those that have lasting names
+    pods: list[str] = []  # those that have lasting names, the first of them
+    replicas: int = 0  # how many those are
 
     @property
     def words(self) -> str:
@@ -61,9 +76,11 @@ def keep_workload(kind: str, value: Object) -> Workload:
     containers = (template.get("spec") or {}).get("containers") or ()
     declared = [p for c in containers for p in c.get("ports") or () if is_tcp(p)]
     pods: list[str] = []
+    wanted = 0
     if kind == "StatefulSet":
         first, replicas = int((spec.get("ordinals") or {}).get("start") or 0), spec.get("replicas")
-        pods = [f"{name}-{number}" for number in range(first, first + int(1 if replicas is None else replicas))]
+        wanted = int(1 if replicas is None else replicas)
+        pods = [f"{name}-{number}" for number in range(first, first + min(wanted, MOST_PODS))]
     return Workload(
         kind=kind,
         name=name,
@@ -72,6 +89,7 @@ def keep_workload(kind: str, value: Object) -> Workload:
         ports=[Port(int(p["containerPort"]), str(p.get("name") or "")) for p in declared],
         labels={str(k): str(v) for k, v in ((template.get("metadata") or {}).get("labels") or {}).items()},
         pods=pods,
+        replicas=wanted,
     )
 
 
@@ -83,7 +101,7 @@ def is_tcp(port: Object) -> bool:
 def keep_service(value: Object) -> Workload:
     """A Service that was taken over is what it was before: through its selector now the routers would lead to themselves."""
     metadata, spec = value.get("metadata") or {}, own_spec(value)
-    labels, ports = spec.get("selector") or {}, [p for p in spec.get("ports") or () if is_tcp(p)]
+    labels, ports = spec.get("selector") or {}, [p for p in spec.get("ports") or () if is_tcp(p) and isinstance(p.get("port"), int)]
     return Workload(
         kind="Service",
         name=str(metadata.get("name", "")),
