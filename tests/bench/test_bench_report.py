@@ -93,20 +93,21 @@ def test_a_skupper_router_is_configured_with_mutual_tls_on_the_link_alone() -> N
 
 def test_what_builds_peers_stops_where_a_step_fails_and_touches_nothing_else(tmp_path: Path) -> None:
     """With programs that fail: nothing is built, and neither the caller's directory nor what is in the way of its own is harmed."""
-    programs, here, home = tmp_path / "bin", tmp_path / "here", tmp_path / "peers"
-    for directory in (programs, here, home / "target"):
+    programs, here, home = tmp_path / "bin", tmp_path / "checkout", tmp_path / "peers"
+    script = here / "benches" / "peers" / "build.sh"
+    for directory in (programs, script.parent, home):
         directory.mkdir(parents=True)
+    script.write_bytes((Path(__file__).parents[2] / "benches" / "peers" / "build.sh").read_bytes())
     (here / "Cargo.toml").write_text("ours")
-    (home / "target" / "keep").write_text("ours")
+    (home / "target").write_text("ours")
     for program in ("go", "cargo"):
         (programs / program).write_text("#!/bin/sh\nexit 1\n")
         (programs / program).chmod(0o755)
-    script = Path(__file__).parents[2] / "benches" / "peers" / "build.sh"
     environment = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(tmp_path), "VAN_BENCH_PEERS": "../peers"}
     done = subprocess.run(["bash", str(script)], cwd=here, env=environment, capture_output=True, text=True, timeout=20)
     assert done.stderr.count("could not be built") == 3
     assert (here / "Cargo.toml").read_text() == "ours"
-    assert (home / "target" / "keep").read_text() == "ours"
+    assert (home / "target").read_text() == "ours"
     assert not list(home.glob("*.version"))
     assert not list(home.glob("building*"))
 
