@@ -10,8 +10,9 @@ import trio
 from join_listener import listen, server_context
 
 from vanrouter.kube.calls import get
-from vanrouter.kube.channel import Channel, ControllerLink, Leaf
+from vanrouter.kube.channel import Channel, Leaf
 from vanrouter.kube.client import KubeClient
+from vanrouter.kube.controller_link import ControllerLink
 from vanrouter.kube.kinds import SECRETS
 from vanrouter.kube.names import IDENTITY_SECRET, KEYS_SECRET
 from vanrouter.kube.state import files_in
@@ -38,7 +39,7 @@ class FakeRouter:
         self.site, self.pod = leaf.site, pod
         self.asked: list[tuple[str, Doc]] = []
         self.link = ControllerLink(
-            "127.0.0.1", port, leaf=lambda: leaf, greet=lambda: {"pod": pod, "router": f"{leaf.site}/1", "version": "9"},
+            lambda: [("127.0.0.1", port)], leaf=lambda: leaf, greet=lambda: {"pod": pod, "router": f"{leaf.site}/1", "version": "9"},
             handler=self._handle, rng=random.Random(1), connected=self._connected,
         )  # fmt: skip
         self._document = self.document()

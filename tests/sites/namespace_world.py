@@ -35,8 +35,11 @@ class Namespace:
     # ---- What the controller writes ------------------------------------------------------------------------------------------------------
 
     def establish(self) -> None:
-        self._client.call(apply(SECRETS, self.name, secret_of("van-identity", STATE, {"identity.key": self.identity.pem().reveal()})))
+        self.put_identity()
         self.put_keys()
+
+    def put_identity(self) -> None:
+        self._client.call(apply(SECRETS, self.name, secret_of("van-identity", STATE, {"identity.key": self.identity.pem().reveal()})))
 
     def put_keys(self, **own: bytes) -> None:
         files = {"ca.crt": self.authority.certificate_pem()}

@@ -243,7 +243,8 @@ def _fill_in(document: dict[str, Any], site: str) -> None:
         about.setdefault(key, value)
     conditions = about.setdefault("conditions", [])
     if not any(c.get("type") == "Ready" for c in conditions):
-        why = "none of its routers has said yet how it is"
+        why = next((f": {p['message']}" for p in document["problems"] if p.get("path") == "routers"), "")
+        why = f"none of its routers has said yet how it is{why}"
         conditions.append({"type": "Ready", "status": "Unknown", "reason": "NoRouter", "message": why, "since": "", "next": ""})
 
 

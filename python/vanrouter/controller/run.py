@@ -364,7 +364,7 @@ class Controller:
     # ---- Routers -------------------------------------------------------------------------------------------------------------------------
 
     async def _serve(self, listeners: list[trio.SocketListener]) -> None:
-        await serve_channels(listeners, self._shown, self.routers.handle, changed=self.routers.changed)
+        await serve_channels(listeners, self._shown, self.routers.handle, changed=self.routers.changed, refused=self.routers.refused)
 
     def _shown(self) -> Leaf:
         if self._leaf is None or self._clock() >= self._leaf[1]:

@@ -277,7 +277,8 @@ class Statuses:
         if routers.are_silent:
             site["ready"] = False
             text = "no router is connected to the controller; what is said of links and services is what was said last"
-            found.append({"path": "routers", "message": text, "hint": "look at the pods: kubectl get pods"})
+            todo = "see why: kubectl get pods, and kubectl logs deployment/van-router (no connection to the controller)"
+            found.append({"path": "routers", "message": f"{text} ({routers.why_none})", "hint": todo})
         theirs = document.get("problems") or []
         whole["problems"] = theirs + [p for p in found if p not in theirs]
         return whole

@@ -14,24 +14,25 @@ import binascii
 import logging
 import random
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import trio
 
 import vanrouter
 from vanrouter.errors import ConfigError, NotReady, StoreError, VanrouterError
-from vanrouter.kube.channel import CONTROL_PORT, Channel, ControllerLink, Leaf
+from vanrouter.kube.channel import Channel, Leaf
+from vanrouter.kube.controller_link import ControllerLink, Place
 from vanrouter.plane import Visitor
 from vanrouter.sites.operator import Operator
 from vanrouter.sites.site import RunningSite
 from vanrouter.tokens.issuer import Answer
 from vanrouter.tokens.wire import BUSY
 
-__all__ = ["CONTROLLER", "Controlled"]
+__all__ = ["Controlled"]
 
 log: Final = logging.getLogger("vanrouter.sites")
 
-CONTROLLER: Final = "van-controller"
 ASKABLE: Final = ("network", "trace", "simulate", "status")
 PUSH_EVERY: Final = 1.0
 LOOK_EVERY: Final = 0.1  # where something happens all the time; and a twentieth of the time at most goes into looking
@@ -45,12 +46,12 @@ Params = dict[str, Any]
 class Controlled:
     """``run`` it while the site runs."""
 
-    def __init__(self, site: RunningSite, *, host: str = CONTROLLER, port: int = CONTROL_PORT, pod: str, rng: random.Random) -> None:
+    def __init__(self, site: RunningSite, *, places: Callable[[], Sequence[Place]], pod: str, rng: random.Random) -> None:
         self._site, self._pod = site, pod
         self._operator = Operator(site, released=lambda: None)
         self._pushed: Params | None = None
         self._anew = trio.Event()
-        self.link = ControllerLink(host, port, leaf=self._leaf, greet=self._greet, handler=self._answer, connected=self._connected, rng=rng)
+        self.link = ControllerLink(places, leaf=self._leaf, greet=self._greet, handler=self._answer, connected=self._connected, rng=rng)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
