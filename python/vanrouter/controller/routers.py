@@ -15,6 +15,7 @@ import trio
 from vanrouter.controller.report import Doc, merge_documents, slots_of
 from vanrouter.errors import ConfigError, NotReady
 from vanrouter.kube.channel import Channel
+from vanrouter.kube.status_parts import heard_untrusted
 
 __all__ = ["Routers"]
 
@@ -102,11 +103,9 @@ class Routers:
     async def handle(self, channel: Channel, method: str, params: Params) -> Any:
         if method == "hello":
             channel.peer = {key: str(params.get(key, "")) for key in ("router", "pod", "version")}
-            return self._hello()
-        if method == "status":
-            document = params.get("document")
-            if not isinstance(document, dict) or channel not in self._channels:
-                raise ConfigError("status wants a document")
+            return {**self._hello(), "parts": True}
+        if method == "status" and channel in self._channels:
+            document = heard_untrusted(self._channels[channel], params)
             if document != self._channels[channel]:
                 self._channels[channel] = document
                 self._last, self._merged = self._documents(), None

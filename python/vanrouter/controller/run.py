@@ -33,7 +33,7 @@ from vanrouter.controller.redeeming import Redeeming, credentials_in
 from vanrouter.controller.routers import Routers
 from vanrouter.controller.services import ServicePlan, give_back, is_taken
 from vanrouter.controller.start import controller_leaf, establish_keys, put_back_keys
-from vanrouter.controller.view import ViewKeeper, services_view
+from vanrouter.controller.view import ViewKeeper
 from vanrouter.controller.workloads import Workloads
 from vanrouter.controller.writing import Statuses, Wishes, told_endpoints, wished, write_router_map
 from vanrouter.errors import VanrouterError
@@ -304,7 +304,7 @@ class Controller:
         await self._send_all(calls)
 
     async def _write_view(self, connectors: list[Connector], services: list[dict[str, Any]]) -> None:
-        view = services_view(connectors, services, owners=self._owners)
+        view = self._view.view(connectors, services, self._owners)
         if self._view.may_write(view, self.copies.of(CONFIG_MAPS).get(SERVICES_MAP), now=trio.current_time()):
             await self.copies.ensure(CONFIG_MAPS, view)
 

@@ -158,8 +158,8 @@ def _led_to(services: Mapping[str, Object]) -> Iterator[tuple[str, int]]:
 
 def _router_json(value: Object | None) -> dict[str, Any]:
     try:
-        found = json.loads(((value or {}).get("data") or {}).get(ROUTER_JSON, "{}"))
-    except (ValueError, RecursionError, TypeError):
+        found = msgspec.json.decode(((value or {}).get("data") or {}).get(ROUTER_JSON, "{}"))
+    except (msgspec.DecodeError, RecursionError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
 

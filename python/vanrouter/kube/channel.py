@@ -168,6 +168,8 @@ class Channel:
             return
         try:
             await self._handler(self, told.method, told.params)
+        except RemoteProtocolError:
+            raise  # what comes after it would be misunderstood
         except VanrouterError as exc:
             log.warning("not understood", extra={"method": told.method, "reason": str(exc), "from": self.address})
         except Exception:

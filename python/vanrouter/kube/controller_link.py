@@ -68,6 +68,11 @@ class ControllerLink:
     def is_connected(self) -> bool:
         return self._channel is not None
 
+    @property
+    def peer(self) -> Params:
+        """What the controller answered to ``hello``."""
+        return self._channel.peer if self._channel is not None else {}
+
     def places_changed(self) -> None:
         """Perhaps. New ones are tried at once, unless there is a connection."""
         if tuple(self._places()) != self._tried:
