@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -199,3 +200,31 @@ def test_the_pods_come_first_then_the_address_of_the_service_then_its_name() -> 
     named = ("van-controller", 55672)
     assert controller_places(pods, environ, named) == [("10.0.0.3", 55672), ("10.0.0.2", 55672), ("10.96.0.9", 55672), named]
     assert controller_places([], {"VAN_CONTROLLER_SERVICE_PORT": "tcp://x"}, named) == [named]
+
+
+async def test_while_nobody_answers_it_is_asked_at_most_each_two_and_a_half_to_five_seconds(names: Names, autojump_clock: Any) -> None:
+    """A quarter of an hour without a controller, in virtual time."""
+    times: list[float] = []
+
+    def no() -> Exception:
+        times.append(trio.current_time())
+        return socket.gaierror(-2, "Name or service not known")
+
+    names.answer = no
+    async with looking(lambda: [("van-controller", 55672)], Site().client):
+        await trio.sleep(900)
+    waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert waits[0] <= 0.25, "the first time soon: it may be coming up"
+    assert 2.5 <= min(waits[6:]) <= max(waits[6:]) <= 5.0
+    assert len(set(waits[6:])) > 100, "many routers do not ask in step"
+
+
+async def test_a_question_to_the_dns_that_is_lost_is_given_the_time_in_which_a_resolver_asks_again(
+    names: Names, autojump_clock: Any
+) -> None:
+    async with looking(lambda: [("van-controller", 55672)], Site().client) as link:
+        await trio.sleep(15.9)
+        assert names.asked == 1
+        await trio.sleep(5)
+        assert names.asked == 2
+        assert link.problem == "van-controller:55672: nobody answered within 16 s"

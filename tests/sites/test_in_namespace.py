@@ -407,3 +407,24 @@ async def test_a_router_that_outlives_its_site_starts_anew_as_the_site_that_is_t
         assert home.state.read("identity.key") is None
         home = await routers.start(other)
         await routers.until(home, "it is the other site", lambda s: s["site"]["id"] == str(other.identity.site_id))
+
+
+async def test_a_leaf_of_its_own_that_nobody_renews_is_said_with_its_date_until_somebody_does(
+    space: Namespace, routers: Routers, caplog: pytest.LogCaptureFixture
+) -> None:
+    space.establish()
+    space.put("Site", "north")
+
+    def later() -> float:
+        return time.time() + 80 * 86_400
+
+    home = await routers.start(space, wall=later)
+    status = await routers.until(home, "it is said", lambda s: any(p["path"] == "Secret/van-router-keys" for p in s["problems"]))
+    (said,) = (p for p in status["problems"] if p["path"] == "Secret/van-router-keys")
+    until = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 90 * 86_400))
+    assert f"is valid until {until}" in said["message"]
+    assert "kubectl logs deployment/van-controller" in said["hint"]
+    assert "certificate not renewed" in caplog.messages
+    space.clock = later
+    space.put_keys()
+    await routers.until(home, "it is over", lambda s: not s["problems"])

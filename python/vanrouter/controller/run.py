@@ -283,6 +283,7 @@ class Controller:
         made = compose_keys(current, self.keys, hosts=hosts, credentials=credentials, now=self._clock(), lifetime=self._lifetime)
         self._keys_at = made.look_at
         await self.copies.ensure(SECRETS, secret_of(KEYS_SECRET, KEYS, made.files, owners=self._owners), fenced=True)
+        self._statuses.leaf = made.dates
 
     async def _write_access(self, reached: Reached) -> None:
         if reached.service is not None:

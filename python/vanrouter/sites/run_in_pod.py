@@ -29,6 +29,7 @@ from vanrouter.settings import Timing
 from vanrouter.sites.controlled import Controlled
 from vanrouter.sites.controller_places import CONTROLLER, controller_places
 from vanrouter.sites.in_pod import InPod, host_name
+from vanrouter.sites.own_leaf import OwnLeaf
 from vanrouter.sites.run import PlaneName, run_site
 from vanrouter.sites.site import RunningSite
 from vanrouter.sites.waiting_room import answer_probes
@@ -102,16 +103,21 @@ class _Connected(msgspec.Struct):
         def places() -> list[Place]:
             return controller_places((in_pod.pods or {}).values(), os.environ, self.controller)
 
+        leaf = OwnLeaf(site.context.keys.leaves, wall=site.context.wall, changed=lambda: site.services.flushed())
         controlled = Controlled(site, places=places, pod=in_pod.name, rng=self.rng)
 
         def changed(fed: Fed) -> None:
             site.fed(fed)
+            if fed.own:
+                leaf.look()
             if fed.pods:
                 controlled.link.places_changed()
 
         in_pod.feeder.changed = changed
         in_pod.join, in_pod.is_controlled = controlled.join, lambda: controlled.link.is_connected
+        in_pod.problems = lambda: [leaf.problem] if leaf.problem is not None else []
         self.nursery.start_soon(controlled.run)
+        self.nursery.start_soon(leaf.run)
         self.nursery.start_soon(_end_when_replaced, in_pod.feeder, site)
         self.outer.started(site)
 
