@@ -33,7 +33,7 @@ from vanrouter.controller.redeeming import Redeeming, credentials_in
 from vanrouter.controller.routers import Routers
 from vanrouter.controller.services import ServicePlan, give_back, is_taken
 from vanrouter.controller.start import controller_leaf, establish_keys, put_back_keys
-from vanrouter.controller.view import ViewKeeper, services_view
+from vanrouter.controller.view import ViewKeeper
 from vanrouter.controller.workloads import Workloads
 from vanrouter.controller.writing import Statuses, Wishes, told_endpoints, wished, write_router_map
 from vanrouter.errors import VanrouterError
@@ -283,6 +283,7 @@ class Controller:
         made = compose_keys(current, self.keys, hosts=hosts, credentials=credentials, now=self._clock(), lifetime=self._lifetime)
         self._keys_at = made.look_at
         await self.copies.ensure(SECRETS, secret_of(KEYS_SECRET, KEYS, made.files, owners=self._owners), fenced=True)
+        self._statuses.leaf = made.dates
 
     async def _write_access(self, reached: Reached) -> None:
         if reached.service is not None:
@@ -304,7 +305,7 @@ class Controller:
         await self._send_all(calls)
 
     async def _write_view(self, connectors: list[Connector], services: list[dict[str, Any]]) -> None:
-        view = services_view(connectors, services, owners=self._owners)
+        view = self._view.view(connectors, services, self._owners)
         if self._view.may_write(view, self.copies.of(CONFIG_MAPS).get(SERVICES_MAP), now=trio.current_time()):
             await self.copies.ensure(CONFIG_MAPS, view)
 
@@ -364,7 +365,7 @@ class Controller:
     # ---- Routers -------------------------------------------------------------------------------------------------------------------------
 
     async def _serve(self, listeners: list[trio.SocketListener]) -> None:
-        await serve_channels(listeners, self._shown, self.routers.handle, changed=self.routers.changed)
+        await serve_channels(listeners, self._shown, self.routers.handle, changed=self.routers.changed, refused=self.routers.refused)
 
     def _shown(self) -> Leaf:
         if self._leaf is None or self._clock() >= self._leaf[1]:

@@ -18,6 +18,7 @@ from vanrouter.kube.pods import Pod
 from vanrouter.plane import Visitor
 from vanrouter.sites.machine import local_addresses
 from vanrouter.stores import StateFiles
+from vanrouter.stores.resources import Problem
 from vanrouter.tokens import Endpoint
 from vanrouter.tokens.issuer import Answer
 from vanrouter.tokens.wire import BUSY
@@ -53,6 +54,7 @@ class InPod:
         self.namespace, self.name, self.link_port = namespace, name, link_port
         self.join: Join = _no_controller
         self.is_controlled: Callable[[], bool] = lambda: False  # whether there is a connection to the controller
+        self.problems: Callable[[], list[Problem]] = list  # what else is wrong, that only a router in a pod knows
         self.any_host = any_host or (ANY4 if any(":" not in address for address in local_addresses()) else "::")
         self._given = _Given()
         self._dialled: set[str] = set()  # the pods of other routers

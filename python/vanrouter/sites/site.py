@@ -290,6 +290,7 @@ class RunningSite:
         if (in_pod := self.context.in_pod) is not None:  # it names ConfigMaps and keys, where the files' names mean nothing to people
             feeder = in_pod.feeder
             loaded = [*feeder.problems, *feeder.customs.problems, *([feeder.problem] if feeder.problem is not None else [])]
+            loaded += in_pod.problems()
             loaded += [Problem("API server", text, "what was heard before stays in force") for text in feeder.troubles()]
         return [*stored, *loaded, *self.wanted.problems, *address, *self.joining.problems.values()]
 
