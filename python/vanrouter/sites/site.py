@@ -42,6 +42,7 @@ from vanrouter.plane import (
 )
 from vanrouter.resources import to_yaml
 from vanrouter.sites.accesses import Accesses
+from vanrouter.sites.bench import Bench
 from vanrouter.sites.context import Context
 from vanrouter.sites.insight import Insight
 from vanrouter.sites.joining import Joining
@@ -88,8 +89,9 @@ class _Stop(msgspec.Struct):
 class RunningSite:
     """Make it, then ``run`` it. Everything else may be called while it runs, from tasks of the same trio loop."""
 
-    def __init__(self, context: Context, loaded: Loaded, *, inherited: Iterable[Listener] = ()) -> None:
-        """``inherited``: the automatic listeners of a predecessor, kept until the sites that they come from are linked again."""
+    def __init__(self, context: Context, loaded: Loaded, *, inherited: Iterable[Listener] = (), measured: bool = False) -> None:
+        """``inherited``: the automatic listeners of a predecessor, kept until the sites that they come from are linked again. ``measured``:
+        `van bench` may be used on it."""
         self.context = context
         self._inherited = [entry.name for entry in inherited]
         self._inherited_until = context.now() + SYNC_LINGER if self._inherited else math.inf
@@ -103,6 +105,8 @@ class RunningSite:
         self.joining.start()
         self.services = Services(context, self.wanted.site_spec)
         self.insight = Insight(self)
+        self.bench = Bench(self)
+        self._measured = measured
         self._stop = _Stop(context.timing.grace, context.timing.drain)
         self._stopping = trio.Event()
         self._refused = False
@@ -130,6 +134,8 @@ class RunningSite:
                     self._background = visitors
                     for task in (self._events, self._timers, self.context.names.run, self.services.probes.run, self._write):
                         control.start_soon(task)
+                    if self._measured:
+                        control.start_soon(self.bench.run)
                     self.reconcile()
                     task_status.started()
                     await self._stopping.wait()
@@ -455,9 +461,14 @@ class RunningSite:
         name = name or f"embedded-{routing_key}"
         if name in self._embedded:
             raise ConfigError(f"{routing_key} is served by this process already")
+        receive = self.receive(name)
+        self.services.embed(LocalConnector(name=name, routing_key=routing_key, embedded=True))
+        return receive
+
+    def receive(self, name: str) -> trio.MemoryReceiveChannel[Incoming]:
+        """Streams of the embedded connector of that name."""
         send, receive = trio.open_memory_channel[Incoming](INCOMING_WAITING)
         self._embedded[name] = send
-        self.services.embed(LocalConnector(name=name, routing_key=routing_key, embedded=True))
         return receive
 
     def unserve(self, routing_key: str, *, name: str = "") -> None:
