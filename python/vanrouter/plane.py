@@ -15,10 +15,13 @@ process.
 from __future__ import annotations
 
 import enum
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 import trio
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = [
     "Access",
@@ -51,6 +54,7 @@ __all__ = [
     "Snapshot",
     "StreamEnd",
     "Visitor",
+    "Waits",
 ]
 
 
@@ -314,6 +318,23 @@ class StreamEnd(Event, frozen=True, kw_only=True, tag="stream_end"):
     duration: float = 0.0
 
 
+class Waits(Protocol):
+    """How a stream waits for the socket that its end is: in the loop whose tasks call it. All but ``closing`` may be cancelled."""
+
+    async def before(self) -> None:
+        """A call begins: nothing has happened yet."""
+
+    async def after(self) -> None:
+        """A call ends without having waited. Must not raise: something has happened."""
+
+    async def readable(self, sock: socket.socket) -> None: ...
+
+    async def writable(self, sock: socket.socket) -> None: ...
+
+    def closing(self, sock: socket.socket) -> None:
+        """It is about to be closed: whoever waits for it is told (the library's ``ClosedResourceError``)."""
+
+
 class PlaneStream(trio.abc.HalfCloseableStream):
     """One stream whose end is in this process.
 
@@ -327,6 +348,10 @@ class PlaneStream(trio.abc.HalfCloseableStream):
     def reset(self, reason: str = "") -> None:
         """End both directions at once, class client (we opened it) or target."""
         raise NotImplementedError
+
+    def wait_with(self, waits: Waits) -> bool:  # noqa: ARG002
+        """From now on tasks of another loop than the plane's call this stream. False: it cannot be; it is of its plane's loop."""
+        return False
 
 
 class Visitor:
