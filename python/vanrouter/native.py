@@ -242,13 +242,13 @@ class _Stream(PlaneStream):
 
     def reset(self, reason: str = "") -> None:  # noqa: ARG002 - the wire has room for a reason, the socket pair has not
         if not self._closed:
-            self._core.reset_stream(self._id)
+            self._want_reset()
             self._close()
 
     async def aclose(self) -> None:
         if not self._closed:
             if not self._sent_eof:
-                self._core.reset_stream(self._id)
+                self._want_reset()
             # After an end of ours everything that was sent still arrives; what the other end sends from now on gets a reset.
             self._close()
         await self._waits.before()
@@ -259,15 +259,18 @@ class _Stream(PlaneStream):
         if self._sending or self._receiving:
             self._waits.closing(self._socket)
         self._socket.close()
-        self._core.forget_stream(self._id)
+        if self._process == os.getpid():  # the copy in a fork is only closed: the core's locks are its parent's
+            self._core.forget_stream(self._id)
+
+    def _want_reset(self) -> None:
+        if self._process == os.getpid():
+            self._core.reset_stream(self._id)
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
-            if self._process == os.getpid():
-                self._core.reset_stream(self._id)
-                self._core.forget_stream(self._id)
-            self._closed = True
-            self._socket.close()  # in a fork that is all: the core's locks are its parent's
+            self._want_reset()
+            self._sending = self._receiving = False
+            self._close()
 
 
 class NativePlane:

@@ -14,14 +14,12 @@ process.
 
 from __future__ import annotations
 
+import abc
 import enum
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 import trio
-
-if TYPE_CHECKING:
-    import socket
 
 __all__ = [
     "Access",
@@ -36,6 +34,7 @@ __all__ = [
     "DialResult",
     "Entry",
     "Event",
+    "HasFileno",
     "InForce",
     "Incoming",
     "Link",
@@ -318,6 +317,10 @@ class StreamEnd(Event, frozen=True, kw_only=True, tag="stream_end"):
     duration: float = 0.0
 
 
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
 class Waits(Protocol):
     """How a stream waits for the socket that its end is: in the loop whose tasks call it. All but ``closing`` may be cancelled."""
 
@@ -327,11 +330,11 @@ class Waits(Protocol):
     async def after(self) -> None:
         """A call ends without having waited. Must not raise: something has happened."""
 
-    async def readable(self, sock: socket.socket) -> None: ...
+    async def readable(self, sock: HasFileno) -> None: ...
 
-    async def writable(self, sock: socket.socket) -> None: ...
+    async def writable(self, sock: HasFileno) -> None: ...
 
-    def closing(self, sock: socket.socket) -> None:
+    def closing(self, sock: HasFileno) -> None:
         """It is about to be closed: whoever waits for it is told (the library's ``ClosedResourceError``)."""
 
 
@@ -344,6 +347,9 @@ class PlaneStream(trio.abc.HalfCloseableStream):
 
     routing_key: str
     source: str  # RouterId as text of where it was opened; "" for one we opened
+
+    @abc.abstractmethod
+    async def receive_some(self, max_bytes: int | None = None) -> bytes: ...
 
     def reset(self, reason: str = "") -> None:
         """End both directions at once, class client (we opened it) or target."""
