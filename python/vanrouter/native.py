@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 from typing import Final
 
@@ -239,6 +240,13 @@ class _Stream(PlaneStream):
             raise self._broken()
         self._got_eof = True
         return b""
+
+    def is_readable(self) -> bool:
+        if self._closed:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def reset(self, reason: str = "") -> None:  # noqa: ARG002 - the wire has room for a reason, the socket pair has not
         if not self._closed:

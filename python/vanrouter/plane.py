@@ -355,6 +355,10 @@ class PlaneStream(trio.abc.HalfCloseableStream):
         """End both directions at once, class client (we opened it) or target."""
         raise NotImplementedError
 
+    @abc.abstractmethod
+    def is_readable(self) -> bool:
+        """Whether ``receive_some`` would not wait."""
+
     def wait_with(self, waits: Waits) -> bool:  # noqa: ARG002
         """From now on tasks of another loop than the plane's call this stream. False: it cannot be; it is of its plane's loop."""
         return False

@@ -265,10 +265,6 @@ class AddressTable:
         """Whether a target for this key is reachable."""
         return self._known.matched_listener(key)
 
-    def bind_state(self, name: str) -> ListenerState | None:
-        """What the data plane said last of this listener. None: nothing yet."""
-        return self._known.binds.get(name)
-
     def reachable_keys(self) -> set[str]:
         """The routing keys that have a target which is reachable."""
         return {key for key in {*self._known.keys, *self._known.targets_of} if self._known.matched_listener(key)}

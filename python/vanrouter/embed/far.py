@@ -111,6 +111,11 @@ class FarStream(PlaneStream):
         with contextlib.suppress(UsageError):  # its router has ended, and with it this
             await self._home.run(self._inner.aclose)
 
+    def is_readable(self) -> bool:
+        with contextlib.suppress(UsageError):
+            return bool(self._left) or self._home.call(self._inner.is_readable)
+        return True
+
     def reset(self, reason: str = "") -> None:
         with contextlib.suppress(UsageError):
             self._home.call(self._inner.reset, reason)

@@ -24,6 +24,7 @@ import outcome
 import trio
 
 from vanrouter.embed.far import AsyncioWaits, FarStream
+from vanrouter.embed.looking import only_one
 from vanrouter.errors import UsageError
 from vanrouter.plane import PlaneStream
 from vanrouter.sites.site import RunningSite
@@ -126,15 +127,14 @@ class Beside(_Owned):
         """Raises what opening raises."""
         _open_ones.add(self)
         self._router.start()
-        await _finish(self._begun)  # from now on it can be told to end
-        try:
-            return await asyncio.shield(self._started)
-        except asyncio.CancelledError:
-            self._soon(self._scope.cancel)
-            await _finish(self._ended)
-            if self._started.done():
-                self._started.exception()
-            raise
+        if not await _finish(self._begun):
+            try:
+                return await asyncio.shield(self._started)
+            except asyncio.CancelledError:
+                pass
+        self._soon(self._scope.cancel)
+        await _finish(self._ended)
+        raise asyncio.CancelledError
 
     async def end(self, *, at_once: bool) -> None:
         """Leave the place in the thread, and wait until the thread has ended; cancelled, it leaves at once. Raises what that raised."""
@@ -147,7 +147,7 @@ class Beside(_Owned):
             raise
 
     def _check_loop(self) -> None:
-        if asyncio._get_running_loop() is not self._loop:
+        if asyncio._get_running_loop() not in (self._loop, None):  # none: between the cells of a notebook
             raise UsageError("this van is of another loop", hint="use it in the loop that opened it, or open one here")
 
     async def run(self, work: Callable[[*Ts], Awaitable[T]], *args: *Ts, late: Late[T] | None = None) -> T:
@@ -194,7 +194,7 @@ class Beside(_Owned):
         self._leave = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
         self._tell(_give, self._begun, None)
-        with self._scope:
+        with only_one(), self._scope:
             async with trio.open_nursery() as calls:
                 self._calls = calls
                 async with self._place() as site:
@@ -257,11 +257,17 @@ def _give(future: asyncio.Future[T], value: T) -> None:
         future.set_result(value)
 
 
-async def _finish(future: asyncio.Future[T]) -> None:
-    """Wait for it whatever happens: it is about to be done. Its outcome is the caller's matter."""
+async def _finish(future: asyncio.Future[T]) -> bool:
+    """Wait for it whatever happens: it is about to be done, and its outcome is the caller's matter. True: cancelled meanwhile."""
+    cancelled = False
     while not future.done():
-        with contextlib.suppress(asyncio.CancelledError, Exception):
+        try:
             await asyncio.shield(future)
+        except asyncio.CancelledError:
+            cancelled = True
+        except Exception:  # noqa: S110 - it is kept in the future
+            pass
+    return cancelled
 
 
 _open_ones: weakref.WeakSet[Beside] = weakref.WeakSet()

@@ -15,13 +15,13 @@ from vanrouter.embed.homes import Home
 from vanrouter.embed.looking import LOOK_EVERY, until
 from vanrouter.errors import ConfigError, UsageError
 from vanrouter.model import RoutingKey
-from vanrouter.plane import BindStatus
 from vanrouter.sites.site import RunningSite
 
 __all__ = ["exposed", "local_port"]
 
 TRIES: Final = 5  # of a free port that somebody else takes meanwhile
 BIND_WAIT: Final = 5.0
+WAITING: Final = ("Pending", "BoundNotMatched")  # reasons of a listener's condition that pass by themselves
 READY_WAIT: Final = 10.0
 Find = Callable[[str], Awaitable[RoutingKey]]
 
@@ -101,11 +101,12 @@ async def _bound(site: RunningSite, name: str) -> str:
     """Why it does not listen; empty: it does."""
     with trio.move_on_after(BIND_WAIT):
         while True:
-            state = site.services.table.bind_state(name)
-            if state is not None and state.status is BindStatus.LISTENING:
+            status = next(status for status in site.services.table.listener_statuses() if status.name == name)
+            listening = next((c for c in status.conditions if c.type == "Listening"), None)
+            if listening is not None and listening.status == "True":
                 return ""
-            if state is not None and state.status is not BindStatus.BOUND:
-                return state.error or state.status.value
+            if listening is not None and listening.reason not in WAITING:
+                return listening.message
             await trio.sleep(LOOK_EVERY)
     return f"it did not listen within {BIND_WAIT:g} s"
 

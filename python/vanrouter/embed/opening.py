@@ -18,7 +18,7 @@ import trio
 
 from vanrouter.admin import client
 from vanrouter.embed.homes import Beside, Here
-from vanrouter.embed.looking import until
+from vanrouter.embed.looking import only_one, until
 from vanrouter.embed.van import Van
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, UsageError
 from vanrouter.model import parse_name
@@ -112,19 +112,18 @@ async def _member(
     place = await _find_place(where, name=name, directory=directory, edge=edge)
     failure: BaseException | None = None
     try:
-        async with trio.open_nursery() as nursery:
-            try:
-                run = functools.partial(run_site, place.directory, plane=plane, take_over=False, timing=timing)
-                site: RunningSite = await nursery.start(run)
-                with _deadline(timeout, lambda: f"the site did not become ready and linked within {timeout:g} s: {_state(site)}"):
-                    await _join(site, place.token)
-                yield site
-                site.stop(grace=0.0, drain=drain)
-            except Exception as error:  # raised again below, outside of the nursery, as it is
-                failure = error
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise _only(group) from None
+        with only_one():
+            async with trio.open_nursery() as nursery:
+                try:
+                    run = functools.partial(run_site, place.directory, plane=plane, take_over=False, timing=timing)
+                    site: RunningSite = await nursery.start(run)
+                    with _deadline(timeout, lambda: f"the site did not become ready and linked within {timeout:g} s: {_state(site)}"):
+                        await _join(site, place.token)
+                    yield site
+                    site.stop(grace=0.0, drain=drain)
+                except Exception as error:  # raised again below, outside of the nursery, as it is
+                    failure = error
+                    nursery.cancel_scope.cancel()
     finally:
         place.remove()
     if failure is not None:
@@ -201,11 +200,3 @@ def _state(site: RunningSite) -> str:
     if ready is None or ready.status != "True":
         return ready.message if ready is not None else "it is starting"
     return "no link is active"
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception in it, if it is one: callers catch what happened, not how tasks are nested."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -123,6 +123,10 @@ class Stream(trio.abc.HalfCloseableStream, anyio.abc.ByteStream):
         """Close both directions. One that was not ended before with `send_eof` is reset: the other end sees no clean end."""
         await self._inner.aclose()
 
+    def is_readable(self) -> bool:
+        """Whether `receive_some` has something to say now: bytes, the end, or that it broke."""
+        return self._inner.is_readable()
+
     def reset(self, reason: str = "") -> None:
         """End both directions at once, and without waiting. The other end sees a reset of class client (we opened it) or target."""
         self._inner.reset(reason)

@@ -64,7 +64,7 @@ class Van:
         policy forbids it, ConfigError for what cannot be a key.
         """
         self._home.check_open()
-        parse_routing_key(key)
+        _check_key(key)
         stream = await self._home.run(self._connect, key, late=lambda stream: stream.reset("the program gave up"))
         return Stream(self._home.adopt(stream), self._home)
 
@@ -85,7 +85,7 @@ class Van:
         Raises ConfigError for what cannot be a key, and for one that is served here already.
         """
         self._home.check_open()
-        parse_routing_key(key)
+        _check_key(key)
         if handler is not None:
             return self._handle_all(key, handler, task_status)
         serving = Serving(self._site, self._home, key)
@@ -101,7 +101,7 @@ class Van:
         Raises NoSuchKey when nobody serves it within 3 s, ConfigError when the port cannot be had.
         """
         self._home.check_open()
-        parse_routing_key(key)
+        _check_key(key)
         return local_port(self._site, self._home, self._find, key, host, port)
 
     def expose(self, key: str, port: int, *, host: str = "127.0.0.1") -> contextlib.AbstractAsyncContextManager[None]:
@@ -111,7 +111,7 @@ class Van:
         refuses are tried elsewhere. ``host`` is an IP address.
         """
         self._home.check_open()
-        parse_routing_key(key)
+        _check_key(key)
         return exposed(self._site, self._home, key, host, port)
 
     # ---- How it is -----------------------------------------------------------------------------------------------------------------------
@@ -201,3 +201,10 @@ class Van:
             with contextlib.suppress(UsageError):
                 self._home.call(changes.end)
         self._home.close()
+
+
+def _check_key(key: str) -> None:
+    """Raises ConfigError; what is no text at all is the program's mistake."""
+    if not isinstance(key, str):
+        raise TypeError(f"a routing key is a str, not {type(key).__name__}")
+    parse_routing_key(key)
