@@ -295,7 +295,7 @@ def test_closing_drains(directory: Path, plane: Any, run: Run) -> None:
             async with vanrouter.open(directory, plane=plane) as hub:
                 await tasks.start(hub.serve, "slow", slow)
                 tasks.start_soon(ask, leaf)
-                while not events:
+                while not events:  # noqa: ASYNC110
                     await anyio.sleep(0.01)
             assert events == ["asked", "answered"]
 
@@ -342,7 +342,7 @@ def test_a_local_port_leads_to_the_service_until_its_block_ends(directory: Path,
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port))
             with pytest.raises(NoSuchKey):
-                async with leaf.local_port("nobody"):
+                async with leaf.local_port("nobody", wait=0.1):
                     pass
 
     run(main)
@@ -354,17 +354,21 @@ def test_a_server_with_a_port_is_exposed_for_a_block(directory: Path, plane: Any
             await client.send(b"from a port")
 
     async def main() -> None:
-        async with network(directory, plane) as (hub, leaf, tasks):
-            server = await anyio.create_tcp_listener(local_host="127.0.0.1")
-            tasks.start_soon(server.serve, answer)
-            port = server.extra(anyio.abc.SocketAttribute.local_port)
-            async with hub.expose("port", port), await leaf.connect("port") as stream:
-                assert await stream.receive() == b"from a port"
+        async with network(directory, plane) as (hub, leaf, _):
+            async with await anyio.create_tcp_listener(local_host="127.0.0.1") as server, anyio.create_task_group() as serving:
+                serving.start_soon(server.serve, answer)
+                port = server.extra(anyio.abc.SocketAttribute.local_port)
+                async with hub.expose("port", port), await leaf.connect("port") as stream:
+                    assert await stream.receive() == b"from a port"
+                serving.cancel_scope.cancel()
+            with anyio.fail_after(5):
+                while leaf.services():  # noqa: ASYNC110
+                    await anyio.sleep(0.02)
             with pytest.raises(ConfigError):
                 async with hub.expose("port", 0):
                     pass
             with pytest.raises((NoSuchKey, StreamRefused)):
-                await leaf.connect("port")
+                await leaf.connect("port", wait=0.1)
 
     run(main)
 
@@ -513,17 +517,17 @@ async def main():
         assert await far.receive_some() == b"the parent goes on"
         await manager.__aexit__(None, None, None)
         print("fine", flush=True)
-    elif mode == "signal":
-        try:
-            while True:
-                await (asyncio.sleep(0.1) if loop is asyncio else trio.sleep(0.1))
-        finally:
-            await manager.__aexit__(*sys.exc_info())
+
+async def interrupted():
+    async with vanrouter.open(where):
+        print("ready", flush=True)
+        await (asyncio.sleep(60) if loop is asyncio else trio.sleep(60))
 
 import vanrouter.errors
 loop = {"asyncio": asyncio, "trio": trio}[os.environ["LOOP"]]
+work = interrupted if mode == "signal" else main
 try:
-    asyncio.run(main()) if loop is asyncio else trio.run(main)
+    asyncio.run(work()) if loop is asyncio else trio.run(work)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 except BaseException as error:

@@ -133,7 +133,7 @@ class Beside(_Owned):
             except asyncio.CancelledError:
                 pass
         self._soon(self._scope.cancel)
-        await _finish(self._ended)
+        await self._finish_thread()
         raise asyncio.CancelledError
 
     async def end(self, *, at_once: bool) -> None:
@@ -143,8 +143,13 @@ class Beside(_Owned):
             await asyncio.shield(self._ended)
         except asyncio.CancelledError:
             self._soon(self._scope.cancel)
-            await _finish(self._ended)
             raise
+        finally:
+            await self._finish_thread()
+
+    async def _finish_thread(self) -> None:
+        await _finish(self._ended)
+        self._router.join()  # it has said its last word
 
     def _check_loop(self) -> None:
         if asyncio._get_running_loop() not in (self._loop, None):  # none: between the cells of a notebook

@@ -23,13 +23,13 @@ TRIES: Final = 5  # of a free port that somebody else takes meanwhile
 BIND_WAIT: Final = 5.0
 WAITING: Final = ("Pending", "BoundNotMatched")  # reasons of a listener's condition that pass by themselves
 READY_WAIT: Final = 10.0
-Find = Callable[[str], Awaitable[RoutingKey]]
+Find = Callable[[], Awaitable[RoutingKey]]
 
 
 @contextlib.asynccontextmanager
 async def local_port(site: RunningSite, home: Home, find: Find, key: str, host: str, port: int) -> AsyncIterator[int]:
     async def begin() -> LocalListener:
-        found = await find(key)
+        found = await find()
         for left in reversed(range(TRIES if port == 0 else 1)):
             listener = LocalListener(name=_name(site, key), routing_key=found, host=host, port=port or _free_port(host))
             site.services.lend(listener)

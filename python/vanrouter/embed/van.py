@@ -55,17 +55,17 @@ class Van:
         """The router id as text: it is in ``stream.source`` at the other end of what is opened here."""
         return str(self._site.context.own)
 
-    async def connect(self, key: str) -> Stream:
+    async def connect(self, key: str, *, wait: float = NAME_WAIT) -> Stream:
         """Open a stream to a routing key, or to a service by its address (``hello``, or ``hello:9090`` where it has several ports).
 
-        A name that nobody serves yet has 3 s to appear. Cancelled, nothing stays open.
+        A name that nobody serves yet has ``wait`` seconds to appear. Cancelled, nothing stays open.
 
         Raises NoSuchKey when nobody serves it, StreamRefused when those who do refuse (its ``stream_class`` says why), StreamDenied when a
         policy forbids it, ConfigError for what cannot be a key.
         """
         self._home.check_open()
         _check_key(key)
-        stream = await self._home.run(self._connect, key, late=lambda stream: stream.reset("the program gave up"))
+        stream = await self._home.run(self._connect, key, wait, late=self._give_up)
         return Stream(self._home.adopt(stream), self._home)
 
     @overload
@@ -92,17 +92,19 @@ class Van:
         self._serving.append(serving)
         return serving
 
-    def local_port(self, key: str, *, host: str = "127.0.0.1", port: int = 0) -> contextlib.AbstractAsyncContextManager[int]:
+    def local_port(
+        self, key: str, *, host: str = "127.0.0.1", port: int = 0, wait: float = NAME_WAIT
+    ) -> contextlib.AbstractAsyncContextManager[int]:
         """A port of this host for what can only connect to one: ``async with van.local_port("db") as port:``.
 
         ``host`` is a loopback address unless you say otherwise; ``port`` 0: a free one. Whoever may connect to it reaches the service as
         this site does. Bytes move through the core only, not through Python. Connections that are open when the block ends go on.
 
-        Raises NoSuchKey when nobody serves it within 3 s, ConfigError when the port cannot be had.
+        Raises NoSuchKey when nobody serves it within ``wait`` seconds, ConfigError when the port cannot be had.
         """
         self._home.check_open()
         _check_key(key)
-        return local_port(self._site, self._home, self._find, key, host, port)
+        return local_port(self._site, self._home, lambda: self._find(key, wait), key, host, port)
 
     def expose(self, key: str, port: int, *, host: str = "127.0.0.1") -> contextlib.AbstractAsyncContextManager[None]:
         """Serve a routing key by a server that listens on a port, of this process or not, for the length of the block.
@@ -153,8 +155,8 @@ class Van:
 
     # ---- Where the router is -------------------------------------------------------------------------------------------------------------
 
-    async def _connect(self, key: str) -> PlaneStream:
-        found = await self._find(key)
+    async def _connect(self, key: str, wait: float) -> PlaneStream:
+        found = await self._find(key, wait)
         try:
             return await self._site.context.plane.connect(found)
         except StreamDenied:
@@ -164,10 +166,10 @@ class Van:
                 raise NoSuchKey(str(refused), hint=f"see who serves it: van service status {key}") from refused
             raise
 
-    async def _find(self, key: str) -> RoutingKey:
+    async def _find(self, key: str, wait: float) -> RoutingKey:
         """The routing key that is meant. What is not known yet has a moment to appear."""
         table = self._site.services.table
-        with trio.move_on_after(NAME_WAIT):
+        with trio.move_on_after(wait):
             while True:
                 if table.matched_listener(key):
                     return RoutingKey(key)
@@ -193,6 +195,9 @@ class Van:
             task_status.started()
             async for stream in streams:
                 tasks.start_soon(handle, handler, stream)
+
+    def _give_up(self, stream: PlaneStream) -> None:
+        self._home.adopt(stream).reset("the program gave up")
 
     def _close(self) -> None:
         for serving in self._serving:
