@@ -14,6 +14,7 @@ process.
 
 from __future__ import annotations
 
+import abc
 import enum
 from typing import Literal, Protocol
 
@@ -33,6 +34,7 @@ __all__ = [
     "DialResult",
     "Entry",
     "Event",
+    "HasFileno",
     "InForce",
     "Incoming",
     "Link",
@@ -51,6 +53,7 @@ __all__ = [
     "Snapshot",
     "StreamEnd",
     "Visitor",
+    "Waits",
 ]
 
 
@@ -314,6 +317,27 @@ class StreamEnd(Event, frozen=True, kw_only=True, tag="stream_end"):
     duration: float = 0.0
 
 
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+class Waits(Protocol):
+    """How a stream waits for the socket that its end is: in the loop whose tasks call it. All but ``closing`` may be cancelled."""
+
+    async def before(self) -> None:
+        """A call begins: nothing has happened yet."""
+
+    async def after(self) -> None:
+        """A call ends without having waited. Must not raise: something has happened."""
+
+    async def readable(self, sock: HasFileno) -> None: ...
+
+    async def writable(self, sock: HasFileno) -> None: ...
+
+    def closing(self, sock: HasFileno) -> None:
+        """It is about to be closed: whoever waits for it is told (the library's ``ClosedResourceError``)."""
+
+
 class PlaneStream(trio.abc.HalfCloseableStream):
     """One stream whose end is in this process.
 
@@ -324,9 +348,20 @@ class PlaneStream(trio.abc.HalfCloseableStream):
     routing_key: str
     source: str  # RouterId as text of where it was opened; "" for one we opened
 
+    @abc.abstractmethod
+    async def receive_some(self, max_bytes: int | None = None) -> bytes: ...
+
     def reset(self, reason: str = "") -> None:
         """End both directions at once, class client (we opened it) or target."""
         raise NotImplementedError
+
+    @abc.abstractmethod
+    def is_readable(self) -> bool:
+        """Whether ``receive_some`` would not wait."""
+
+    def wait_with(self, waits: Waits) -> bool:  # noqa: ARG002
+        """From now on tasks of another loop than the plane's call this stream. False: it cannot be; it is of its plane's loop."""
+        return False
 
 
 class Visitor:

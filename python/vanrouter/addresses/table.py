@@ -265,6 +265,10 @@ class AddressTable:
         """Whether a target for this key is reachable."""
         return self._known.matched_listener(key)
 
+    def reachable_keys(self) -> set[str]:
+        """The routing keys that have a target which is reachable."""
+        return {key for key in {*self._known.keys, *self._known.targets_of} if self._known.matched_listener(key)}
+
     def matched_connector(self, key: str) -> bool:
         """Whether a listener for this key is reachable."""
         return self._known.matched_connector(key)

@@ -40,7 +40,7 @@ from vanrouter.baseline.sockets import AbortWatch, AppSocket, tune
 from vanrouter.baseline.table import Table
 from vanrouter.baseline.targets import Search, Targets, keys_of
 from vanrouter.baseline.trunk import Trunk
-from vanrouter.errors import ConfigError, NoSuchKey, PeerRejected, StreamRefused
+from vanrouter.errors import ConfigError, NoSuchKey, PeerRejected, StreamRefused, refusal
 from vanrouter.model import RouterId, StreamClass, site_id_of_key, site_id_to_bytes
 from vanrouter.plane import (
     Access,
@@ -239,7 +239,7 @@ class BaselinePlane:
 
     async def connect(self, routing_key: str) -> PlaneStream:
         if self.is_refusing:
-            raise StreamRefused("this router is leaving and opens no new streams")
+            raise StreamRefused("this router is leaving and opens no new streams", stream_class="drain")
         record = self._record(routing_key)
         stream = EmbeddedStream(routing_key=routing_key, source="", record=record, blames=StreamClass.CLIENT)
         try:
@@ -251,7 +251,7 @@ class BaselinePlane:
             record.end(failure.stream_class, failure.reason)
             if failure.nobody_serves_it:
                 raise NoSuchKey(f"no site that is reachable serves {routing_key!r}", hint="is there a connector with this routing key?")
-            raise StreamRefused(f"{routing_key}: {failure.reason}")
+            raise refusal(f"{routing_key}: {failure.reason}", failure.stream_class.word)
         return stream
 
     async def next_events(self) -> list[AnyEvent]:

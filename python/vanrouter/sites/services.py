@@ -85,12 +85,14 @@ class Services:
         self._listeners: dict[str, LocalListener] = {}
         self._connectors: dict[str, LocalConnector] = {}
         self._embedded: dict[str, LocalConnector] = {}
+        self._lent: dict[str, LocalListener] = {}  # listeners for programs in this process
         self.faults: dict[tuple[str, str], Fault] = {}  # names that cannot be resolved
         self._health = Health(context.rng)
         self.probes = Probes(self._health, changed=self._checked)
         self._hosts: dict[str, str] = {}  # connector -> its host as it was written
         self._out: set[str] = set()  # connectors whose target is out
         self.flushed: Callable[[], None] = lambda: None  # something may have changed
+        self.watchers: list[Callable[[], None]] = []  # the same, for whoever comes and goes
         self._absent: dict[str, Verdict] = {}  # connectors that have no target at all
 
     def _info(self, spec: SiteSpec) -> SiteInfo:
@@ -120,7 +122,7 @@ class Services:
         hosts = [x.host for x in listeners.values() if self._in_pod is None] + [x.host for x in connectors.values() if not x.absent]
         self._context.names.want("services", [spec.service_address, *hosts])
         self.faults.clear()
-        wanted_listeners = self._resolved_listeners(listeners)
+        wanted_listeners = {**self._resolved_listeners(listeners), **self._lent}
         wanted_connectors = {**self._resolved_connectors(connectors), **self._embedded}
         table.set_reserved(reserved, now=now)
         if (address := self._address("Site", "serviceAddress", spec.service_address)) is not None:
@@ -174,11 +176,23 @@ class Services:
         self._take_verdicts()
         self.probes.wake()
 
+    def lend(self, listener: LocalListener) -> None:
+        """A listener that no resource asks for."""
+        self._lent[listener.name] = self._listeners[listener.name] = listener
+        self.table.put_listener(listener, now=self._context.now())
+        self.flush()
+
+    def take_back(self, name: str) -> None:
+        if self._lent.pop(name, None) is not None:
+            self._listeners.pop(name, None)
+            self.table.drop_listener(name, now=self._context.now())
+            self.flush()
+
     def embed(self, connector: LocalConnector) -> None:
-        """A target in this process."""
+        """A target in this process, or one that this process vouches for: it is not checked."""
         self._embedded[connector.name] = self._connectors[connector.name] = connector
         self.table.put_connector(connector, now=self._context.now())
-        self._health.put(connector.name, "", 0, Check(type="none"), now=self._context.now())
+        self._health.put(connector.name, connector.host, connector.port, Check(type="none"), now=self._context.now())
         self._take_verdicts()
         self.flush()
 
@@ -267,7 +281,7 @@ class Services:
         verdicts = self._health.take_changed()
         for name, verdict in verdicts.items():
             is_out, was_out = verdict is not None and verdict.is_out, name in self._out
-            if is_out:
+            if is_out and name in self._hosts:
                 self._context.names.ask_again(self._hosts[name])  # it may have moved
             if verdict is not None and is_out != was_out:
                 c = self._connectors[name]
@@ -352,6 +366,8 @@ class Services:
     def flush(self) -> None:
         """Hand changes to the plane and messages to the peers, until there is nothing new to hand over."""
         self.flushed()
+        for changed in self.watchers:
+            changed()
         context, now = self._context, self._context.now()
         for problem in self._speaker.work(now):
             extra = {"reason": problem.reason, "subject": problem.subject, "router": problem.peer, "problem": problem.message}
