@@ -418,6 +418,7 @@ class Counters(msgspec.Struct, kw_only=True):
     by_link: dict[str, list[int]] = {}  # streams open, bytes sent, bytes received
     transit_open: int = 0  # streams that cross this router, from the moment in which it takes them on; not in streams_*
     transit_total: int = 0  # whose OPEN was sent on to a next hop
+    streams_moved: int = 0  # that went from one lane to another because this router asked
 
 
 class DataPlane(Protocol):

@@ -28,11 +28,14 @@ from vanrouter.baseline.liveness import Health, Others
 from vanrouter.baseline.mux import Mux
 from vanrouter.baseline.mux_events import (
     Accepted,
+    CameOver,
     Data,
     Event,
     Finished,
     GoneAway,
     HelloReceived,
+    LateReset,
+    LeaveAsked,
     MessageReceived,
     Opened,
     Refused,
@@ -84,6 +87,15 @@ class LaneEvents(Protocol):
 
     def message(self, lane: Lane, data: bytes) -> None: ...
 
+    def leave_asked(self, lane: Lane, stream: Stream, name: int) -> None:
+        """The peer wants a stream to leave the lane."""
+
+    def take_parked(self, lane: Lane, name: int) -> Stream | None:
+        """The stream that the peer puts on the lane."""
+
+    def late_reset(self, lane: Lane, id_: int, stream_class: StreamClass, reason: str) -> None:
+        """RESET for a stream that is not on the lane any more."""
+
     def changed(self, lane: Lane) -> None:
         """Health or GOAWAY."""
 
@@ -118,6 +130,7 @@ class Lane:
             dead_after=config.dead_after,
             now=trio.current_time(),
         )
+        self.mux.take_parked = lambda name: events.take_parked(self, name)
         self.link = link
         self.expected_site = expected_site
         self.access = access
@@ -333,6 +346,14 @@ class Lane:
                 stream.owner.owner.writable()
             case Refused(stream, stream_class, reason):
                 stream.owner.answer.refuse(stream_class, reason)
+            case LeaveAsked(stream, name):
+                if stream.is_gone:
+                    return  # by what came before it in the same piece
+                self._events.leave_asked(self, stream, name)
+            case CameOver(stream):
+                stream.owner.go_on(self)
+            case LateReset(id_, stream_class, reason):
+                self._events.late_reset(self, id_, stream_class, reason)
             case MessageReceived(data):
                 self._events.message(self, data)
             case GoneAway(code, reason):

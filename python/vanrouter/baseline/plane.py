@@ -33,10 +33,13 @@ from vanrouter.baseline.handshake import Hello, encode_hello
 from vanrouter.baseline.lane import Lane, OwnRouter
 from vanrouter.baseline.liveness import Others
 from vanrouter.baseline.mailbox import Mailbox
+from vanrouter.baseline.moves import FEATURE_MOVE
+from vanrouter.baseline.moving import end_parked, leave_asked
 from vanrouter.baseline.opening import Opening
 from vanrouter.baseline.pump import SocketPump
 from vanrouter.baseline.records import StreamRecord, Totals
 from vanrouter.baseline.sockets import AbortWatch, AppSocket, tune
+from vanrouter.baseline.stream import Stream
 from vanrouter.baseline.table import Table
 from vanrouter.baseline.targets import Search, Targets, keys_of
 from vanrouter.baseline.trunk import Trunk
@@ -283,6 +286,7 @@ class BaselinePlane:
                 link_name=link_name,
                 software=SOFTWARE,
                 edge=self.config.edge,
+                features=FEATURE_MOVE,
             )
         )
 
@@ -300,6 +304,8 @@ class BaselinePlane:
             if trunk is not None and lane in trunk.lanes:
                 trunk.remove(lane)
                 if not trunk.lanes:
+                    for stream in trunk.parking.take_all():
+                        end_parked(stream, StreamClass.LINK, f"the link was lost: {lane.error or 'closed by the peer'}")
                     del self._trunks[trunk.text]
                 self.mailbox.put(trunk.state(error="" if trunk.lanes else lane.error or "closed by the other end"))
                 self._matches_changed()
@@ -329,6 +335,17 @@ class BaselinePlane:
         if trunk is not None:
             trunk.message(lane, data)
             self.mailbox.notify()
+
+    def leave_asked(self, lane: Lane, stream: Stream, name: int) -> None:
+        leave_asked(self, self._trunks[str(lane.router)], lane, stream, name)
+
+    def take_parked(self, lane: Lane, name: int) -> Stream | None:
+        return self._trunks[str(lane.router)].parking.take(name)
+
+    def late_reset(self, lane: Lane, id_: int, stream_class: StreamClass, reason: str) -> None:
+        stream = self._trunks[str(lane.router)].parking.take_from(lane, id_)
+        if stream is not None:
+            end_parked(stream, stream_class, reason)
 
     def changed(self, lane: Lane) -> None:
         trunk = self._trunks.get(str(lane.router)) if lane.hello is not None else None

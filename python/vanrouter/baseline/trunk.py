@@ -10,6 +10,7 @@ from vanrouter.baseline.choice import DOUBTFUL, DRAINING
 from vanrouter.baseline.frame import GoAwayCode
 from vanrouter.baseline.lane import Lane
 from vanrouter.baseline.liveness import Others
+from vanrouter.baseline.moves import Parking
 from vanrouter.model import RouterId
 from vanrouter.plane import AnyEvent, LinkState, Message, MessagesReset
 
@@ -29,6 +30,7 @@ class Trunk:
         self._sends_on: Lane | None = None  # control messages
         self._receives_on: Lane | None = None
         self._was_full = False
+        self.parking = Parking()
         self.inbox: deque[tuple[Lane, bytes]] = deque()
         self.is_edge = False
         self.last_chosen = 0  # for a new stream; see ``choice``

@@ -346,4 +346,5 @@ pub struct Counters {
     pub by_link: std::collections::BTreeMap<String, Vec<u64>>,
     pub transit_open: u64,
     pub transit_total: u64,
+    pub streams_moved: u64,
 }

@@ -5,6 +5,7 @@
 
 pub mod certificate;
 pub mod chance;
+pub mod classes;
 pub mod contract;
 pub mod control;
 pub mod credit;

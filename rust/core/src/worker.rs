@@ -6,14 +6,17 @@
 //!
 //! The files: `conn` an application's connection, `lane` reading and writing one lane, `opening` from an accept to a stream,
 //! `target` from an OPEN to a target, `pair` a listener and a connector of the same router, `transit` a stream that crosses this router,
+//! `moving` a stream that changes lanes, `parking` where it is meanwhile,
 //! `waiting` who waits for permission to open, `accept` listening sockets.
 
 mod accept;
 mod conn;
 mod heap;
 mod lane;
+mod moving;
 mod opening;
 mod pair;
+mod parking;
 mod socket;
 mod target;
 mod transit;
@@ -21,7 +24,9 @@ mod waiting;
 
 pub use conn::Embedded;
 pub(crate) use lane::MOST_MESSAGES;
+pub use moving::{Between, Settling};
 pub use opening::{Arrival, Client};
+pub use parking::Parking;
 pub(crate) use socket::set_keepalive;
 
 use std::io;
@@ -29,7 +34,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -38,6 +43,7 @@ use mio::{Events as Ready, Poll, Token, Waker};
 use slab::Slab;
 
 use crate::chance::Chance;
+use crate::classes::Attention;
 use crate::contract::{Event, Strategy};
 use crate::control::EstablishedLane;
 use crate::credit::Budget;
@@ -87,6 +93,12 @@ pub struct Shared {
     pub streams_total: AtomicU64,
     /// Open now.
     pub streams_open: AtomicU64,
+    /// That went from one lane to another because we asked.
+    pub streams_moved: AtomicU64,
+    /// The name of the next move.
+    pub next_move: AtomicU64,
+    /// Streams between two lanes.
+    pub parking: Mutex<Parking<Between>>,
     /// That found no target.
     pub streams_refused: AtomicU64,
     /// That ended with a reset.
@@ -202,6 +214,10 @@ pub enum Job {
     Cross(u64, Arc<Crossing>, Box<Onward>),
     /// There is something in the mailbox of this side.
     Hop(Arc<Crossing>, usize),
+    /// Let every stream go to another lane.
+    Shuffle,
+    /// Put a stream on a lane.
+    Settle(Box<Settling>),
     /// Tell every peer.
     GoAway(GoAway, String),
     /// Close all lanes to this router.
@@ -218,6 +234,8 @@ pub struct WorkerHandle {
     jobs: Sender<Job>,
     waker: Arc<Waker>,
     lanes: Arc<AtomicU64>,
+    /// Somebody speaks there now and then; see `classes`.
+    has_dialogue: Arc<AtomicBool>,
     /// Connections in its channel.
     arrivals: Arc<AtomicUsize>,
 }
@@ -307,6 +325,8 @@ pub struct Worker {
     /// Connections that wait for something with a deadline; looked at on every tick.
     timed: Vec<ConnId>,
     ticked: Instant,
+    epoch_began: Instant,
+    attention: Attention,
     scratch: Box<Scratch>,
     chance: Chance,
     /// Pairs that have more to move.
@@ -332,6 +352,7 @@ pub fn create(index: usize, shared: Arc<Shared>) -> io::Result<(Worker, WorkerHa
         jobs: sender,
         waker,
         lanes: Arc::clone(&own_lanes),
+        has_dialogue: Arc::default(),
         arrivals: Arc::clone(&arrivals),
     };
     let now = Instant::now();
@@ -356,6 +377,8 @@ pub fn create(index: usize, shared: Arc<Shared>) -> io::Result<(Worker, WorkerHa
         offered: Vec::new(),
         timed: Vec::new(),
         ticked: now,
+        epoch_began: now,
+        attention: Attention::default(),
         scratch: Box::new(Scratch::new()),
         chance: Chance::new(),
         busy_pairs: Vec::new(),
@@ -463,6 +486,8 @@ impl Worker {
                     }
                 }
                 Job::Cross(lane, crossing, onward) => self.cross(lane, &crossing, onward),
+                Job::Shuffle => self.shuffle(),
+                Job::Settle(settling) => self.settle(*settling),
                 Job::Hop(crossing, side) => self.hop_news.push((crossing, side)),
                 Job::GoAway(code, reason) => {
                     for key in self.lane_indices() {
@@ -522,6 +547,7 @@ impl Worker {
     fn tick(&mut self) {
         self.ticked = self.now;
         self.tick_lanes();
+        self.tend_classes();
         let timed = std::mem::take(&mut self.timed);
         for id in timed {
             self.tick_conn(id);
@@ -536,6 +562,7 @@ impl Worker {
             heap::trim();
         }
         if self.index == 0 {
+            self.end_overdue(self.now);
             self.shared.events.wake_for_ends();
             if let Some(tick) = self.shared.on_tick.get() {
                 (tick.0)(self.now);
@@ -557,6 +584,7 @@ impl Worker {
         for index in rest {
             self.abort(index as u32, Class::Drain, "the router stops");
         }
+        self.end_all_parked("the router stops");
     }
 }
 

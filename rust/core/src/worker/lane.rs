@@ -19,6 +19,7 @@ use super::waiting::Waiting;
 use super::{Source, Worker, token};
 use crate::control::EstablishedLane;
 use crate::frame::MAX_FRAME;
+use crate::handshake::FEATURE_MOVE;
 use crate::mux::{Liveness, Mux, MuxConfig};
 use crate::payload::{Class, GoAway};
 use crate::record::{MAX_RECORD, RECORD_OVERHEAD, Records, sealed_len};
@@ -152,6 +153,7 @@ impl Worker {
                 dialler: established.dialler,
                 ours: established.peer.credit,
                 theirs: established.granted,
+                moves: established.peer.features & FEATURE_MOVE != 0,
                 max_streams: timing.max_streams,
                 suspect_after: timing.suspect_after,
                 dead_after: timing.dead_after,
@@ -402,6 +404,9 @@ impl Worker {
             }
         }
         lane.mux.close(&self.shared.budget);
+        if !lane.trunk.is_up() {
+            self.end_parked_of(&lane.trunk, reason);
+        }
         let waiting = std::mem::take(&mut lane.waiting);
         self.turn_away(&waiting);
         let _ = self.poll.registry().deregister(&mut lane.socket);
