@@ -34,6 +34,7 @@ __all__ = [
     "check_admitted",
     "check_dates",
     "client_context",
+    "key_file",
     "server_context",
 ]
 
@@ -73,18 +74,18 @@ def _prepare(context: ssl.SSLContext, credential: Credential) -> None:
     context.verify_flags = ssl.VerifyFlags(context.verify_flags | NO_CHECK_TIME)
     try:
         context.load_verify_locations(cadata=b"".join(credential.trust))
-        with _key_file(credential) as path:
+        with key_file(credential.certificates, credential.private_key) as path:
             context.load_cert_chain(path)
     except (ssl.SSLError, ValueError) as error:
         raise ConfigError(f"credential {credential.name}: the certificate, the key and the CA do not fit together ({error})") from error
 
 
 @contextlib.contextmanager
-def _key_file(credential: Credential) -> Iterator[str]:
+def key_file(certificates: Sequence[bytes], private_key: bytes) -> Iterator[str]:
     """``ssl`` reads keys from files only: memory that has a path for a moment, or a private directory for a moment."""
-    key = serialization.load_der_private_key(credential.private_key, None)
+    key = serialization.load_der_private_key(private_key, None)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    for der in credential.certificates:
+    for der in certificates:
         pem += x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("credential", os.MFD_CLOEXEC)

@@ -4,14 +4,16 @@
 //! bytes read from applications straight into the frames' places. No lock and no other thread is on that way. What comes
 //! from outside (new lanes, moved connections, commands) comes by one channel and a waker.
 //!
-//! The files: `conn` an application's connection, `lane` reading and writing one lane, `opening` from an accept to a stream,
-//! `target` from an OPEN to a target, `pair` a listener and a connector of the same router, `transit` a stream that crosses this router,
+//! The files: `conn` an application's connection, `lane` reading and writing one lane, `greeting` the TLS handshake of a client, `opening` from an accept to a stream,
+//! `leg` TLS toward an application, `target` from an OPEN to a target, `pair` a listener and a connector of the same router, `transit` a stream that crosses this router,
 //! `waiting` who waits for permission to open, `accept` listening sockets.
 
 mod accept;
 mod conn;
+mod greeting;
 mod heap;
 mod lane;
+mod leg;
 mod opening;
 mod pair;
 mod socket;
@@ -37,6 +39,7 @@ use hashbrown::HashMap;
 use mio::{Events as Ready, Poll, Token, Waker};
 use slab::Slab;
 
+use crate::app_tls::Slot as TlsSlot;
 use crate::chance::Chance;
 use crate::contract::{Event, Strategy};
 use crate::control::EstablishedLane;
@@ -179,6 +182,8 @@ pub struct ListenerRef {
     pub strategy: Strategy,
     /// Its keys, at least one.
     pub keys: Box<[Weighted]>,
+    /// Its clients speak TLS.
+    pub tls: Option<TlsSlot>,
     /// What went through.
     pub tally: Arc<Tally>,
 }
