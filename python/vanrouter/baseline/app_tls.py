@@ -11,13 +11,13 @@ import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
 from socket import SHUT_WR, socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
+from vanrouter.app_tls import client_context, in_words, server_context
 from vanrouter.baseline.sockets import CONNECT_TIMEOUT, AbortWatch, AppSocket, connect_tcp
 from vanrouter.baseline.table import Table
-from vanrouter.baseline.tls import key_file
 from vanrouter.errors import ConfigError
 from vanrouter.plane import Connector, Listener, Tls
 
@@ -30,8 +30,6 @@ GREETING_DEADLINE: Final = 10.0
 READ_SIZE: Final = 65_536  # of ciphertext; what it decrypts to may wait here
 WRITE_SIZE: Final = 32_768  # plaintext that is encrypted at once, and may wait for a slow application beside its credit
 LAST_WORDS: Final = 60.0  # an application may take so long to read the end of a stream that is over
-_SPEAKS_NONE: Final = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}
-_SPEAKS_OTHER: Final = {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "NO_PROTOCOLS_AVAILABLE", "NO_SHARED_CIPHER"}
 
 
 class Legs:
@@ -83,53 +81,11 @@ class Legs:
         known = self._contexts.get((name, server_side))
         if known is None or known[0] != entry:
             try:
-                known = (entry, (_server_context if server_side else _client_context)(entry))
+                known = (entry, (server_context if server_side else client_context)(entry))
             except (ssl.SSLError, ValueError, ConfigError) as error:
                 raise ConnectionRefusedError(None, f"TLS: credential {name}: {error}") from error
             self._contexts[name, server_side] = known
         return known[1], entry
-
-
-def _server_context(entry: Tls) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # A ticket that a client leaves unread turns its clean close into a reset.
-    context.num_tickets = 0
-    context.options |= ssl.OP_NO_TICKET
-    _show(context, entry)
-    if entry.client_cert:
-        _trust(context, entry)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return _prepared(context, entry)
-
-
-def _client_context(entry: Tls) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = entry.verify_host
-    _trust(context, entry)
-    if entry.client_cert:
-        _show(context, entry)
-    return _prepared(context, entry)
-
-
-def _prepared(context: ssl.SSLContext, entry: Tls) -> ssl.SSLContext:
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if entry.alpn:
-        context.set_alpn_protocols(entry.alpn)
-    return context
-
-
-def _show(context: ssl.SSLContext, entry: Tls) -> None:
-    if not entry.certificates:
-        raise ConfigError("it has no certificate")
-    with key_file(entry.certificates, entry.private_key) as path:
-        context.load_cert_chain(path)
-
-
-def _trust(context: ssl.SSLContext, entry: Tls) -> None:
-    if not entry.trust:
-        raise ConfigError("it has no CA")
-    context.load_verify_locations(cadata=b"".join(entry.trust))
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whatever is in ca.crt is trusted, also a certificate of the target itself
 
 
 class TlsSocket(AppSocket):
@@ -174,7 +130,7 @@ class TlsSocket(AppSocket):
             except ssl.SSLError as error:
                 with contextlib.suppress(OSError):
                     self._send()
-                raise _worded(error) from error
+                raise in_words(error) from error
             self._send()
             while self._unsent:
                 await trio.lowlevel.wait_writable(self._sock)
@@ -229,7 +185,7 @@ class TlsSocket(AppSocket):
         except ssl.SSLZeroReturnError:
             data = b""
         except ssl.SSLError as error:
-            self._end = _worded(error)
+            self._end = in_words(error)
             raise self._end from error
         if not data:
             self._end = True
@@ -315,7 +271,7 @@ class TlsSocket(AppSocket):
             except ssl.SSLZeroReturnError:
                 data = b""
             except ssl.SSLError as error:
-                self._end = _worded(error)
+                self._end = in_words(error)
                 break
             self._end = not data
             self._ahead += data
@@ -331,36 +287,3 @@ class TlsSocket(AppSocket):
             self._closes = True
         else:
             super().close()
-
-
-def _worded(error: ssl.SSLError) -> OSError:
-    """For people. The other plane has the same words (``app_tls.rs``)."""
-    reason: Any = error.reason or ""
-    if isinstance(error, ssl.SSLEOFError) or reason == "UNEXPECTED_EOF_WHILE_READING":
-        return ConnectionAbortedError(None, "TLS: the connection was closed without close_notify: the end may be missing")
-    if isinstance(error, ssl.SSLCertVerificationError):
-        text = {
-            9: "its certificate is not valid yet; are both clocks right?",
-            10: "its certificate has expired",
-            62: "its certificate is for another name",
-            64: "its certificate is for another name",
-        }.get(error.verify_code)
-        unknown = {2, 18, 19, 20, 21}
-        if text is None and error.verify_code in unknown:
-            text = "its certificate does not come from the CA in ca.crt"
-        text = text or f"its certificate cannot be used: {error.verify_message}"
-    elif reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-        text = "it shows no certificate, and one is required"
-    elif "CERTIFICATE_REQUIRED" in reason:
-        text = "it wants a certificate of ours, and got none"
-    elif "ALERT" in reason and any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "DECRYPT_ERROR", "ACCESS_DENIED")):
-        text = "it does not accept our certificate"
-    elif "NO_APPLICATION_PROTOCOL" in reason:
-        text = "it speaks none of the protocols that are offered (ALPN)"
-    elif reason in _SPEAKS_OTHER:
-        text = "it speaks no TLS that is spoken here (1.2 and 1.3)"
-    elif reason in _SPEAKS_NONE:
-        text = "it does not speak TLS"
-    else:
-        text = str(error.strerror or error)
-    return ConnectionAbortedError(None, f"TLS: {text}")

@@ -24,6 +24,7 @@ from vanrouter.pki import build_credential
 from vanrouter.pki.authority import van_name
 from vanrouter.plane import Credential, Dial, DialResult, Link, LinkState, Ref
 from vanrouter.resources import Secret
+from vanrouter.resources.kinds import check_link_files
 from vanrouter.resources.shapes import format_host_port, is_ip
 from vanrouter.sites.context import Context
 from vanrouter.sites.doubles import Doubles
@@ -208,6 +209,7 @@ class Links:
         if files is not None and self._context.in_pod is not None and "link.json" not in files:
             given = files  # in a pod the Secrets of a user come with all other keys
         if given is not None:
+            check_link_files(wanted.credential, given)
             link.issued = None
             link.credential = build_credential(
                 name,

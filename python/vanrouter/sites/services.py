@@ -19,7 +19,7 @@ from vanrouter.checks import Check
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
 from vanrouter.messages import Reachable, SiteInfo
 from vanrouter.model import RouterId
-from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
+from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset, Tls
 from vanrouter.resources.kinds import SiteSpec
 from vanrouter.resources.shapes import format_host_port
 from vanrouter.routing import Engine, Speaker
@@ -169,7 +169,11 @@ class Services:
         for name in self._hosts.keys() - found.keys():
             self._health.drop(name)
         for name, connector in found.items():
-            self._health.put(name, connector.host, connector.port, wanted[name].check, now=now)
+            check = wanted[name].check
+            if (tls := self._context.forwarding.entry("tls", connector.tls)) is not None:
+                assert isinstance(tls, Tls)
+                check = msgspec.structs.replace(check, tls=tls, port=0 if check.port == connector.port else check.port)
+            self._health.put(name, connector.host, connector.port, check, now=now)
         self._hosts = {name: wanted[name].host for name in found}
         self._take_verdicts()
         self.probes.wake()
@@ -198,7 +202,15 @@ class Services:
                 continue
             kind, called = ("MultiKeyListener", name.partition("/")[2]) if w.keys else ("Listener", name)
             if (host := self._address(kind, called, w.host)) is not None:
-                found[name] = LocalListener(name=name, routing_key=w.routing_key, host=host, port=w.port, strategy=w.strategy, keys=w.keys)
+                found[name] = LocalListener(
+                    name=name,
+                    routing_key=w.routing_key,
+                    host=host,
+                    port=w.port,
+                    strategy=w.strategy,
+                    keys=w.keys,
+                    tls=w.tls.name if w.tls is not None else "",
+                )
         return found
 
     def _in_this_pod(self, in_pod: InPod, name: str, w: WantedListener) -> LocalListener | None:
@@ -216,6 +228,7 @@ class Services:
             strategy=w.strategy,
             keys=w.keys,
             reached_at=(w.host, w.port),
+            tls=w.tls.name if w.tls is not None else "",
         )
 
     def _resolved_connectors(self, wanted: Mapping[str, WantedConnector]) -> dict[str, LocalConnector]:
@@ -224,7 +237,8 @@ class Services:
             if w.absent:
                 found[name] = LocalConnector(name=name, routing_key=w.routing_key, port=w.port, service=w.service)
             elif (host := self._address("Connector", name, w.host)) is not None:
-                found[name] = LocalConnector(name=name, routing_key=w.routing_key, host=host, port=w.port, service=w.service)
+                tls = w.tls.name if w.tls is not None else ""
+                found[name] = LocalConnector(name=name, routing_key=w.routing_key, host=host, port=w.port, tls=tls, service=w.service)
         return found
 
     def _address(self, kind: str, name: str, host: str) -> str | None:
