@@ -435,6 +435,12 @@ class DataPlane(Protocol):
     def cut(self, router: str, reason: str) -> None:
         """Close every lane to this router now (code policy), and reset their streams."""
 
+    def retire(self, link: str, host: str, port: int) -> None:
+        """Lanes that were dialled for this link to this address take no new streams (GOAWAY ``replaced``) and close with their last one.
+
+        ``lanes_wanted`` of the link's state has one more for each: others are to take their place.
+        """
+
     def set_ready(self, ready: bool) -> None:
         """Kept for `http/1.1` visitors; a plane itself does not look at it."""
 

@@ -208,6 +208,11 @@ class BaselinePlane:
         for lane in list(trunk.lanes) if trunk else []:
             lane.close(GoAwayCode.POLICY, reason)
 
+    def retire(self, link: str, host: str, port: int) -> None:
+        for lane in list(self._lanes):
+            if lane.link == link and lane.peer == (host, port):
+                lane.retire()
+
     def set_ready(self, ready: bool) -> None:
         self._is_ready = ready
 

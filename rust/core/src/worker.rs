@@ -27,7 +27,7 @@ pub use opening::{Arrival, Client};
 pub(crate) use socket::set_keepalive;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
@@ -213,6 +213,8 @@ pub enum Job {
     Cut(RouterId, String),
     /// Close all lanes that were dialled for this link.
     CloseLink(String),
+    /// Of these, those to this address take no new streams and close with their last one.
+    Retire(String, SocketAddr),
     /// Close everything and end the thread.
     Stop,
 }
@@ -496,6 +498,7 @@ impl Worker {
                         }
                     }
                 }
+                Job::Retire(link, address) => self.retire_lanes(&link, address),
                 Job::Stop => self.stopping = true,
             }
         }
