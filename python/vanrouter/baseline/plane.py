@@ -21,6 +21,7 @@ import msgspec
 import trio
 
 from vanrouter.baseline.access import Doorkeeper
+from vanrouter.baseline.app_tls import Legs
 from vanrouter.baseline.books import OUR_CREDITS
 from vanrouter.baseline.credit import Budget
 from vanrouter.baseline.dialling import Dialler
@@ -93,6 +94,7 @@ class BaselinePlane:
         self.is_running = False
         self._is_leaving = False
         self._table = Table()
+        self.legs = Legs(self, self._table)
         self._doors = Doors(self)
         self._trunks: dict[str, Trunk] = {}
         self._lanes: dict[Lane, None] = {}
@@ -208,6 +210,11 @@ class BaselinePlane:
         trunk = self._trunks.get(router)
         for lane in list(trunk.lanes) if trunk else []:
             lane.close(GoAwayCode.POLICY, reason)
+
+    def retire(self, link: str, host: str, port: int) -> None:
+        for lane in list(self._lanes):
+            if lane.link == link and lane.peer == (host, port):
+                lane.retire()
 
     def set_ready(self, ready: bool) -> None:
         self._is_ready = ready
@@ -372,10 +379,28 @@ class BaselinePlane:
         if self.is_refusing:
             sock.close()
             return
+        if listener.tls:
+            self.spawn(self._greet, listener, sock)
+        else:
+            self._serve(listener, AppSocket(sock, self.abort_watch))
+
+    async def _greet(self, listener: Listener, sock: socket.socket) -> None:
+        """No target hears of a client before its handshake is done."""
+        try:
+            leg = await self.legs.accept(listener, sock)
+        except OSError as error:
+            refused = isinstance(error, ConnectionRefusedError)
+            self.totals.counters.handshakes_failed += not refused
+            record = self._record(keys_of(listener)[0].routing_key, listener=listener.name)
+            record.end(StreamClass.REFUSED if refused else StreamClass.CLIENT, str(error.strerror or error))
+        else:
+            self._serve(listener, leg)
+
+    def _serve(self, listener: Listener, sock: AppSocket) -> None:
         keys = keys_of(listener)
         record = self._record(keys[0].routing_key, listener=listener.name)
         pump = self.new_pump(record, blames=StreamClass.CLIENT)
-        pump.socket = AppSocket(sock, self.abort_watch)
+        pump.socket = sock
         opening = Opening(self, Search(self.targets, keys, listener.strategy), pump)
         pump.read_now()
         self.spawn(self._open, opening, pump)

@@ -84,6 +84,11 @@ class InPod:
         return [Endpoint(str(e.get("host", "")), int(e.get("port", 0))) for e in self._given.endpoints]
 
     @property
+    def going(self) -> set[tuple[str, int]]:
+        """Of these, those that are told for a while only, because they went."""
+        return {(str(e.get("host", "")), int(e.get("port", 0))) for e in self._given.endpoints if e.get("going")}
+
+    @property
     def learned(self) -> Mapping[str, list[tuple[str, int]]]:
         """By site: where it is linked to, as a router of this site learned it, perhaps one that is gone."""
         return self._given.learned
