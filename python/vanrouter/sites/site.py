@@ -42,6 +42,7 @@ from vanrouter.plane import (
 )
 from vanrouter.resources import to_yaml
 from vanrouter.sites.accesses import Accesses
+from vanrouter.sites.app_tls import AppTls
 from vanrouter.sites.bench import Bench
 from vanrouter.sites.context import Context
 from vanrouter.sites.insight import Insight
@@ -101,9 +102,11 @@ class RunningSite:
         self.conditions = Conditions()
         self.accesses = Accesses(context)
         self.links = Links(context)
+        self.app_tls = AppTls(context)
         self.joining = Joining(context, self.accesses, stored=self._credential_stored)
         self.joining.start()
         self.services = Services(context, self.wanted.site_spec)
+        self.services.reached_at = self.accesses.endpoints
         self.insight = Insight(self)
         self.bench = Bench(self)
         self._measured = measured
@@ -232,7 +235,9 @@ class RunningSite:
         self.wanted = wanted
         self.accesses.reconcile(wanted.accesses, wanted.secrets)
         self._refuse_sites(wanted)
+        self.app_tls.reconcile(wanted)
         self.services.reconcile(wanted.site_spec, wanted.listeners, wanted.connectors, self.accesses.reserved())
+        self.app_tls.settle()
         self.context.forwarding.begin()
         self.links.reconcile(wanted.links, wanted.secrets)
         for state in self.links.states.values():
@@ -296,8 +301,9 @@ class RunningSite:
         if (in_pod := self.context.in_pod) is not None:  # it names ConfigMaps and keys, where the files' names mean nothing to people
             feeder = in_pod.feeder
             loaded = [*feeder.problems, *feeder.customs.problems, *([feeder.problem] if feeder.problem is not None else [])]
+            loaded += in_pod.problems()
             loaded += [Problem("API server", text, "what was heard before stays in force") for text in feeder.troubles()]
-        return [*stored, *loaded, *self.wanted.problems, *address, *self.joining.problems.values()]
+        return [*stored, *loaded, *self.wanted.problems, *self.app_tls.problems(), *address, *self.joining.problems.values()]
 
     def fault_since(self, kind: str, name: str) -> float:
         reason, now = f"{self.wanted.faults.get((kind, name))}{self.services.faults.get((kind, name))}", self.context.now()
@@ -392,6 +398,7 @@ class RunningSite:
                 self.links.handle_dial_result(event)
             case AccessState():
                 self.accesses.handle_access_state(event)
+                self.services.endpoints_changed()
             case Visitor():
                 self._receive(event)
             case Incoming():
@@ -403,13 +410,17 @@ class RunningSite:
 
     async def _serve_visitor(self, visitor: Visitor) -> None:
         with _bugs("visitor"):
-            await self.joining.receive(visitor, self.is_ready)
+            await self.joining.receive(visitor, self._takes_what_is_new)
 
     # ---- How it is -----------------------------------------------------------------------------------------------------------------------
 
     def is_ready(self) -> bool:
         ready = self.conditions.get("Ready")
         return ready is not None and ready.status == "True"
+
+    def _takes_what_is_new(self) -> bool:
+        """What probes see: as `is_ready`; one that leaves is ready for as long as it serves, so that nobody is led to no router at all."""
+        return self._announced and not self._refused if self.leaving else self.is_ready()
 
     def _describe(self) -> None:
         now, forwarding = self.context.now(), self.context.forwarding

@@ -281,6 +281,7 @@ impl Lane {
             dialler,
             ours: credit,
             theirs: credit,
+            moves: true,
             max_streams: 64,
             suspect_after: Duration::from_secs(1),
             dead_after: Duration::from_secs(6),

@@ -236,12 +236,12 @@ impl Worker {
             } else {
                 source.record.bytes_out
             };
-            carried >= BULKY && source.socket.tcp().is_some()
+            carried >= BULKY && source.socket.plain_tcp().is_some()
         });
         bulky
             && self
                 .conn(to)
-                .is_some_and(|sink| sink.queue.is_empty() && sink.socket.tcp().is_some())
+                .is_some_and(|sink| sink.queue.is_empty() && sink.socket.plain_tcp().is_some())
     }
 
     /// Like [`Self::pump_with`], without seeing the bytes.
@@ -295,7 +295,7 @@ impl Worker {
                 let Some(sink) = self.conn(to) else {
                     return Ok(false);
                 };
-                let Some(socket) = sink.socket.tcp() else {
+                let Some(socket) = sink.socket.plain_tcp() else {
                     return Ok(false);
                 };
                 match pipe.drain(socket) {
@@ -307,13 +307,16 @@ impl Worker {
                     Err(error) => return Err((to, error)),
                 }
             }
+            if let Some(sink) = self.conn(to) {
+                sink.shut_if_due();
+            }
             let Some(source) = self.conn(from) else {
                 return Ok(false);
             };
             if source.eof || !source.readable {
                 return Ok(false);
             }
-            let Some(socket) = source.socket.tcp() else {
+            let Some(socket) = source.socket.plain_tcp() else {
                 return Ok(false);
             };
             match pipe.fill(socket) {
