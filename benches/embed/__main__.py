@@ -23,7 +23,7 @@ from typing import Any, Final
 import trio
 
 import vanrouter
-from benches.embed.loads import Opener, bulk_in, bulk_out, echo, echoes
+from benches.embed.loads import Echoes, Opener, bulk_in, bulk_out, echo, echoes
 from benches.machine import facts
 from benches.processes import free_port
 from vanrouter.resources import read_document
@@ -48,11 +48,13 @@ def main() -> None:
         figures: Figures = {name: [] for name in MARKS}
         with _other_site(Path(tmp) / "far") as far:
             trio.run(_bulk, far, args.rounds, args.seconds, figures)
-        trio.run(_echo, _site(Path(tmp) / "near"), args.rounds, args.seconds, figures)
+        cpu = trio.run(_echo, _site(Path(tmp) / "near"), args.rounds, args.seconds, figures)
     results = {name: _summary(name, pairs) for name, pairs in figures.items()}
     machine = facts()
     if args.out:
-        args.out.write_text(json.dumps({"machine": machine, "rounds": args.rounds, "seconds": args.seconds, "embed": results}, indent=1))
+        args.out.write_text(
+            json.dumps({"machine": machine, "rounds": args.rounds, "seconds": args.seconds, "embed": results, "echo_cpu_us": cpu}, indent=1)
+        )
     print(
         f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; {args.rounds} rounds of {args.seconds:g} s, taking turns"
     )
@@ -60,6 +62,7 @@ def main() -> None:
     for name, found in results.items():
         cells = [" ".join(_spread(found[column])) for column in ("embedded", "sockets", "ratio")]
         print(f"| {WHAT[name]} | {' | '.join(cells)} | {'met' if found['met'] else 'MISSED'}: {MARKS[name]} |")
+    print("\nCPU per round trip of the echo, us: " + "; ".join(f"{who} {us:.0f}" for who, us in cpu.items()))
     sys.exit(0 if all(found["met"] for found in results.values()) else 1)
 
 
@@ -124,7 +127,9 @@ async def _bulk(far: Path, rounds: int, seconds: float, figures: Figures) -> Non
                     figures[name].append((found[0], found[1]) if number % 2 else (found[1], found[0]))
 
 
-async def _echo(directory: Path, rounds: int, seconds: float, figures: Figures) -> None:
+async def _echo(directory: Path, rounds: int, seconds: float, figures: Figures) -> dict[str, float]:
+    """Gives the median CPU per round trip of each kind, of the program's thread and of all."""
+    all_found: list[tuple[Echoes, Echoes]] = []
     async with vanrouter.open(directory, drain=0.5) as hub, vanrouter.open(directory, drain=0.5) as leaf, trio.open_nursery() as nursery:
         await nursery.start(hub.serve, "echo", echo)
 
@@ -139,8 +144,14 @@ async def _echo(directory: Path, rounds: int, seconds: float, figures: Figures) 
         for number in range(rounds + 1):
             found = {opener: await echoes(opener, seconds) for opener in ((stream, pair) if number % 2 else (pair, stream))}
             if number:
-                figures["echo"].append((found[stream], found[pair]))
+                all_found.append((found[stream], found[pair]))
+                figures["echo"].append((found[stream].rate, found[pair].rate))
         nursery.cancel_scope.cancel()
+    return {
+        "embedded, the program's thread": statistics.median(ours.thread for ours, _ in all_found),
+        "embedded, with the core's": statistics.median(ours.process for ours, _ in all_found),
+        "socket pairs": statistics.median(theirs.thread for _, theirs in all_found),
+    }
 
 
 async def _echo_and_close(stream: trio.SocketStream) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
-__all__ = ["CHUNK", "MESSAGE", "STREAMS", "Opener", "bulk_in", "bulk_out", "echo", "echoes", "sink", "source"]
+__all__ = ["CHUNK", "MESSAGE", "STREAMS", "Echoes", "Opener", "bulk_in", "bulk_out", "echo", "echoes", "sink", "source"]
 
 STREAMS: Final = 64
 MESSAGE: Final = b"x" * 64
@@ -41,8 +41,15 @@ async def source(stream: trio.abc.HalfCloseableStream) -> None:
     await stream.receive_some()  # the other end has read it all
 
 
-async def echoes(opener: Opener, seconds: float) -> float:
-    """Round trips per second, of all streams together."""
+class Echoes(NamedTuple):
+    """Of all streams together."""
+
+    rate: float  # round trips per second
+    thread: float  # CPU microseconds of this thread per round trip, both ends being in it
+    process: float  # the same with the threads of the core
+
+
+async def echoes(opener: Opener, seconds: float) -> Echoes:
     streams = [await opener() for _ in range(STREAMS)]
     total, end = 0, time.monotonic() + seconds
 
@@ -58,11 +65,12 @@ async def echoes(opener: Opener, seconds: float) -> float:
         await stream.receive_some()
         await stream.aclose()
 
-    began = time.monotonic()
+    began, thread, process = time.monotonic(), time.thread_time(), time.process_time()
     async with trio.open_nursery() as nursery:
         for stream in streams:
             nursery.start_soon(client, stream)
-    return total / (time.monotonic() - began)
+    took, thread, process = time.monotonic() - began, time.thread_time() - thread, time.process_time() - process
+    return Echoes(total / took, thread / total * 1e6, process / total * 1e6)
 
 
 async def bulk_out(opener: Opener, seconds: float) -> float:
