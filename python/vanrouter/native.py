@@ -379,6 +379,9 @@ class NativePlane:
     def cut(self, router: str, reason: str) -> None:
         self._running().cut(router, reason)
 
+    def retire(self, link: str, host: str, port: int) -> None:
+        self._running().retire(link, host, port)
+
     def set_ready(self, ready: bool) -> None:
         """Readiness is answered by whoever serves the visitors."""
 
