@@ -13,6 +13,7 @@ from api_server import ApiServer
 from controllers import Namespace, in_namespace
 from custom_resources import DEFINITIONS, install_definitions, remove_definitions
 
+from vanrouter.controller import writing
 from vanrouter.controller.run import Controller
 from vanrouter.kube import following
 from vanrouter.kube.blocking import BlockingClient
@@ -189,8 +190,11 @@ async def test_a_controller_without_the_rights_works_as_without_definitions_and_
 
 
 @pytest.mark.usefixtures("defined", "often")
-async def test_a_right_that_is_taken_away_is_said_and_takes_no_service_with_it(api_server: ApiServer, cluster: Any, namespace: str) -> None:
+async def test_a_right_that_is_taken_away_is_said_and_takes_no_service_with_it(
+    api_server: ApiServer, cluster: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor does a controller that starts without it."""
+    monkeypatch.setattr(writing, "LINGER", 0.3)
     async with in_namespace(cluster, namespace) as here:
         await here.site()
         await put(here, "db", DB)
