@@ -48,7 +48,7 @@ from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, SERVICES_MAP, STAT
 from vanrouter.kube.records import Records, owner_of
 from vanrouter.kube.state import files_in, secret_of
 from vanrouter.pki.authority import LEAF_LIFETIME, van_name
-from vanrouter.resources.kinds import TOKEN_VALUE, Connector, Link, Secret, Site
+from vanrouter.resources.kinds import TOKEN_VALUE, Connector, Link, Listener, MultiKeyListener, Secret, Site
 from vanrouter.stores.resources import Loaded, Problem
 
 __all__ = ["Controller"]
@@ -174,7 +174,8 @@ class Controller:
         document = self.routers.document()
 
         await self._step("identity", lambda: put_back_keys(self.copies, self.keys, self._owners))
-        await self._step("keys", lambda: self._write_keys(reached, links, given))
+        named = [r.spec.tls_credentials for r in resources if isinstance(r, Listener | MultiKeyListener | Connector)]
+        await self._step("keys", lambda: self._write_keys(reached, links, given, named))
         await self._step("link access", lambda: self._write_access(reached))
         await self._step("ports", lambda: self._write_router_map(reached, document))
         await self._step("services", self._write_services)
@@ -282,10 +283,10 @@ class Controller:
 
     # ---- Steps ---------------------------------------------------------------------------------------------------------------------------
 
-    async def _write_keys(self, reached: Reached, links: list[Link], given: dict[str, Secret]) -> None:
+    async def _write_keys(self, reached: Reached, links: list[Link], given: dict[str, Secret], named: list[str]) -> None:
         secrets = self.copies.of(SECRETS)
         current = files_in(secrets[KEYS_SECRET]) if KEYS_SECRET in secrets else {}
-        credentials = credentials_in(secrets, links, given)
+        credentials = credentials_in(secrets, links, given, named=named)
         hosts = [host for host, _ in reached.endpoints]
         made = compose_keys(current, self.keys, hosts=hosts, credentials=credentials, now=self._clock(), lifetime=self._lifetime)
         self._keys_at = made.look_at

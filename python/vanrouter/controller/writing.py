@@ -127,7 +127,7 @@ async def write_router_map(
     # A port that a Service still leads to stays until that Service is changed or gone.
     leads = {slot for slot, port in _led_to(copies.of(SERVICES)) if wishes.ports.given.get(slot) == port}
     wishes.ports.want({f"{host}:{port}" for host, port in wishes.slots} | leads, now=now)
-    endpoints = [{"host": host, "port": port} for host, port in reached.endpoints]
+    endpoints: list[Doc] = [{"host": h, "port": p} | ({"going": True} if (h, p) in reached.going else {}) for h, p in reached.endpoints]
     said = {"ports": dict(sorted(wishes.ports.given.items())), "endpoints": endpoints, "learned": _learned(document, before)}
     generation = before.get("generation", 0) if isinstance(before.get("generation", 0), int) else 0
     if {key: before.get(key) for key in said} != said:

@@ -123,7 +123,7 @@ async def run_site(
             edge=edge,
             in_pod=in_pod,
         )
-        return await _serve(RunningSite(context, loaded, inherited=inherited), stop, task_status)
+        return await _serve(RunningSite(context, loaded, inherited=inherited, measured=take_over), stop, task_status)
     finally:
         for _, _, fd in sockets:
             os.close(fd)
