@@ -42,7 +42,7 @@ test-rust: $(INSTALLED)
 	cargo test $(QUICK) --no-fail-fast
 
 test-python: $(CORE)
-	@.ci/need ip=iproute2 nft=nftables || echo "make test: tests that need these are skipped"
+	@.ci/need ip=iproute2 nft=nftables pgbench=postgresql || echo "make test: tests that need these are skipped"
 	$(BIN)/pytest -n 2 --dist worksteal $(if $(strip $(TEST_ARGS)),,-m "not api_server") $(TEST_ARGS)
 
 # On real API servers and on two real Kubernetes clusters, after the others: those want the machine for themselves. Where clusters cannot be, or TEST_ARGS wants something
@@ -92,6 +92,10 @@ endif
 bench-routing: $(CORE) ## what one change costs in networks of 10 to 1,000 interiors, 10,000 edges; BENCH_ARGS="--sizes 10,100 --sampled 100"
 	$(BIN)/python -m benches.routing $(BENCH_ARGS)
 
+.PHONY: bench-embed
+bench-embed: $(CORE) ## streams of a Python program against ports and socket pairs; BENCH_ARGS="--rounds 3 --out figures.json"
+	$(BIN)/python -m benches.embed $(BENCH_ARGS)
+
 .PHONY: bench-kube
 bench-kube: $(CORE) ## the marks of sites in Kubernetes, on two real clusters, about 15 minutes; BENCH_ARGS="--only operations --rounds 1"
 	tests/cluster/build.sh --can
@@ -112,6 +116,7 @@ lint-types: $(CORE)
 	$(BIN)/mypy
 	MYPYPATH=tests/cluster:tests/system/faults:tests/system:tests:deploy/image $(BIN)/mypy -p benches
 	MYPYPATH=deploy/image $(BIN)/mypy deploy/image/build.py
+	$(BIN)/mypy examples
 	$(BIN)/stubtest --concise --mypy-config-file pyproject.toml vanrouter._core
 
 lint-imports: $(CORE)
