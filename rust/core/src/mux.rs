@@ -64,6 +64,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 const SWEPT_AT_ONCE: usize = 800;
 /// Ticks come every 100 ms. Longer ago: this process was stopped or starved, and what the peers said meanwhile is not read yet.
 const LONGEST_TICK: Duration = Duration::from_millis(400);
+/// How often the round trip of a lane is measured while windows are used up.
+const MEASURE: Duration = Duration::from_secs(5);
 /// Silence after which a lane asks for a sign of life: idle, and with something outstanding.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 const PROBE: Duration = Duration::from_millis(400);
@@ -176,6 +178,10 @@ pub struct Mux {
     is_silent: bool,
     pings: u64,
     rtt: Duration,
+    /// When the last PING was sent, whatever for.
+    measured_at: Option<Instant>,
+    /// Whether `rtt` is of a PONG yet.
+    has_rtt: bool,
     glitches: u32,
     glitches_since: Instant,
     swept_at: Instant,
@@ -227,6 +233,8 @@ impl Mux {
             is_silent: false,
             pings: 0,
             rtt: Duration::from_millis(1),
+            measured_at: None,
+            has_rtt: false,
             glitches: 0,
             glitches_since: now,
             swept_at: now,
@@ -345,10 +353,8 @@ impl Mux {
         } else {
             HEARTBEAT
         };
-        if silence >= patience && self.ping_sent.is_none() {
-            self.pings += 1;
-            self.ping = Some(self.pings.to_be_bytes());
-            self.ping_sent = Some((self.pings, now));
+        if silence >= patience {
+            self.ask(now);
             self.outstanding_since.get_or_insert(now);
         }
         if now.saturating_duration_since(self.swept_at) >= SWEEP {
@@ -369,6 +375,24 @@ impl Mux {
             Liveness::Suspect
         } else {
             Liveness::Alive
+        }
+    }
+
+    /// A PING, unless one is unanswered.
+    fn ask(&mut self, now: Instant) {
+        if self.ping_sent.is_none() {
+            self.measured_at = Some(now);
+            self.pings += 1;
+            self.ping = Some(self.pings.to_be_bytes());
+            self.ping_sent = Some((self.pings, now));
+        }
+    }
+
+    /// Windows grow by the round trip, and a lane that carries much is never silent: ask anew when the last answer is old.
+    pub(super) fn measure(&mut self, now: Instant) {
+        let is_new = |at| now.saturating_duration_since(at) < MEASURE;
+        if !self.measured_at.is_some_and(is_new) {
+            self.ask(now);
         }
     }
 

@@ -444,9 +444,12 @@ impl Mux {
                 {
                     self.ping_sent = None;
                     let rtt = now.saturating_duration_since(sent);
-                    // Smallest recent: falls at once, rises slowly.
-                    self.rtt =
-                        rtt.min(self.rtt + self.rtt / 8 + std::time::Duration::from_micros(50));
+                    // The first as it is. Then the smallest recent: falls at once, rises to twice as much at most.
+                    self.rtt = if std::mem::replace(&mut self.has_rtt, true) {
+                        rtt.min(2 * self.rtt + std::time::Duration::from_micros(50))
+                    } else {
+                        rtt
+                    };
                     return Ok(None);
                 }
                 self.glitch(now)

@@ -417,6 +417,7 @@ impl Mux {
             }
             stream.set(Flags::WANT_CREDIT);
             self.push_urgent(key);
+            self.measure(now);
         }
     }
 

@@ -335,3 +335,51 @@ fn what_a_stream_costs_is_known() {
     assert!(size_of::<Stream>() <= 136, "{}", size_of::<Stream>());
     assert!(size_of::<Mux>() <= 640, "{}", size_of::<Mux>());
 }
+
+/// The first answer counts as it is: a long way must not be taken for a short one until a lane has been idle for a minute.
+#[test]
+fn a_window_that_is_used_up_has_the_round_trip_measured_and_grows_by_it() {
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let budget = Budget::new(256 << 20);
+    let mut mux = Mux::new(config(false), start);
+    let key = peer_opens(&mut mux, 1, b"", &budget, start).unwrap();
+    mux.accept(key);
+    let mut wire = Vec::new();
+    mux.put_urgent(&mut wire, &budget);
+    let mut pings: Vec<Vec<u8>> = Vec::new();
+    let mut granted = 0;
+    // All that the peer may send comes a round trip of 100 ms after it was allowed to.
+    let mut allowed = 65_536_u32;
+    for round in 1..=12 {
+        let now = at(100 * round);
+        for ping in pings.drain(..) {
+            let pong: Vec<u8> = wire_of(|out| frame::put(out, 0, Kind::Pong, &ping));
+            receive(&mut mux, &pong, &budget, now).unwrap();
+        }
+        while allowed > 0 {
+            let most = allowed.min(16_000);
+            let data = wire_of(|out| frame::put(out, 1, Kind::Data, &vec![0; most as usize]));
+            receive(&mut mux, &data, &budget, now).unwrap();
+            mux.consumed(key, most, &budget, now);
+            allowed -= most;
+        }
+        wire.clear();
+        mux.put_urgent(&mut wire, &budget);
+        let mut read = 0;
+        while let Some((said, used)) = frame::decode(&wire[read..]).unwrap() {
+            read += used;
+            match said.kind {
+                Some(Kind::Ping) => pings.push(said.payload.to_vec()),
+                Some(Kind::Credit) if said.stream == 1 => {
+                    let grant = u32::from_be_bytes(said.payload[..4].try_into().unwrap());
+                    allowed += grant;
+                    granted = granted.max(grant);
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(mux.rtt() >= Duration::from_millis(99), "{:?}", mux.rtt());
+    assert!(granted >= 4 << 20, "{granted}: the window did not grow");
+}
