@@ -27,7 +27,7 @@ from vanrouter.errors import ConfigError, DeadlineExceeded, LinkError, NotReady,
 from vanrouter.kube.conversation import Answered, Asked, Conversation, Told
 from vanrouter.pki.authority import van_name
 
-__all__ = ["ALPN_CONTROL", "CONTROL_PORT", "Channel", "ControllerLink", "Leaf", "serve_channels"]
+__all__ = ["ALPN_CONTROL", "CONTROL_PORT", "Channel", "ControllerLink", "Leaf", "Served", "serve_channels", "serve_sites", "served"]
 
 log: Final = logging.getLogger("vanrouter.kube")
 
@@ -37,7 +37,8 @@ HANDSHAKE_SECONDS: Final = 5.0
 ASK_SECONDS: Final = 3.0
 LONGEST_WORK: Final = 30.0  # of answering one question
 SEND_SECONDS: Final = 10.0  # an end that does not read is none
-MAX_CHANNELS: Final = 64
+MAX_CHANNELS: Final = 64  # of one site
+MAX_HANDSHAKES: Final = 256  # that are not over
 FIRST_DELAY: Final = 0.25
 CAP: Final = 5.0
 READ: Final = 65_536
@@ -196,6 +197,19 @@ class Channel:
 # ---- The controller's end ---------------------------------------------------------------------------------------------------------------
 
 
+class Served(msgspec.Struct, frozen=True):
+    """One site at the controller's end. ``leaf`` is asked for each connection; ``changed`` is told who came and who left."""
+
+    leaf: Callable[[], Leaf]
+    handler: Handler
+    changed: Callable[[Channel, bool], None]
+    limit: trio.CapacityLimiter  # of its connections
+
+
+def served(leaf: Callable[[], Leaf], handler: Handler, changed: Callable[[Channel, bool], None] = lambda _channel, _here: None) -> Served:
+    return Served(leaf, handler, changed, trio.CapacityLimiter(MAX_CHANNELS))
+
+
 async def serve_channels(
     listeners: Sequence[trio.SocketListener],
     leaf: Callable[[], Leaf],
@@ -203,35 +217,93 @@ async def serve_channels(
     *,
     changed: Callable[[Channel, bool], None] = lambda _channel, _here: None,
 ) -> None:
-    """Accept routers until cancelled. ``leaf`` is asked for each connection; ``changed`` is told who came and who left."""
-    limit = trio.CapacityLimiter(MAX_CHANNELS)
+    """Accept the routers of one site until cancelled."""
+    only = served(leaf, handler, changed)
+    await serve_sites(listeners, lambda _name: only)
+
+
+async def serve_sites(listeners: Sequence[trio.SocketListener], find: Callable[[str], Served | None]) -> None:
+    """Accept routers until cancelled. ``find`` gives the site that a router names (SNI, as ``van_name`` gives it); None: nobody's."""
+    shaking = trio.CapacityLimiter(MAX_HANDSHAKES)
 
     async def serve(sock: trio.SocketStream) -> None:
         address, is_router = _address(sock), False
         try:
-            limit.acquire_on_behalf_of_nowait(sock)
+            shaking.acquire_on_behalf_of_nowait(sock)
         except trio.WouldBlock:
             await trio.aclose_forcefully(sock)
             return
         try:
-            shown = leaf()
-            stream = trio.SSLStream(sock, shown.context(server_side=True), server_side=True, https_compatible=True)
-            async with _shaken(stream, shown.site):
+            chosen = _Chosen(find)
+            stream = trio.SSLStream(sock, chosen.context(), server_side=True, https_compatible=True)
+            async with _shaken(stream, chosen.site):
+                shaking.release_on_behalf_of(sock)
                 is_router = True
-                channel = Channel(stream, handler, address=address)
-                changed(channel, True)
-                try:
-                    await channel.run()
-                finally:
-                    changed(channel, False)
+                await _serve_router(stream, chosen.served, address)
         except (LinkError, ConfigError) as exc:
             level = logging.INFO if is_router else logging.DEBUG  # probes come each second, and only knock
             log.log(level, "connection of a router ended", extra={"from": address, "reason": str(exc)})
         finally:
-            limit.release_on_behalf_of(sock)
+            if not is_router:
+                shaking.release_on_behalf_of(sock)
 
     async with trio.open_nursery() as nursery:
         await trio.serve_listeners(serve, list(listeners), handler_nursery=nursery)
+
+
+async def _serve_router(stream: trio.SSLStream[trio.SocketStream], site: Served, address: str) -> None:
+    try:
+        site.limit.acquire_on_behalf_of_nowait(stream)
+    except trio.WouldBlock:
+        raise LinkError(f"this site has {MAX_CHANNELS} connections already") from None
+    try:
+        channel = Channel(stream, site.handler, address=address)
+        site.changed(channel, True)
+        try:
+            await channel.run()
+        finally:
+            site.changed(channel, False)
+    finally:
+        site.limit.release_on_behalf_of(stream)
+
+
+class _Chosen:
+    """Which site one connection is for: known when the other end has said whom it wants, which is before we show anything."""
+
+    def __init__(self, find: Callable[[str], Served | None]) -> None:
+        self._find = find
+        self._site = ""
+        self._served: Served | None = None
+
+    @property
+    def served(self) -> Served:
+        assert self._served is not None, "hands are shaken with a site only"
+        return self._served
+
+    def site(self) -> str:
+        return self._site
+
+    def context(self) -> ssl.SSLContext:
+        """It has no leaf of its own: who names no site gets none."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.num_tickets = 0
+        context.sni_callback = self._choose
+        return context
+
+    def _choose(self, stream: ssl.SSLSocket | ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> int | None:
+        found = self._find(name or "")
+        if found is None:
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        try:
+            leaf = found.leaf()
+            stream.context = leaf.context(server_side=True)
+        except ConfigError as error:
+            log.warning("nothing to show to routers", extra={"site": name, "reason": str(error)})
+            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+        self._served, self._site = found, leaf.site
+        return None
 
 
 # ---- The router's end -------------------------------------------------------------------------------------------------------------------
@@ -322,7 +394,7 @@ class ControllerLink:
             raise NotReady(f"nobody answered within {HANDSHAKE_SECONDS:g} s")
         context = leaf.context(server_side=False)
         stream = trio.SSLStream(sock, context, server_hostname=van_name(leaf.site), https_compatible=True)  # type: ignore[arg-type]
-        async with _shaken(stream, leaf.site):
+        async with _shaken(stream, lambda: leaf.site):
             yield Channel(stream, self._handler, address=_address(sock))
 
 
@@ -330,8 +402,8 @@ class ControllerLink:
 
 
 @contextlib.asynccontextmanager
-async def _shaken(stream: trio.SSLStream[trio.SocketStream], site: str) -> AsyncIterator[None]:
-    """Hands shaken with an end of our own site, else LinkError. Closed at the end."""
+async def _shaken(stream: trio.SSLStream[trio.SocketStream], site: Callable[[], str]) -> AsyncIterator[None]:
+    """Hands shaken with an end of our own site, else LinkError. Closed at the end. ``site`` is asked when it is known."""
     try:
         try:
             with trio.fail_after(HANDSHAKE_SECONDS):
@@ -343,7 +415,7 @@ async def _shaken(stream: trio.SSLStream[trio.SocketStream], site: str) -> Async
             raise LinkError(f"the TLS handshake failed: {getattr(cause, 'verify_message', '') or cause or exc}") from None
         if stream.selected_alpn_protocol() != ALPN_CONTROL:
             raise RemoteProtocolError(f"the other end does not speak {ALPN_CONTROL}")
-        _check_site_untrusted(stream.getpeercert(binary_form=True), site)
+        _check_site_untrusted(stream.getpeercert(binary_form=True), site())
         yield
     finally:
         await trio.aclose_forcefully(stream)
