@@ -1,5 +1,5 @@
 """
-What commands do where one controller serves the whole cluster: print its install, and know a namespace that it serves.
+The install of a controller that serves the whole cluster, as `van manifest controller` prints it.
 """
 
 from __future__ import annotations

@@ -68,8 +68,9 @@ def consent(
 
 
 def targets_of(connector: AttachedConnector, pods: Iterable[Pod]) -> list[Pod]:
+    """None where TLS is wanted: what should speak TLS does not speak without."""
     spec = connector.spec
-    chosen = selected(pods, parse_selector(spec.selector))
+    chosen = selected(pods, parse_selector(spec.selector)) if not _wants_tls(connector) else []
     return [pod for pod in chosen if pod.takes_streams(include_not_ready=spec.include_not_ready_pods)]
 
 
@@ -81,6 +82,9 @@ def verdict_of_connector(connector: AttachedConnector, namespace: str, *, agreed
         return Verdict(
             False, False, "NoBinding", text, f"in {site}: an AttachedConnectorBinding {name} with connectorNamespace: {namespace}"
         )
+    if _wants_tls(connector):
+        text = "TLS toward the target is not supported by this release, and it does not connect without"
+        return Verdict(True, False, "NotSupported", text, "remove spec.tlsCredentials and spec.useClientCert to connect without TLS")
     if pods is None:
         return Verdict(True, False, "Pending", "its pods are not known yet")
     pods = list(pods)
@@ -120,6 +124,10 @@ def connectors_of(binding: AttachedConnectorBinding, connector: AttachedConnecto
             spec = ConnectorSpec(routing_key=key, host=pod.address, port=connector.spec.port)
             made.append(Connector(metadata=Metadata(name=_name(binding.name, prefix + pod.name), annotations=marks), spec=spec))
     return made
+
+
+def _wants_tls(connector: AttachedConnector) -> bool:
+    return bool(connector.spec.tls_credentials or connector.spec.use_client_cert)
 
 
 def map_name(binding: str) -> str:

@@ -94,14 +94,22 @@ class Attaching:
 
     def _still(self, namespace: str, binding: AttachedConnectorBinding) -> bool:
         """The binding may be newer than our last look."""
-        connector = self._read("AttachedConnector").get((binding.spec.connector_namespace, binding.name))
-        return isinstance(connector, AttachedConnector) and connector.spec.site_namespace == namespace
+        key = (binding.spec.connector_namespace, binding.name)
+        value = self._customs.of_kind("AttachedConnector").get(key)
+        if value is None or not self._is_ours(key[0]):
+            return False
+        read = self._unit("AttachedConnector", key, value).resources
+        return any(isinstance(c, AttachedConnector) and c.spec.site_namespace == namespace for c in read)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
                 self._woken = trio.Event()
-                again = await self._look(nursery)
+                try:
+                    again = await self._look(nursery)
+                except Exception:  # the next change, or the next try, goes on
+                    log.exception("a bug in the controller")
+                    again = trio.current_time() + AGAIN
                 with trio.move_on_at(again):
                     await self._woken.wait()
                 await trio.sleep(SETTLE)

@@ -168,7 +168,10 @@ class ClusterController:
                     if error is None:
                         return
                     delay = FIRST_DELAY if trio.current_time() - began > SETTLED else min(max(FIRST_DELAY, delay * 2), CAP)
-                    await self._say(namespace, error)
+                    try:
+                        await self._say(namespace, error)
+                    except Exception:
+                        log.exception("a bug in the controller")
                     with trio.move_on_after(delay * self._rng.uniform(0.5, 1.0)):
                         while self._stamps(namespace) == before:
                             await self._woken.wait()
