@@ -107,21 +107,26 @@ async def test_every_right_of_the_cluster_role_is_used_or_given_to_routers(
 async def test_a_quiet_cluster_is_asked_for_nothing_however_many_sites_it_has(
     api_server: ApiServer, account: Access, asked: Counter[tuple[str, str, str]], record_property: Any
 ) -> None:
-    count = 12
+    count = 6
     with namespaces(api_server.access(), count) as names:
         async with in_cluster(api_server.access(), account) as world, world.controller() as controller:
-            await world.site(names[0])
-            await world.namespace(names[0]).until(CONFIG_MAPS, "van-status.site.north", bool)
+            for name in names[:1]:
+                await world.site(name)
+                await world.namespace(name).until(SECRETS, "van-router-keys", bool, seconds=60.0)
             few, before = controller.watches.count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             for name in names[1:]:
                 await world.site(name)
-            for name in names:
-                await world.namespace(name).until(CONFIG_MAPS, "van-status.site.north", bool, seconds=60.0)
-            await trio.sleep(17.0)  # no router comes, which is said once
-            assert controller.watches.count == few, "one watch of each kind"
-            asked.clear()
-            await trio.sleep(3.0)
-            assert not asked
+            async with contextlib.AsyncExitStack() as routers:
+                for name in names:
+                    await world.namespace(name).until(SECRETS, "van-router-keys", bool, seconds=60.0)
+                    router = await routers.enter_async_context(world.router(name, controller.port))
+                    router.say()
+                    await world.namespace(name).until(SITES, "north", lambda v: v and v.get("status"))
+                await trio.sleep(2.0)
+                assert controller.watches.count == few, "one watch of each kind"
+                asked.clear()
+                await trio.sleep(2.0)
+                assert not asked
             each = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (count - 1)
             record_property("figure", f"one site more in a controller of the cluster: {each:.0f} KiB")
             assert each < 2048
