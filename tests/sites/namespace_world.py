@@ -93,6 +93,11 @@ class Namespace:
             status |= {"podIP": address, "podIPs": [{"ip": address}]}
         self._client.call(merge_patch(PODS, self.name, name, {"status": status}, subresource="status"))
 
+    def begin_to_delete(self, pod: str) -> None:
+        """It is there, and leaves, as one whose containers have a grace."""
+        self._client.call(merge_patch(PODS, self.name, pod, {"metadata": {"finalizers": ["vanrouter.io/test"]}}))
+        self._client.call(delete(PODS, self.name, pod))
+
     def delete_pod(self, name: str) -> None:
         self._client.call(delete(PODS, self.name, name))
 

@@ -70,7 +70,7 @@ class Routers:
             timing=timing,
             wall=wall,
         )
-        self.scope = await self.nursery.start(_cancellable, run)
+        self.scope, self.running = await self.nursery.start(_cancellable, run)
         return self.home(name)
 
     async def status(self, home: SiteHome) -> Any:
@@ -87,12 +87,12 @@ class Routers:
         pytest.fail(f"not within {seconds} s: {what}\n{status}")
 
 
-async def _cancellable(run: Callable[..., Any], *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+async def _cancellable(run: Callable[..., Any], *, task_status: trio.TaskStatus[tuple[trio.CancelScope, Any]]) -> None:
     with trio.CancelScope() as scope:
 
         class Started:
-            def started(self, _site: Any) -> None:
-                task_status.started(scope)
+            def started(self, site: Any) -> None:
+                task_status.started((scope, site))
 
         await run(task_status=Started())
 

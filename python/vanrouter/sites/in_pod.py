@@ -90,17 +90,22 @@ class InPod:
         """The other routers of this site that are not leaving."""
         return [pod for pod in self._routers() if not pod.leaving]
 
+    def serving(self) -> list[Pod]:
+        """The other routers of this site that serve. One that leaves does so too, for a while after it has a successor."""
+        return [pod for pod in self._routers() if pod.ready]
+
     def siblings(self) -> list[Pod]:
         """Those that this one dials: the ones that are older, once they serve, and then for as long as they exist.
 
-        One that waits for its keys shows a certificate that is not the site's: a link would take that for a refusal.
+        One that waits for its keys shows a certificate that is not the site's: a link would take that for a refusal. One that leaves counts
+        too: if it was the only one, it is the way to all sites until those have found this one.
         """
         pods = self.pods or {}
         if (own := pods.get(self.name)) is None:
             return []
         age = (own.created, own.name)
         found = [pod for pod in self._routers() if (pod.created, pod.name) < age]
-        found = [pod for pod in found if pod.name in self._dialled or (pod.ready and not pod.leaving)]
+        found = [pod for pod in found if pod.name in self._dialled or pod.ready]
         self._dialled = {pod.name for pod in found}
         return found
 

@@ -397,13 +397,17 @@ class RunningSite:
 
     async def _serve_visitor(self, visitor: Visitor) -> None:
         with _bugs("visitor"):
-            await self.joining.receive(visitor, self.is_ready)
+            await self.joining.receive(visitor, self._takes_what_is_new)
 
     # ---- How it is -----------------------------------------------------------------------------------------------------------------------
 
     def is_ready(self) -> bool:
         ready = self.conditions.get("Ready")
         return ready is not None and ready.status == "True"
+
+    def _takes_what_is_new(self) -> bool:
+        """What probes see: as `is_ready`; one that leaves is ready for as long as it serves, so that nobody is led to no router at all."""
+        return self._announced and not self._refused if self.leaving else self.is_ready()
 
     def _describe(self) -> None:
         now, forwarding = self.context.now(), self.context.forwarding
