@@ -13,6 +13,7 @@ from cluster_world import SITES, World, in_cluster, install, namespaces, said
 from controllers import in_namespace
 from fake_router import FakeRouter, automatic, router_leaf
 
+from vanrouter.cli.cluster import manifest_of_controller
 from vanrouter.kube.access import Access
 from vanrouter.kube.calls import Kind, Object, apply, delete, get, list_page, merge_patch
 from vanrouter.kube.kinds import (
@@ -26,7 +27,7 @@ from vanrouter.kube.kinds import (
     SERVICE_ACCOUNTS,
     SERVICES,
 )
-from vanrouter.kube.manifests import CONTROLLER
+from vanrouter.kube.manifests import CONTROLLER, LEASE_RULES
 from vanrouter.kube.names import CONTROLLER_LABELS
 from vanrouter.kube.records import site_text
 
@@ -46,6 +47,17 @@ async def until(check: Callable[[], Any]) -> None:
     with trio.fail_after(10):
         while not check():  # noqa: ASYNC110 - of what is watched, not of a task
             await trio.sleep(0.05)
+
+
+def test_several_controllers_of_the_cluster_have_a_lease_and_its_rights() -> None:
+    one = {(v["kind"], v["metadata"].get("namespace", "")) for v in manifest_of_controller(None, {})}
+    two = {(v["kind"], v["metadata"].get("namespace", "")): v for v in manifest_of_controller("net", {"controllers": 2})}
+    assert not any(kind == "Lease" for kind, _ in one)
+    assert two["Role", "net"]["rules"] == LEASE_RULES
+    assert two["Deployment", "net"]["spec"]["replicas"] == 2
+    (container,) = two["Deployment", "net"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["controller", "--lease", "--cluster"]
+    assert {"Lease", "RoleBinding", "Service"} <= {kind for kind, namespace in two if namespace == "net"}
 
 
 def site_document(value: Object | None) -> Any:

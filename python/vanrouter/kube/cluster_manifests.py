@@ -11,11 +11,22 @@ from typing import Any, Final
 from vanrouter.kube.calls import Kind, Object
 from vanrouter.kube.crds import cluster_roles, definitions
 from vanrouter.kube.entrances import every_front_rule
-from vanrouter.kube.kinds import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, DEPLOYMENTS, NAMESPACES, SERVICE_ACCOUNTS, SERVICES
+from vanrouter.kube.kinds import (
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    DEPLOYMENTS,
+    LEASES,
+    NAMESPACES,
+    ROLE_BINDINGS,
+    ROLES,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+)
 from vanrouter.kube.manifests import (
     CONTROLLER,
     CONTROLLER_CUSTOM_RULES,
     CONTROLLER_RULES,
+    LEASE_RULES,
     ROUTER_RULES,
     controller_deployment,
     controller_service,
@@ -61,6 +72,14 @@ def cluster_manifests(plan: Plan, namespace: str = CLUSTER_NAMESPACE) -> list[Ob
     (container,) = deployment["template"]["spec"]["containers"]
     container["args"].append("--cluster")
     container["env"].append({"name": "VAN_IMAGE", "value": plan.image})  # of routers, where the Site names none
+    several = []
+    if plan.controllers > 1:
+        role = {"apiGroup": ROLES.group, "kind": ROLES.kind, "name": CONTROLLER}
+        several = [
+            made(ROLES, CONTROLLER, rules=LEASE_RULES),
+            made(ROLE_BINDINGS, CONTROLLER, roleRef=role, subjects=[account]),
+            made(LEASES, CONTROLLER, spec={}),
+        ]
     return [
         *definitions(),
         *cluster_roles(),
@@ -68,6 +87,7 @@ def cluster_manifests(plan: Plan, namespace: str = CLUSTER_NAMESPACE) -> list[Ob
         made(SERVICE_ACCOUNTS, CONTROLLER, automountServiceAccountToken=False),
         made(CLUSTER_ROLES, CLUSTER_ROLE, rules=CLUSTER_RULES),
         made(CLUSTER_ROLE_BINDINGS, CLUSTER_ROLE, roleRef=reference, subjects=[account]),
+        *several,
         made(SERVICES, CONTROLLER, spec=controller_service()),
         made(DEPLOYMENTS, CONTROLLER, spec=deployment),
     ]
