@@ -71,7 +71,7 @@ async def settled(world: World, controller: Any, *names: str) -> None:
     before = -1
     while before != (now := sum(c.copies.writes for c in controller.controllers.values())):
         before = now
-        await trio.sleep(1.5)
+        await trio.sleep(0.8)
 
 
 async def test_a_site_is_all_that_a_namespace_needs_and_each_has_its_own(api_server: ApiServer, account: Access) -> None:
@@ -143,7 +143,7 @@ async def test_a_restart_changes_nothing_and_a_quiet_time_asks_for_nothing(api_s
                 await until(lambda: len(again.controllers) == 2)
                 async with world.router(one, again.port) as router:
                     router.say()
-                    await trio.sleep(4.0)
+                    await trio.sleep(2.5)
                     assert {n: c.copies.writes for n, c in again.controllers.items() if n in (one, two)} == {one: 0, two: 0}
             after = [(await world.client.call(list_page(kind, one)))["items"] for kind in (SECRETS, CONFIG_MAPS, DEPLOYMENTS, ROLES)]
             assert after == before

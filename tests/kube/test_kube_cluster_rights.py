@@ -12,7 +12,6 @@ import pytest
 import trio
 from api_server import ApiServer
 from cluster_world import SITES, World, in_cluster, install, namespaces
-from fake_router import automatic
 from test_kube_attached import CONNECTORS, MADE, pod
 
 from vanrouter.kube.access import Access
@@ -20,6 +19,7 @@ from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Call, delete
 from vanrouter.kube.client import KubeClient, WatchStream
 from vanrouter.kube.cluster_manifests import CLUSTER_RULES
+from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.entrances import every_front_rule
 from vanrouter.kube.kinds import CONFIG_MAPS, POD_DISRUPTION_BUDGETS, SECRETS, SERVICES
 from vanrouter.kube.manifests import CONTROLLER_CUSTOM_RULES, ROUTER_RULES
@@ -71,10 +71,11 @@ async def everything(world: World, north: str, shop: str) -> None:
         await here.until(POD_DISRUPTION_BUDGETS, "van-router", bool)
         await here.until(SECRETS, "van-router-keys", bool)
         async with world.router(north, controller.port) as router:
-            router.say(listeners=[automatic("far", 90)])
+            router.say()
+            await world.put(north, "Listener", "far", {"routingKey": "far", "host": "far", "port": 90})
             await here.until(SERVICES, "far", bool)
-            await here.ask("token.issue", {"name": "guest", "uses": 1, "expiry": 60})
-            await here.ask("token.delete", {"name": "guest"})
+            assert "result" in await here.ask("token.issue", {"name": "guest"})
+            assert "result" in await here.ask("token.delete", {"name": "guest"})
             await pod(world, shop, "db-0", "10.1.0.1")
             await world.put(shop, "AttachedConnector", "db", {"siteNamespace": north, "selector": "app=db", "port": 5432})
             await world.put(north, "AttachedConnectorBinding", "db", {"connectorNamespace": shop, "routingKey": "db"})
@@ -83,8 +84,8 @@ async def everything(world: World, north: str, shop: str) -> None:
             await here.until(CONFIG_MAPS, MADE, lambda v: v is None)
             await world.site(north, settings={"routers": "1"})
             await here.until(POD_DISRUPTION_BUDGETS, "van-router", lambda v: v is None)
-            router.say()
-            await here.until(SERVICES, "far", lambda v: v is None, seconds=20.0)
+            await world.client.call(delete(CUSTOM_KINDS["Listener"], north, "far"))
+            await here.until(SERVICES, "far", lambda v: v is None)
             await here.until(SITES, "north", lambda v: v and v.get("status"))
 
 
