@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Van
-from custom_resources import until
+from custom_resources import remove_definitions, until
 from free_ports import free_port
 from test_cli_namespace import Here, ok
 
@@ -28,6 +28,7 @@ def here(van: Van, api_server: Any, namespace: str, monkeypatch: pytest.MonkeyPa
     found = Here(van, api_server, namespace, monkeypatch)
     with found.client:
         yield found
+        remove_definitions(found.client)
 
 
 def kind_of(value: dict[str, Any]) -> Kind:

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 from api_server import ApiServer
 from controllers import Namespace
-from custom_resources import served, until
+from custom_resources import remove_definitions, served, until
 from fake_router import FakeRouter, router_leaf
 
 from vanrouter.cli.cluster import manifest_of_controller
@@ -27,6 +27,14 @@ from vanrouter.kube.kinds import NAMESPACES
 
 TOKENS = Kind("", "v1", "serviceaccounts/van-controller/token", "TokenRequest")
 SITES = CUSTOM_KINDS["Site"]
+
+
+@contextlib.contextmanager
+def installed(server: ApiServer) -> Iterator[Access]:
+    """As ``install``; afterwards the server knows no definitions, as other tests have it."""
+    yield install(server)
+    with BlockingClient(server.access()) as client:
+        remove_definitions(client)
 
 
 def install(server: ApiServer) -> Access:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from api_server import ApiServer
-from cluster_world import World, in_cluster, install, namespaces, ready, said
+from cluster_world import World, in_cluster, installed, namespaces, ready, said
 from controllers import in_namespace
 
 from vanrouter.kube.access import Access
@@ -21,8 +22,9 @@ MADE = "van.made.attached.db"
 
 
 @pytest.fixture(scope="module")
-def account(api_server: ApiServer) -> Access:
-    return install(api_server)
+def account(api_server: ApiServer) -> Iterator[Access]:
+    with installed(api_server) as access:
+        yield access
 
 
 async def pod(world: World, namespace: str, name: str, address: str, *, is_ready: bool = True) -> None:

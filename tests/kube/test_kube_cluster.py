@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import trio
 from api_server import ApiServer
-from cluster_world import SITES, World, in_cluster, install, namespaces, said
+from cluster_world import SITES, World, in_cluster, installed, namespaces, said
 from controllers import in_namespace
 from fake_router import FakeRouter, automatic, router_leaf
 
@@ -35,8 +35,9 @@ QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota")
 
 
 @pytest.fixture(scope="module")
-def account(api_server: ApiServer) -> Access:
-    return install(api_server)
+def account(api_server: ApiServer) -> Iterator[Access]:
+    with installed(api_server) as access:
+        yield access
 
 
 def condition(value: Object, type_: str) -> Object:

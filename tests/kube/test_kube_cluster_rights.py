@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import resource
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import trio
 from api_server import ApiServer
-from cluster_world import SITES, World, in_cluster, install, namespaces
+from cluster_world import SITES, World, in_cluster, installed, namespaces
 from test_kube_attached import CONNECTORS, MADE, pod
 
 from vanrouter.kube.access import Access
@@ -27,8 +27,9 @@ from vanrouter.kube.rights import Right, rights_in
 
 
 @pytest.fixture(scope="module")
-def account(api_server: ApiServer) -> Access:
-    return install(api_server)
+def account(api_server: ApiServer) -> Iterator[Access]:
+    with installed(api_server) as access:
+        yield access
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from api_server import ApiServer
-from cluster_world import SITES, in_cluster, install, namespaces, ready
+from cluster_world import SITES, in_cluster, installed, namespaces, ready
 
 from vanrouter.kube.access import Access
 from vanrouter.kube.calls import apply
@@ -22,8 +22,9 @@ from vanrouter.kube.records import site_text
 
 
 @pytest.fixture(scope="module")
-def account(api_server: ApiServer) -> Access:
-    return install(api_server)
+def account(api_server: ApiServer) -> Iterator[Access]:
+    with installed(api_server) as access:
+        yield access
 
 
 @contextlib.contextmanager
