@@ -110,7 +110,7 @@ lint-style: $(INSTALLED)
 
 lint-types: $(CORE)
 	$(BIN)/mypy
-	MYPYPATH=tests/cluster:tests/system/faults:tests/system:deploy/image $(BIN)/mypy -p benches
+	MYPYPATH=tests/cluster:tests/system/faults:tests/system:tests:deploy/image $(BIN)/mypy -p benches
 	MYPYPATH=deploy/image $(BIN)/mypy deploy/image/build.py
 	$(BIN)/stubtest --concise --mypy-config-file pyproject.toml vanrouter._core
 

@@ -180,10 +180,13 @@ class Namespace:
     def report(self) -> str:
         """What one looks at when something went wrong."""
         admin = ("--kubeconfig", str(self.cluster.kubeconfig), "-n", self.name)
-        parts = [
-            run("kubectl", *admin, "get", "all,configmaps,events", "-o", "wide", check=False).stdout,
-            run("kubectl", *admin, "logs", "--selector", "!none", "--all-containers", "--prefix", "--tail=40", check=False).stdout,
-        ]
+        parts = [run("kubectl", *admin, "get", "all,configmaps,events", "-o", "wide", check=False).stdout]
+        # One by one: a pod that has no log yet keeps no other from being shown.
+        for pod in run("kubectl", *admin, "get", "pods", "-o", "name", check=False).stdout.split():
+            for previous in ([], ["--previous"]):
+                log = run("kubectl", *admin, "logs", pod, "--all-containers", "--tail=40", *previous, check=False)
+                if log.stdout or (log.returncode and not previous):
+                    parts.append(f"---- {pod} {' '.join(previous)}\n{log.stdout or log.stderr}")
         return "\n".join(parts)
 
 

@@ -65,9 +65,11 @@ def test_pods_that_take_streams_are_targets_and_those_that_leave_are_not() -> No
 
 
 def test_what_wants_tls_does_not_connect_without() -> None:
-    wants = connector(tls_credentials="db-tls")
-    assert targets_of(wants, [pod("db-0")]) == []
-    assert verdict_of_connector(wants, "shop", agreed=True, pods=[pod("db-0")]).reason == "NotSupported"
+    (made,) = connectors_of(binding(), connector(tls_credentials="db-tls", use_client_cert=True), [pod("db-0")])
+    assert (made.spec.tls_credentials, made.spec.use_client_cert, made.spec.verify_hostname) == ("db-tls", True, False)
+    named = connector(tls_credentials="db-tls", settings={"tls-server-name": "db.example"})
+    (made,) = connectors_of(binding(), named, [pod("db-0")])
+    assert (made.spec.verify_hostname, made.spec.settings) == (True, {"tls-server-name": "db.example"})
 
 
 def test_each_pod_is_a_connector_and_by_name_two() -> None:

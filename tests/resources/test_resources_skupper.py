@@ -73,9 +73,9 @@ NEEDED = {
 IN_FORCE = {
     "Site": {"linkAccess", "edge"},
     "Link": {"endpoints", "tlsCredentials", "cost"},
-    "Listener": {"routingKey", "host", "port", "type"},
-    "Connector": {"routingKey", "port", "host", "type"},
-    "MultiKeyListener": {"host", "port", "strategy"},
+    "Listener": {"routingKey", "host", "port", "type", "tlsCredentials"},
+    "Connector": {"routingKey", "port", "host", "type", "tlsCredentials"},
+    "MultiKeyListener": {"host", "port", "strategy", "tlsCredentials"},
     "RouterAccess": {"roles", "generateTlsCredentials", "bindHost", "subjectAlternativeNames"},
 }
 IN_FORCE_IN_A_NAMESPACE = {"Site": {"ha"}, "Connector": {"selector", "exposePodsByName"}}
@@ -164,7 +164,9 @@ def test_two_sites_and_one_name_twice_are_faults() -> None:
 
 def test_a_secret_that_a_link_names_must_be_whole_and_another_one_is_left_out() -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"ca.crt": "Y2E="}}
-    assert "is left out" in said(read(secret))["Secret/s"]
+    assert "Secret/s" not in said(read(secret))  # a connector can use it
+    broken = {**secret, "data": {"tls.crt": "Y2E="}}
+    assert "is left out" in said(read(broken))["Secret/s"]
     made = read(secret, resource("Link", NEEDED["Link"] | {"tlsCredentials": "s"}))
     assert "data[tls.crt]: is missing" in made.faults[0].message
 

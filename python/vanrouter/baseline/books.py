@@ -44,6 +44,8 @@ class Books:
         self._decoder = FrameDecoder()
         self._check_hello_untrusted = check_hello_untrusted
         self._hello_received = False
+        self._moves = False  # the peer knows MOVE
+        self.take_parked: Callable[[int], Stream | None] = lambda _name: None  # by the name of its move
         self._liveness = Liveness(suspect_after=suspect_after, dead_after=dead_after, now=now)
         self._outbox = Outbox(first_id=1 if dialler else 2)
         self._outbox.hello = hello
@@ -84,8 +86,9 @@ class Books:
         self._forget(stream)
         if stream.open_sent or not stream.ours:
             stream.due_reset = (kind, stream_class, reason)
-            self._resetting += 1
-            self._outbox.urgent[stream] = None
+            if not stream.is_away:  # else it is said where it comes to
+                self._resetting += 1
+                self._outbox.urgent[stream] = None
 
     def _forget(self, stream: Stream) -> None:
         """Take it out of the books and give back what was reserved for it. Early credit goes back to whom it belongs."""

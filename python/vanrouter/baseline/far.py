@@ -110,6 +110,11 @@ class LaneFar:
         """Its OPEN was written."""
         return self._stream.open_sent
 
+    def go_on(self, lane: Lane) -> None:
+        """The stream is on this lane now."""
+        self._lane = lane
+        lane.kick()
+
     @property
     def queued(self) -> int:
         """Bytes that the lane has not written yet."""

@@ -66,6 +66,7 @@ class FrameType(enum.IntEnum):
     PING = 0x0B
     PONG = 0x0C
     GOAWAY = 0x0D
+    MOVE = 0x0E
     EARLY = 0x0F
 
 

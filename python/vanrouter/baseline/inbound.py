@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from vanrouter.baseline.books import MAX_EARLY, MAX_MESSAGE, Books
+from vanrouter.baseline.books import MAX_EARLY, MAX_MESSAGE
 from vanrouter.baseline.credit import MAX_CREDIT, ReceiveWindow, add_credit_untrusted
 from vanrouter.baseline.frame import (
     MOST_OPEN_ATTRIBUTES,
@@ -23,13 +23,17 @@ from vanrouter.baseline.frame import (
     decode_u32s_untrusted,
     decode_u64_untrusted,
 )
+from vanrouter.baseline.moves import FEATURE_MOVE, Moves, decode_move_untrusted
 from vanrouter.baseline.mux_events import (
     Accepted,
+    CameOver,
     Data,
     Event,
     Finished,
     GoneAway,
     HelloReceived,
+    LateReset,
+    LeaveAsked,
     MessageReceived,
     Opened,
     Refused,
@@ -43,7 +47,7 @@ from vanrouter.model import StreamClass
 __all__ = ["Inbound"]
 
 
-class Inbound(Books):
+class Inbound(Moves):
     def receive_untrusted(self, chunks: Sequence[bytes], now: float) -> list[Event]:
         """Raises RemoteProtocolError or, for a HELLO that proves nothing, PeerRejected: the lane is over."""
         frames: list[Frame] = []
@@ -112,6 +116,7 @@ class Inbound(Books):
             raise RemoteProtocolError("a second HELLO" if self._hello_received else "HELLO on a stream")
         hello = self._check_hello_untrusted(frame.payload)
         self._hello_received = True
+        self._moves = bool(hello.features & FEATURE_MOVE)
         outbox = self._outbox
         outbox.ready = True
         outbox.control, outbox.opens, outbox.early = hello.credits.control, hello.credits.opens, hello.credits.early
@@ -240,11 +245,46 @@ class Inbound(Books):
         number, reason = decode_class_and_reason_untrusted(frame.payload, "RESET")
         stream = self._live_untrusted(frame)
         if stream is None:
+            if self._moves:
+                events.append(LateReset(frame.stream, decode_stream_class(number), reason))
             return
         if not stream.ours and not stream.answered:  # theirs, opened and reset: gives its open back late
             self._slow_opens += 1
         self._forget(stream)
         events.append(WasReset(stream, decode_stream_class(number), reason))
+
+    def _move_untrusted(self, frame: Frame, now: float, events: list[Event]) -> None:
+        if not self._moves:
+            raise RemoteProtocolError("MOVE, which was not agreed on")
+        name, total = decode_move_untrusted(frame.payload)
+        id_ = frame.stream
+        if name == 0:
+            raise RemoteProtocolError("MOVE says no to what was not asked")
+        self._glitch(now)
+        if id_ % 2 == self._their_parity and self._highest_of_theirs < id_ < 2**31:
+            self._highest_of_theirs = id_
+            self._came_over_untrusted(id_, name, total, events)
+            return
+        stream = self._live_untrusted(frame)
+        if stream is None:
+            return
+        if not stream.answered or stream.due_answer:
+            raise RemoteProtocolError("MOVE before OPEN_OK")
+        if total != stream.received:
+            raise RemoteProtocolError(f"MOVE says {total} bytes were sent, but {stream.received} came")
+        if stream.fin_sent and stream.fin_received:
+            return  # both ends know it, and finish here
+        events.append(LeaveAsked(stream, name))
+
+    def _came_over_untrusted(self, id_: int, name: int, total: int, events: list[Event]) -> None:
+        stream = self.take_parked(name)
+        if stream is None:
+            self.refuse_moved(id_)
+            return
+        self.adopt(id_, stream)
+        if total != stream.received:
+            raise RemoteProtocolError(f"MOVE says {total} bytes were sent, but {stream.received} came")
+        events.append(CameOver(stream))
 
     def _ping_untrusted(self, frame: Frame, now: float, _events: list[Event]) -> None:
         if frame.stream != 0:
@@ -322,5 +362,6 @@ _HANDLERS: Final[dict[int, _Handler]] = {
     FrameType.PING: Inbound._ping_untrusted,
     FrameType.PONG: Inbound._pong_untrusted,
     FrameType.GOAWAY: Inbound._goaway_untrusted,
+    FrameType.MOVE: Inbound._move_untrusted,
     FrameType.EARLY: Inbound._early_untrusted,
 }

@@ -28,11 +28,14 @@ from vanrouter.baseline.liveness import Health, Others
 from vanrouter.baseline.mux import Mux
 from vanrouter.baseline.mux_events import (
     Accepted,
+    CameOver,
     Data,
     Event,
     Finished,
     GoneAway,
     HelloReceived,
+    LateReset,
+    LeaveAsked,
     MessageReceived,
     Opened,
     Refused,
@@ -84,6 +87,15 @@ class LaneEvents(Protocol):
 
     def message(self, lane: Lane, data: bytes) -> None: ...
 
+    def leave_asked(self, lane: Lane, stream: Stream, name: int) -> None:
+        """The peer wants a stream to leave the lane."""
+
+    def take_parked(self, lane: Lane, name: int) -> Stream | None:
+        """The stream that the peer puts on the lane."""
+
+    def late_reset(self, lane: Lane, id_: int, stream_class: StreamClass, reason: str) -> None:
+        """RESET for a stream that is not on the lane any more."""
+
     def changed(self, lane: Lane) -> None:
         """Health or GOAWAY."""
 
@@ -118,6 +130,7 @@ class Lane:
             dead_after=config.dead_after,
             now=trio.current_time(),
         )
+        self.mux.take_parked = lambda name: events.take_parked(self, name)
         self.link = link
         self.expected_site = expected_site
         self.access = access
@@ -132,6 +145,8 @@ class Lane:
         self._is_kicked = False
         self._scope = trio.CancelScope()
         peer = transport.sock.getpeername()
+        self.peer: tuple[str, int] = (peer[0], peer[1])
+        self.is_retired = False  # it closes with its last stream
         self.address = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
 
     # ---- For the plane -----------------------------------------------------------------------------------------------------
@@ -147,7 +162,7 @@ class Lane:
 
     @property
     def takes_streams(self) -> bool:
-        return not self._is_over and self.mux.may_open and self.peer_leaving in (None, GoAwayCode.DRAIN)
+        return not self._is_over and not self.is_retired and self.mux.may_open and self.peer_leaving in (None, GoAwayCode.DRAIN)
 
     def open(self, open_: Open, owner: Owner, early: bytes, *, origin: str = "") -> LaneFar | None:
         """``origin``: the neighbour that it came from. None: no room in the budget, or the lane is gone."""
@@ -166,6 +181,13 @@ class Lane:
         if not self._is_kicked:
             self._is_kicked = True
             self._kicked.set()
+
+    def retire(self) -> None:
+        """Others have taken its place: no new streams."""
+        if not self.is_retired:
+            self.is_retired = True
+            self.go_away(GoAwayCode.REPLACED, "its address goes")
+            self._events.changed(self)
 
     def go_away(self, code: GoAwayCode, reason: str) -> None:
         self.mux.go_away(code, reason)
@@ -248,6 +270,8 @@ class Lane:
             if not chunks:
                 return
             self._act(self.mux.receive_untrusted(chunks, trio.current_time()))
+            if self.is_retired and not self.mux.stream_count:
+                self.close(GoAwayCode.SHUTDOWN, "replaced")
             if self.mux.has_data_to_send:
                 self.kick()
 
@@ -333,6 +357,14 @@ class Lane:
                 stream.owner.owner.writable()
             case Refused(stream, stream_class, reason):
                 stream.owner.answer.refuse(stream_class, reason)
+            case LeaveAsked(stream, name):
+                if stream.is_gone:
+                    return  # by what came before it in the same piece
+                self._events.leave_asked(self, stream, name)
+            case CameOver(stream):
+                stream.owner.go_on(self)
+            case LateReset(id_, stream_class, reason):
+                self._events.late_reset(self, id_, stream_class, reason)
             case MessageReceived(data):
                 self._events.message(self, data)
             case GoneAway(code, reason):

@@ -164,7 +164,8 @@ class Mux(Inbound):
             grant = stream.window.consumed(size - early, now, self._liveness.round_trip)
             if grant and not stream.fin_received:
                 stream.due_credit += grant
-                self._outbox.urgent[stream] = None
+                if not stream.is_away:
+                    self._outbox.urgent[stream] = None
         if stream.is_finished:
             self._forget(stream)
 

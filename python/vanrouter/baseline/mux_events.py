@@ -11,11 +11,14 @@ from vanrouter.model import StreamClass
 
 __all__ = [
     "Accepted",
+    "CameOver",
     "Data",
     "Event",
     "Finished",
     "GoneAway",
     "HelloReceived",
+    "LateReset",
+    "LeaveAsked",
     "MessageReceived",
     "Opened",
     "Refused",
@@ -74,6 +77,27 @@ class Writable(Event, gc=False):
     """There is credit again."""
 
     stream: Stream
+
+
+class LeaveAsked(Event, gc=False):
+    """The peer wants to move the stream to another lane: ``let_go`` or ``keep``."""
+
+    stream: Stream
+    name: int
+
+
+class CameOver(Event, gc=False):
+    """A stream that was let go on another lane is on this one now."""
+
+    stream: Stream
+
+
+class LateReset(Event, gc=False):
+    """RESET for a stream that is not here any more. If it left and has not come to its new lane, it is over."""
+
+    id: int
+    stream_class: StreamClass
+    reason: str
 
 
 class MessageReceived(Event, gc=False):

@@ -52,15 +52,24 @@ class Outbox:
         self.ring: deque[Stream] = deque()
         self.waiting = Waiting()  # ours, for open credit
         self.messages: deque[memoryview] = deque()
+        self.partings: list[bytes] = []  # answers to moves, which are the last frame of a stream here
         self.written_resets: list[Stream] = []  # since the mux last looked
         self.opened: list[Stream] = []  # got their id since then
         self.progressed: list[Stream] = []  # sent bytes or FIN since then
 
     def schedule(self, stream: Stream) -> None:
         """The stream has something to send, or may now."""
-        if not stream.scheduled and not stream.is_gone:
+        if not stream.scheduled and not stream.is_gone and not stream.is_away:
             stream.scheduled = True
             self.fresh.append(stream)
+
+    def release(self, stream: Stream) -> None:
+        """It goes to another lane with what it has queued."""
+        self.urgent.pop(stream, None)
+        for queue in (self.fresh, self.ring):
+            if stream in queue:
+                queue.remove(stream)
+        stream.scheduled = stream.due_no = False
 
     def forget(self, stream: Stream) -> None:
         stream.queue.clear()
@@ -83,6 +92,7 @@ class Outbox:
                 self.ready
                 and (
                     self.urgent
+                    or self.partings
                     or self.fresh
                     or self.ring
                     or (self.waiting and self.permits)
@@ -131,6 +141,8 @@ class Outbox:
         if self.due_control or self.due_opens or self.due_early:
             out.append(encode(0, FrameType.CREDIT, struct.pack(">III", self.due_control, self.due_opens, self.due_early)))
             self.due_control = self.due_opens = self.due_early = 0
+        out += self.partings
+        self.partings.clear()
         if self.urgent:
             for stream in self.urgent:
                 self._build_stream_control(stream, out)
@@ -151,6 +163,9 @@ class Outbox:
         if stream.due_return:
             out.append(encode(stream.id, FrameType.CREDIT_RETURN, stream.due_return.to_bytes(4, "big")))
             stream.due_return = 0
+        if stream.due_no:
+            out.append(encode(stream.id, FrameType.MOVE, bytes(16)))
+            stream.due_no = False
 
     def _turn(self, stream: Stream, allowance: int, out: Chunks, now: float, *, waited: bool = False) -> int:
         """Let one stream send up to ``allowance`` bytes; afterwards it is in the ring if it could send more."""

@@ -21,6 +21,7 @@ import msgspec
 import trio
 
 from vanrouter.baseline.access import Doorkeeper
+from vanrouter.baseline.app_tls import Legs
 from vanrouter.baseline.books import OUR_CREDITS
 from vanrouter.baseline.credit import Budget
 from vanrouter.baseline.dialling import Dialler
@@ -33,14 +34,17 @@ from vanrouter.baseline.handshake import Hello, encode_hello
 from vanrouter.baseline.lane import Lane, OwnRouter
 from vanrouter.baseline.liveness import Others
 from vanrouter.baseline.mailbox import Mailbox
+from vanrouter.baseline.moves import FEATURE_MOVE
+from vanrouter.baseline.moving import end_parked, leave_asked
 from vanrouter.baseline.opening import Opening
 from vanrouter.baseline.pump import SocketPump
 from vanrouter.baseline.records import StreamRecord, Totals
 from vanrouter.baseline.sockets import AbortWatch, AppSocket, tune
+from vanrouter.baseline.stream import Stream
 from vanrouter.baseline.table import Table
 from vanrouter.baseline.targets import Search, Targets, keys_of
 from vanrouter.baseline.trunk import Trunk
-from vanrouter.errors import ConfigError, NoSuchKey, PeerRejected, StreamRefused
+from vanrouter.errors import ConfigError, NoSuchKey, PeerRejected, StreamRefused, refusal
 from vanrouter.model import RouterId, StreamClass, site_id_of_key, site_id_to_bytes
 from vanrouter.plane import (
     Access,
@@ -90,6 +94,7 @@ class BaselinePlane:
         self.is_running = False
         self._is_leaving = False
         self._table = Table()
+        self.legs = Legs(self, self._table)
         self._doors = Doors(self)
         self._trunks: dict[str, Trunk] = {}
         self._lanes: dict[Lane, None] = {}
@@ -206,6 +211,11 @@ class BaselinePlane:
         for lane in list(trunk.lanes) if trunk else []:
             lane.close(GoAwayCode.POLICY, reason)
 
+    def retire(self, link: str, host: str, port: int) -> None:
+        for lane in list(self._lanes):
+            if lane.link == link and lane.peer == (host, port):
+                lane.retire()
+
     def set_ready(self, ready: bool) -> None:
         self._is_ready = ready
 
@@ -239,7 +249,7 @@ class BaselinePlane:
 
     async def connect(self, routing_key: str) -> PlaneStream:
         if self.is_refusing:
-            raise StreamRefused("this router is leaving and opens no new streams")
+            raise StreamRefused("this router is leaving and opens no new streams", stream_class="drain")
         record = self._record(routing_key)
         stream = EmbeddedStream(routing_key=routing_key, source="", record=record, blames=StreamClass.CLIENT)
         try:
@@ -251,7 +261,7 @@ class BaselinePlane:
             record.end(failure.stream_class, failure.reason)
             if failure.nobody_serves_it:
                 raise NoSuchKey(f"no site that is reachable serves {routing_key!r}", hint="is there a connector with this routing key?")
-            raise StreamRefused(f"{routing_key}: {failure.reason}")
+            raise refusal(f"{routing_key}: {failure.reason}", failure.stream_class.word)
         return stream
 
     async def next_events(self) -> list[AnyEvent]:
@@ -283,6 +293,7 @@ class BaselinePlane:
                 link_name=link_name,
                 software=SOFTWARE,
                 edge=self.config.edge,
+                features=FEATURE_MOVE,
             )
         )
 
@@ -300,6 +311,8 @@ class BaselinePlane:
             if trunk is not None and lane in trunk.lanes:
                 trunk.remove(lane)
                 if not trunk.lanes:
+                    for stream in trunk.parking.take_all():
+                        end_parked(stream, StreamClass.LINK, f"the link was lost: {lane.error or 'closed by the peer'}")
                     del self._trunks[trunk.text]
                 self.mailbox.put(trunk.state(error="" if trunk.lanes else lane.error or "closed by the other end"))
                 self._matches_changed()
@@ -330,6 +343,17 @@ class BaselinePlane:
             trunk.message(lane, data)
             self.mailbox.notify()
 
+    def leave_asked(self, lane: Lane, stream: Stream, name: int) -> None:
+        leave_asked(self, self._trunks[str(lane.router)], lane, stream, name)
+
+    def take_parked(self, lane: Lane, name: int) -> Stream | None:
+        return self._trunks[str(lane.router)].parking.take(name)
+
+    def late_reset(self, lane: Lane, id_: int, stream_class: StreamClass, reason: str) -> None:
+        stream = self._trunks[str(lane.router)].parking.take_from(lane, id_)
+        if stream is not None:
+            end_parked(stream, stream_class, reason)
+
     def changed(self, lane: Lane) -> None:
         trunk = self._trunks.get(str(lane.router)) if lane.hello is not None else None
         if trunk is not None:
@@ -355,10 +379,28 @@ class BaselinePlane:
         if self.is_refusing:
             sock.close()
             return
+        if listener.tls:
+            self.spawn(self._greet, listener, sock)
+        else:
+            self._serve(listener, AppSocket(sock, self.abort_watch))
+
+    async def _greet(self, listener: Listener, sock: socket.socket) -> None:
+        """No target hears of a client before its handshake is done."""
+        try:
+            leg = await self.legs.accept(listener, sock)
+        except OSError as error:
+            refused = isinstance(error, ConnectionRefusedError)
+            self.totals.counters.handshakes_failed += not refused
+            record = self._record(keys_of(listener)[0].routing_key, listener=listener.name)
+            record.end(StreamClass.REFUSED if refused else StreamClass.CLIENT, str(error.strerror or error))
+        else:
+            self._serve(listener, leg)
+
+    def _serve(self, listener: Listener, sock: AppSocket) -> None:
         keys = keys_of(listener)
         record = self._record(keys[0].routing_key, listener=listener.name)
         pump = self.new_pump(record, blames=StreamClass.CLIENT)
-        pump.socket = AppSocket(sock, self.abort_watch)
+        pump.socket = sock
         opening = Opening(self, Search(self.targets, keys, listener.strategy), pump)
         pump.read_now()
         self.spawn(self._open, opening, pump)

@@ -21,6 +21,7 @@ class Stream:
         "credit",
         "due_answer",
         "due_credit",
+        "due_no",
         "due_reset",
         "due_return",
         "early_left",
@@ -32,6 +33,7 @@ class Stream:
         "fin_wanted",
         "got_data",
         "id",
+        "is_away",
         "is_gone",
         "last_sent",
         "open",
@@ -58,6 +60,7 @@ class Stream:
         self.answered = False
         self.open_sent = not ours
         self.is_gone = False  # nothing more may be done with it
+        self.is_away = False  # it has left its lane and not yet come to another
 
         # Toward the peer.
         self.queue: deque[memoryview] = deque()
@@ -83,6 +86,7 @@ class Stream:
         self.due_answer = False
         self.due_credit = 0
         self.due_return = 0
+        self.due_no = False  # the peer asked for it, and it stays
         self.due_reset: tuple[FrameType, StreamClass, str] | None = None  # RESET, or OPEN_ERR
 
     @property

@@ -10,6 +10,7 @@ from vanrouter.baseline.choice import DOUBTFUL, DRAINING
 from vanrouter.baseline.frame import GoAwayCode
 from vanrouter.baseline.lane import Lane
 from vanrouter.baseline.liveness import Others
+from vanrouter.baseline.moves import Parking
 from vanrouter.model import RouterId
 from vanrouter.plane import AnyEvent, LinkState, Message, MessagesReset
 
@@ -29,6 +30,7 @@ class Trunk:
         self._sends_on: Lane | None = None  # control messages
         self._receives_on: Lane | None = None
         self._was_full = False
+        self.parking = Parking()
         self.inbox: deque[tuple[Lane, bytes]] = deque()
         self.is_edge = False
         self.last_chosen = 0  # for a new stream; see ``choice``
@@ -77,6 +79,11 @@ class Trunk:
     @property
     def is_draining(self) -> bool:
         return any(lane.peer_leaving in (GoAwayCode.DRAIN, GoAwayCode.CLOSED) for lane in self.lanes)
+
+    @property
+    def _replaced(self) -> int:
+        """Lanes that take no new streams while the router does: each needs another one in its place."""
+        return 0 if self.is_draining else sum(lane.is_retired or lane.peer_leaving is GoAwayCode.REPLACED for lane in self.lanes)
 
     @property
     def doubt(self) -> int:
@@ -131,7 +138,7 @@ class Trunk:
             router=self.text,
             site_name=first.site_name if first else "",
             lanes=len(self.lanes),
-            lanes_wanted=min(self._our_lanes_wanted, first.lanes_wanted, MOST_LANES) if first else 0,
+            lanes_wanted=min(self._our_lanes_wanted, first.lanes_wanted, MOST_LANES) + self._replaced if first else 0,
             suspect=bool(self.lanes) and self.is_suspect,
             draining=self.is_draining,
             edge=self.is_edge,

@@ -18,7 +18,8 @@ import msgspec
 from vanrouter.kube.names import resource_map
 from vanrouter.kube.pods import Pod, labels_that_exist, selected
 from vanrouter.kube.workloads import MADE_FROM
-from vanrouter.resources.kinds import AttachedConnector, AttachedConnectorBinding, Connector, ConnectorSpec, Metadata
+from vanrouter.resources.effects import TLS_ALPN, TLS_SERVER_NAME
+from vanrouter.resources.kinds import AttachedConnector, AttachedConnectorBinding, AttachedConnectorSpec, Connector, ConnectorSpec, Metadata
 from vanrouter.resources.selectors import parse_selector
 from vanrouter.stores.resources import Problem
 
@@ -68,9 +69,8 @@ def consent(
 
 
 def targets_of(connector: AttachedConnector, pods: Iterable[Pod]) -> list[Pod]:
-    """None where TLS is wanted: what should speak TLS does not speak without."""
     spec = connector.spec
-    chosen = selected(pods, parse_selector(spec.selector)) if not _wants_tls(connector) else []
+    chosen = selected(pods, parse_selector(spec.selector))
     return [pod for pod in chosen if pod.takes_streams(include_not_ready=spec.include_not_ready_pods)]
 
 
@@ -82,9 +82,6 @@ def verdict_of_connector(connector: AttachedConnector, namespace: str, *, agreed
         return Verdict(
             False, False, "NoBinding", text, f"in {site}: an AttachedConnectorBinding {name} with connectorNamespace: {namespace}"
         )
-    if _wants_tls(connector):
-        text = "TLS toward the target is not supported by this release, and it does not connect without"
-        return Verdict(True, False, "NotSupported", text, "remove spec.tlsCredentials and spec.useClientCert to connect without TLS")
     if pods is None:
         return Verdict(True, False, "Pending", "its pods are not known yet")
     pods = list(pods)
@@ -121,13 +118,24 @@ def connectors_of(binding: AttachedConnectorBinding, connector: AttachedConnecto
             keys.append(("key.", f"{binding.spec.routing_key}.{pod.name}"))
         for prefix, key in keys:
             marks = {MADE_FROM: f"attachedconnectorbinding/{binding.name}"}
-            spec = ConnectorSpec(routing_key=key, host=pod.address, port=connector.spec.port)
+            spec = _spec(connector.spec, key, pod.address)
             made.append(Connector(metadata=Metadata(name=_name(binding.name, prefix + pod.name), annotations=marks), spec=spec))
     return made
 
 
-def _wants_tls(connector: AttachedConnector) -> bool:
-    return bool(connector.spec.tls_credentials or connector.spec.use_client_cert)
+def _spec(wish: AttachedConnectorSpec, key: str, address: str) -> ConnectorSpec:
+    """TLS as of a connector with a selector: the Secret is one of the site's namespace, and a name is checked where one is said."""
+    spec = ConnectorSpec(routing_key=key, host=address, port=wish.port)
+    if not wish.tls_credentials and not wish.use_client_cert:
+        return spec
+    settings = {name: text for name, text in wish.settings.items() if name in (TLS_ALPN, TLS_SERVER_NAME)}
+    return msgspec.structs.replace(
+        spec,
+        tls_credentials=wish.tls_credentials,
+        use_client_cert=wish.use_client_cert,
+        verify_hostname=TLS_SERVER_NAME in settings,
+        settings=settings,
+    )
 
 
 def map_name(binding: str) -> str:

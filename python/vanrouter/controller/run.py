@@ -37,13 +37,13 @@ from vanrouter.controller.routers import Routers
 from vanrouter.controller.services import ServicePlan, give_back, is_taken
 from vanrouter.controller.shared import Chore, Look, Shared, watches_of
 from vanrouter.controller.start import controller_leaf, establish_keys, put_back_keys
-from vanrouter.controller.view import ViewKeeper, services_view
+from vanrouter.controller.view import ViewKeeper
 from vanrouter.controller.workloads import Workloads
 from vanrouter.controller.writing import Statuses, Wishes, told_endpoints, wished, write_router_map
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Call, Object
-from vanrouter.kube.channel import CONTROL_PORT, Leaf, Served, serve_channels, served
+from vanrouter.kube.channel import CONTROL_PORT, Leaf, Served, serve_channels
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
@@ -54,7 +54,17 @@ from vanrouter.kube.state import files_in, secret_of
 from vanrouter.kube.turns import TurnClient
 from vanrouter.pki.authority import LEAF_LIFETIME, van_name
 from vanrouter.resources import Resource
-from vanrouter.resources.kinds import TOKEN_VALUE, AttachedConnector, AttachedConnectorBinding, Connector, Link, Secret, Site
+from vanrouter.resources.kinds import (
+    TOKEN_VALUE,
+    AttachedConnector,
+    AttachedConnectorBinding,
+    Connector,
+    Link,
+    Listener,
+    MultiKeyListener,
+    Secret,
+    Site,
+)
 from vanrouter.stores.resources import Loaded, Problem
 
 __all__ = ["Controller"]
@@ -191,7 +201,8 @@ class Controller:
         for chore in self._chores:
             await self._step(chore.name, functools.partial(chore.do, Look(self.copies, site, resources, document, self._owners)))
         await self._step("identity", lambda: put_back_keys(self.copies, self.keys, self._owners))
-        await self._step("keys", lambda: self._write_keys(reached, links, given))
+        named = [r.spec.tls_credentials for r in resources if isinstance(r, Listener | MultiKeyListener | Connector)]
+        await self._step("keys", lambda: self._write_keys(reached, links, given, named))
         await self._step("link access", lambda: self._write_access(reached))
         await self._step("ports", lambda: self._write_router_map(reached, document))
         await self._step("services", self._write_services)
@@ -296,14 +307,15 @@ class Controller:
 
     # ---- Steps ---------------------------------------------------------------------------------------------------------------------------
 
-    async def _write_keys(self, reached: Reached, links: list[Link], given: dict[str, Secret]) -> None:
+    async def _write_keys(self, reached: Reached, links: list[Link], given: dict[str, Secret], named: list[str]) -> None:
         secrets = self.copies.of(SECRETS)
         current = files_in(secrets[KEYS_SECRET]) if KEYS_SECRET in secrets else {}
-        credentials = credentials_in(secrets, links, given)
+        credentials = credentials_in(secrets, links, given, named=named)
         hosts = [host for host, _ in reached.endpoints]
         made = compose_keys(current, self.keys, hosts=hosts, credentials=credentials, now=self._clock(), lifetime=self._lifetime)
         self._keys_at = made.look_at
         await self.copies.ensure(SECRETS, secret_of(KEYS_SECRET, KEYS, made.files, owners=self._owners), fenced=True)
+        self._statuses.leaf = made.dates
 
     async def _write_access(self, reached: Reached) -> None:
         if reached.service is not None:
@@ -325,7 +337,7 @@ class Controller:
         await self._send_all(calls)
 
     async def _write_view(self, connectors: list[Connector], services: list[dict[str, Any]]) -> None:
-        view = services_view(connectors, services, owners=self._owners)
+        view = self._view.view(connectors, services, self._owners)
         if self._view.may_write(view, self.copies.of(CONFIG_MAPS).get(SERVICES_MAP), now=trio.current_time()):
             await self.copies.ensure(CONFIG_MAPS, view)
 
@@ -404,11 +416,12 @@ class Controller:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         if self._shared is not None:
-            self._open_to(served(self._shown, self.routers.handle, self.routers.changed))
+            self._open_to(Served(self._shown, self.routers.handle, self.routers.changed, self.routers.refused))
             return
         listeners = await trio.open_tcp_listeners(self._port)
         self.port = listeners[0].socket.getsockname()[1]
-        serve = functools.partial(serve_channels, listeners, self._shown, self.routers.handle, changed=self.routers.changed)
+        routers = self.routers
+        serve = functools.partial(serve_channels, listeners, self._shown, routers.handle, changed=routers.changed, refused=routers.refused)
         nursery.start_soon(serve)
 
     def _shown(self) -> Leaf:

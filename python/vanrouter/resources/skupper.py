@@ -15,7 +15,7 @@ import msgspec
 
 from vanrouter.errors import InvalidResource
 from vanrouter.resources.effects import Note, Platform, notes_on
-from vanrouter.resources.kinds import KINDS, SKUPPER_API_VERSION, Link, Resource, Secret, Site
+from vanrouter.resources.kinds import KINDS, SKUPPER_API_VERSION, TLS_KEYS, Link, Resource, Secret, Site
 from vanrouter.resources.reading import read_document
 
 __all__ = ["Source", "Translation", "translate"]
@@ -84,7 +84,7 @@ def translate(sources: Iterable[Source], *, platform: Platform, namespace: str, 
     return made
 
 
-def _one(made: Translation, source: Source, platform: Platform, used: Collection[str]) -> Resource | None:
+def _one(made: Translation, source: Source, platform: Platform, used: Mapping[str, bool]) -> Resource | None:
     """The resource, or None with a note. Raises InvalidResource."""
     document = source.document
     if not isinstance(document, dict) or not all(isinstance(document.get(name), str) for name in ("apiVersion", "kind")):
@@ -109,8 +109,10 @@ def _one(made: Translation, source: Source, platform: Platform, used: Collection
     except InvalidResource as exc:
         if kind != Secret.KIND or _name(document) in used:
             raise
-        made.notes.append(Note(ref, f"is left out: no Link and no RouterAccess here names it, and {exc}", exc.hint))
+        made.notes.append(Note(ref, f"is left out: nothing here names it, and {exc}", exc.hint))
         return None
+    if isinstance(resource, Secret) and used.get(resource.name) and (lacks := next((k for k in TLS_KEYS if not resource.data.get(k)), "")):
+        raise InvalidResource(f"{ref}: data[{lacks}]", "is missing", hint="a link's credential has tls.crt, tls.key and ca.crt")
     if version == SKUPPER_API_VERSION and isinstance(resource, Link):
         made.notes.append(
             Note(
@@ -167,16 +169,16 @@ def _settled(resource: Resource) -> Resource:
     return msgspec.structs.replace(resource, metadata=metadata)
 
 
-def _credentials_used(sources: Iterable[Source]) -> set[str]:
-    """Secrets that links and accesses name: what is wrong with one of them is a fault."""
-    found = set()
+def _credentials_used(sources: Iterable[Source]) -> dict[str, bool]:
+    """Secrets that resources name, and whether for a link, which needs all of it: what is wrong with one of them is a fault."""
+    found: dict[str, bool] = {}
     for document in (s.document for s in sources if isinstance(s.document, dict)):
         spec = document.get("spec")
         named = spec.get("tlsCredentials") if isinstance(spec, dict) else None
         if document.get("kind") == "Link":
-            found.add(str(named or _name(document)))  # a link's own name is that of its credential, unless it says another
-        elif document.get("kind") == "RouterAccess" and named:
-            found.add(str(named))
+            found[str(named or _name(document))] = True  # a link's own name is that of its credential, unless it says another
+        elif named:
+            found[str(named)] = found.get(str(named), False) or document.get("kind") == "RouterAccess"
     return found
 
 

@@ -18,6 +18,7 @@ from vanrouter.kube.pods import Pod
 from vanrouter.plane import Visitor
 from vanrouter.sites.machine import local_addresses
 from vanrouter.stores import StateFiles
+from vanrouter.stores.resources import Problem
 from vanrouter.tokens import Endpoint
 from vanrouter.tokens.issuer import Answer
 from vanrouter.tokens.wire import BUSY
@@ -53,6 +54,7 @@ class InPod:
         self.namespace, self.name, self.link_port = namespace, name, link_port
         self.join: Join = _no_controller
         self.is_controlled: Callable[[], bool] = lambda: False  # whether there is a connection to the controller
+        self.problems: Callable[[], list[Problem]] = list  # what else is wrong, that only a router in a pod knows
         self.any_host = any_host or (ANY4 if any(":" not in address for address in local_addresses()) else "::")
         self._given = _Given()
         self._dialled: set[str] = set()  # the pods of other routers
@@ -80,6 +82,11 @@ class InPod:
     def endpoints(self) -> list[Endpoint]:
         """Where others reach the link access."""
         return [Endpoint(str(e.get("host", "")), int(e.get("port", 0))) for e in self._given.endpoints]
+
+    @property
+    def going(self) -> set[tuple[str, int]]:
+        """Of these, those that are told for a while only, because they went."""
+        return {(str(e.get("host", "")), int(e.get("port", 0))) for e in self._given.endpoints if e.get("going")}
 
     @property
     def learned(self) -> Mapping[str, list[tuple[str, int]]]:

@@ -43,6 +43,8 @@ pub enum Kind {
     Pong = 0x0C,
     /// The lane or its router is leaving.
     GoAway = 0x0D,
+    /// A stream leaves this lane, or comes to it.
+    Move = 0x0E,
     /// Bytes of a stream that its opener sends before it has the answer.
     Early = 0x0F,
 }
@@ -62,6 +64,7 @@ impl Kind {
             0x0B => Self::Ping,
             0x0C => Self::Pong,
             0x0D => Self::GoAway,
+            0x0E => Self::Move,
             0x0F => Self::Early,
             _ => return None,
         })

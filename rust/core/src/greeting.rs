@@ -12,7 +12,7 @@ use rustls::pki_types::ServerName;
 
 use crate::certificate::Leaf;
 use crate::frame::{self, Kind, MAX_REASON};
-use crate::handshake::{Hello, HelloCredit, RouterId, site_text};
+use crate::handshake::{FEATURE_MOVE, Hello, HelloCredit, RouterId, site_text};
 use crate::limits;
 use crate::record::{MAX_RECORD_PLAIN, Records, Tls, TlsError};
 use crate::tls::{ALPN_HTTP, ALPN_JOIN, ALPN_LANE, Credential, ago};
@@ -438,7 +438,7 @@ impl Greeting {
             cost,
             link_name,
             software: me.software.clone(),
-            features: 0,
+            features: FEATURE_MOVE,
             edge: me.edge,
         };
         if let Err(error) = records.seal(&hello.frame(), &mut self.outgoing) {

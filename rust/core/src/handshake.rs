@@ -254,6 +254,9 @@ impl Statement {
     }
 }
 
+/// In [`Hello::features`]: streams may move between the lanes of a trunk.
+pub const FEATURE_MOVE: u64 = 1;
+
 /// What a HELLO permits the other end before any CREDIT.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HelloCredit {
@@ -297,7 +300,7 @@ pub struct Hello {
     pub link_name: String,
     /// Software and version; may be empty.
     pub software: String,
-    /// Both must have set a bit for that feature to be used.
+    /// Both must have set a bit for that feature to be used; see [`FEATURE_MOVE`].
     pub features: u64,
     /// It carries no transit, and its OPENs are its own site's.
     pub edge: bool,

@@ -11,12 +11,16 @@
 //! * calls [`Mux::tick`] now and then.
 #![forbid(unsafe_code)]
 
+mod meter;
+mod moving;
 mod receive;
 mod send;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use meter::EPOCH;
+pub use moving::Detached;
 pub use receive::{Received, Violation};
 pub use send::{Blocked, Opening, Turn};
 
@@ -29,6 +33,8 @@ use slab::Slab;
 use crate::credit::Budget;
 use crate::handshake::HelloCredit;
 use crate::payload::{Class, GoAway};
+use meter::Traffic;
+use moving::Moves;
 use stream::{Flags, Stream};
 
 /// Ids from here on are not opened any more: the lane has to be replaced.
@@ -73,6 +79,8 @@ pub struct MuxConfig {
     pub ours: HelloCredit,
     /// What our HELLO permits the peer.
     pub theirs: HelloCredit,
+    /// Both ends know MOVE.
+    pub moves: bool,
     /// Streams that may be open at once.
     pub max_streams: usize,
     /// Silence after which a lane is suspect, if something is outstanding.
@@ -149,6 +157,9 @@ pub struct Mux {
     /// Turns of streams that were idle since a bulk stream had one.
     fresh_turns: u32,
 
+    moves: Box<Moves>,
+    traffic: Box<Traffic>,
+
     pong: Option<[u8; 8]>,
     ping: Option<[u8; 8]>,
     goaway: Option<(GoAway, String)>,
@@ -201,6 +212,8 @@ impl Mux {
             fresh: VecDeque::new(),
             bulk: VecDeque::new(),
             fresh_turns: 0,
+            moves: Box::default(),
+            traffic: Box::default(),
             pong: None,
             ping: None,
             goaway: None,
@@ -397,14 +410,21 @@ impl Mux {
             stream.close_window(budget);
             self.settle_early(&mut stream);
             self.ids.remove(&stream.id);
-            if self.streams.is_empty() && self.streams.capacity() > 64 {
-                // Ten thousand streams came and went: let their memory go too.
-                self.streams.shrink_to_fit();
-                self.ids.shrink_to_fit();
-                self.urgent.shrink_to_fit();
-                self.fresh.shrink_to_fit();
-                self.bulk.shrink_to_fit();
+            if stream.has(Flags::MOVING) {
+                self.moves.asked.remove(&key);
             }
+            self.shrink();
+        }
+    }
+
+    /// Ten thousand streams came and went: let their memory go too.
+    fn shrink(&mut self) {
+        if self.streams.is_empty() && self.streams.capacity() > 64 {
+            self.streams.shrink_to_fit();
+            self.ids.shrink_to_fit();
+            self.urgent.shrink_to_fit();
+            self.fresh.shrink_to_fit();
+            self.bulk.shrink_to_fit();
         }
     }
 

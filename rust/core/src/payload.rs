@@ -263,6 +263,28 @@ pub fn decode_amount(kind: Kind, payload: &[u8]) -> Result<u32, FrameError> {
     }
 }
 
+/// Parse the payload of MOVE: the name of the move, 0 for "no", and the bytes sent in this direction.
+///
+/// # Errors
+/// Malformed.
+pub fn decode_move(payload: &[u8]) -> Result<(u64, u64), FrameError> {
+    let mut rest = Reader(payload);
+    match (rest.u64(), rest.u64(), rest.0.is_empty()) {
+        (Some(name), Some(total), true) => Ok((name, total)),
+        _ => Err(FrameError::Malformed {
+            kind: Kind::Move,
+            what: "must be 16 bytes",
+        }),
+    }
+}
+
+/// Append MOVE.
+pub fn put_move(out: &mut Vec<u8>, stream: u32, name: u64, total: u64) {
+    out.extend_from_slice(&frame::header(stream, Kind::Move, 16));
+    out.extend_from_slice(&name.to_be_bytes());
+    out.extend_from_slice(&total.to_be_bytes());
+}
+
 /// Whole attributes to the end, no type twice.
 ///
 /// # Errors
@@ -359,6 +381,7 @@ mod tests {
             let _ = decode_open_ok(&bytes);
             let _ = decode_reason(Kind::Reset, &bytes);
             let _ = decode_amount(Kind::Credit, &bytes);
+            let _ = decode_move(&bytes);
             let _ = check_attributes(&bytes);
             let _ = frame::decode(&bytes);
         }

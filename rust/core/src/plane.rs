@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 
+use crate::classes::Place;
 use crate::contract::{Changes, Counters, Descriptor, Dial, Event, PlaneConfig, Snapshot};
 use crate::control::{
     BindStatus, Control, ControlConfig, DialFailure, EstablishedLane, Outcome, VisitorHandoff,
@@ -143,6 +144,9 @@ impl Plane {
             transit_total: AtomicU64::new(0),
             streams_total: AtomicU64::new(0),
             streams_open: AtomicU64::new(0),
+            streams_moved: AtomicU64::new(0),
+            next_move: AtomicU64::new(first_move()),
+            parking: Mutex::default(),
             streams_refused: AtomicU64::new(0),
             streams_reset: AtomicU64::new(0),
             handshakes_failed: AtomicU64::new(0),
@@ -315,6 +319,18 @@ impl Plane {
         Ok(())
     }
 
+    /// Lanes that were dialled for this link to this address take no new streams, and close with their last one.
+    ///
+    /// # Errors
+    /// The plane has stopped, or the address is none.
+    pub fn retire(&self, link: &str, host: &str, port: u16) -> Result<(), PlaneError> {
+        self.alive()?;
+        let address = address(host, port)?;
+        let shared = &self.inner.shared;
+        shared.broadcast(|| Job::Retire(link.to_owned(), address));
+        Ok(())
+    }
+
     /// The site's live routers, for the HELLO of new lanes.
     pub fn set_siblings(&self, boots: Vec<u64>) {
         self.control.set_siblings(boots);
@@ -472,6 +488,7 @@ impl Plane {
             events_dropped: shared.events.dropped(),
             transit_open: get(&shared.transit_open),
             transit_total: get(&shared.transit_total),
+            streams_moved: get(&shared.streams_moved),
             ..Counters::default()
         };
         self.inner.state().tallies(&mut counters);
@@ -479,6 +496,21 @@ impl Plane {
             counters.by_link.insert(router.to_string(), trunk.numbers());
         }
         counters
+    }
+
+    /// Let every stream go to another lane of its link, where there is one.
+    pub fn shuffle(&self) {
+        self.inner.shared.broadcast(|| Job::Shuffle);
+    }
+
+    /// The lanes to a router.
+    ///
+    /// # Errors
+    /// The router id is malformed.
+    pub fn lanes(&self, router: &str) -> Result<Vec<Place>, PlaneError> {
+        let table = self.inner.shared.table.load();
+        let trunk = table.trunks.get(&router_id(router)?);
+        Ok(trunk.map(|trunk| trunk.places()).unwrap_or_default())
     }
 
     /// Close everything and end the threads.
@@ -700,6 +732,12 @@ fn address(host: &str, port: u16) -> Result<SocketAddr, PlaneError> {
 fn router_id(text: &str) -> Result<RouterId, PlaneError> {
     text.parse()
         .map_err(|_| PlaneError::Config(format!("{text:?} is not a router id")))
+}
+
+/// The name of the first move: those of two routers must not meet. Never 0, also not later.
+fn first_move() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0u8) >> 1 | 1
 }
 
 /// A thread that gets no signals: they are for whoever embeds us.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use crate::classes::Place;
 use crate::contract::LinkStateEvent;
 use crate::handshake::RouterId;
 use crate::mux::Others;
@@ -50,6 +51,10 @@ pub struct LaneRef {
     pub received: AtomicU64,
     /// Its peer permits OPENs for which nobody waits.
     pub has_open_credit: AtomicBool,
+    /// Streams on it that move much, roughly.
+    pub bulky: AtomicU32,
+    /// Its worker moves bulk: whoever wants an answer soon goes elsewhere.
+    pub crowded: AtomicBool,
     health: AtomicU8,
     /// It owes us something and nothing was heard for a while; not yet for long.
     silent: AtomicBool,
@@ -75,6 +80,8 @@ impl LaneRef {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             has_open_credit: AtomicBool::new(true),
+            bulky: AtomicU32::new(0),
+            crowded: AtomicBool::new(false),
             health: AtomicU8::new(LaneHealth::Coming as u8),
             silent: AtomicBool::new(false),
         }
@@ -299,8 +306,8 @@ impl Trunk {
         change(&mut self.facts.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The lane for a new stream that was accepted by `worker`: the healthiest, then one whose peer permits another OPEN, then the one
-    /// with the fewest streams; a worker's own lane may have one more than the best, which saves moving the socket to another thread.
+    /// The lane for a new stream that was accepted by `worker`: the healthiest, then one whose peer permits another OPEN, then one beside
+    /// no bulk, then the one with the fewest streams; a worker's own lane may have one more than the best, which saves moving the socket to another thread.
     #[must_use]
     pub fn pick(&self, worker: usize) -> Option<Arc<LaneRef>> {
         self.pick_near(worker, 1)
@@ -318,13 +325,31 @@ impl Trunk {
                 2 * nearness + 1
             };
             let must_wait = !lane.has_open_credit.load(Ordering::Relaxed);
-            (lane.health(), must_wait, streams + away)
+            let crowded = lane.crowded.load(Ordering::Relaxed);
+            (lane.health(), must_wait, crowded, streams + away)
         };
         lanes
             .iter()
             .filter(|lane| lane.health() < LaneHealth::Leaving)
             .min_by_key(|lane| score(lane))
             .cloned()
+    }
+
+    /// The lanes as `classes` sees them; those that are gone are none.
+    #[must_use]
+    pub fn places(&self) -> Vec<Place> {
+        let lanes = self.lanes.load();
+        let present = lanes.iter().filter(|l| l.health() < LaneHealth::Coming);
+        present
+            .map(|lane| Place {
+                id: lane.id,
+                worker: lane.worker,
+                open: lane.health() == LaneHealth::Open,
+                crowded: lane.crowded.load(Ordering::Relaxed),
+                bulky: lane.bulky.load(Ordering::Relaxed),
+                streams: lane.streams.load(Ordering::Relaxed),
+            })
+            .collect()
     }
 
     /// What the control plane gets to see.

@@ -4,16 +4,21 @@
 //! bytes read from applications straight into the frames' places. No lock and no other thread is on that way. What comes
 //! from outside (new lanes, moved connections, commands) comes by one channel and a waker.
 //!
-//! The files: `conn` an application's connection, `lane` reading and writing one lane, `opening` from an accept to a stream,
-//! `target` from an OPEN to a target, `pair` a listener and a connector of the same router, `transit` a stream that crosses this router,
+//! The files: `conn` an application's connection, `lane` reading and writing one lane, `greeting` the TLS handshake of a client,
+//! `opening` from an accept to a stream, `leg` TLS toward an application, `target` from an OPEN to a target, `pair` a listener and a
+//! connector of the same router, `transit` a stream that crosses this router, `moving` a stream that changes lanes, `parking` where it is meanwhile,
 //! `waiting` who waits for permission to open, `accept` listening sockets.
 
 mod accept;
 mod conn;
+mod greeting;
 mod heap;
 mod lane;
+mod leg;
+mod moving;
 mod opening;
 mod pair;
+mod parking;
 mod socket;
 mod target;
 mod transit;
@@ -21,15 +26,17 @@ mod waiting;
 
 pub use conn::Embedded;
 pub(crate) use lane::MOST_MESSAGES;
+pub use moving::{Between, Settling};
 pub use opening::{Arrival, Client};
+pub use parking::Parking;
 pub(crate) use socket::set_keepalive;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -37,7 +44,9 @@ use hashbrown::HashMap;
 use mio::{Events as Ready, Poll, Token, Waker};
 use slab::Slab;
 
+use crate::app_tls::Slot as TlsSlot;
 use crate::chance::Chance;
+use crate::classes::Attention;
 use crate::contract::{Event, Strategy};
 use crate::control::EstablishedLane;
 use crate::credit::Budget;
@@ -87,6 +96,12 @@ pub struct Shared {
     pub streams_total: AtomicU64,
     /// Open now.
     pub streams_open: AtomicU64,
+    /// That went from one lane to another because we asked.
+    pub streams_moved: AtomicU64,
+    /// The name of the next move.
+    pub next_move: AtomicU64,
+    /// Streams between two lanes.
+    pub parking: Mutex<Parking<Between>>,
     /// That found no target.
     pub streams_refused: AtomicU64,
     /// That ended with a reset.
@@ -179,6 +194,8 @@ pub struct ListenerRef {
     pub strategy: Strategy,
     /// Its keys, at least one.
     pub keys: Box<[Weighted]>,
+    /// Its clients speak TLS.
+    pub tls: Option<TlsSlot>,
     /// What went through.
     pub tally: Arc<Tally>,
 }
@@ -202,12 +219,18 @@ pub enum Job {
     Cross(u64, Arc<Crossing>, Box<Onward>),
     /// There is something in the mailbox of this side.
     Hop(Arc<Crossing>, usize),
+    /// Let every stream go to another lane.
+    Shuffle,
+    /// Put a stream on a lane.
+    Settle(Box<Settling>),
     /// Tell every peer.
     GoAway(GoAway, String),
     /// Close all lanes to this router.
     Cut(RouterId, String),
     /// Close all lanes that were dialled for this link.
     CloseLink(String),
+    /// Of these, those to this address take no new streams and close with their last one.
+    Retire(String, SocketAddr),
     /// Close everything and end the thread.
     Stop,
 }
@@ -218,6 +241,8 @@ pub struct WorkerHandle {
     jobs: Sender<Job>,
     waker: Arc<Waker>,
     lanes: Arc<AtomicU64>,
+    /// Somebody speaks there now and then; see `classes`.
+    has_dialogue: Arc<AtomicBool>,
     /// Connections in its channel.
     arrivals: Arc<AtomicUsize>,
 }
@@ -307,6 +332,8 @@ pub struct Worker {
     /// Connections that wait for something with a deadline; looked at on every tick.
     timed: Vec<ConnId>,
     ticked: Instant,
+    epoch_began: Instant,
+    attention: Attention,
     scratch: Box<Scratch>,
     chance: Chance,
     /// Pairs that have more to move.
@@ -332,6 +359,7 @@ pub fn create(index: usize, shared: Arc<Shared>) -> io::Result<(Worker, WorkerHa
         jobs: sender,
         waker,
         lanes: Arc::clone(&own_lanes),
+        has_dialogue: Arc::default(),
         arrivals: Arc::clone(&arrivals),
     };
     let now = Instant::now();
@@ -356,6 +384,8 @@ pub fn create(index: usize, shared: Arc<Shared>) -> io::Result<(Worker, WorkerHa
         offered: Vec::new(),
         timed: Vec::new(),
         ticked: now,
+        epoch_began: now,
+        attention: Attention::default(),
         scratch: Box::new(Scratch::new()),
         chance: Chance::new(),
         busy_pairs: Vec::new(),
@@ -463,6 +493,8 @@ impl Worker {
                     }
                 }
                 Job::Cross(lane, crossing, onward) => self.cross(lane, &crossing, onward),
+                Job::Shuffle => self.shuffle(),
+                Job::Settle(settling) => self.settle(*settling),
                 Job::Hop(crossing, side) => self.hop_news.push((crossing, side)),
                 Job::GoAway(code, reason) => {
                     for key in self.lane_indices() {
@@ -491,6 +523,7 @@ impl Worker {
                         }
                     }
                 }
+                Job::Retire(link, address) => self.retire_lanes(&link, address),
                 Job::Stop => self.stopping = true,
             }
         }
@@ -522,6 +555,7 @@ impl Worker {
     fn tick(&mut self) {
         self.ticked = self.now;
         self.tick_lanes();
+        self.tend_classes();
         let timed = std::mem::take(&mut self.timed);
         for id in timed {
             self.tick_conn(id);
@@ -536,6 +570,7 @@ impl Worker {
             heap::trim();
         }
         if self.index == 0 {
+            self.end_overdue(self.now);
             self.shared.events.wake_for_ends();
             if let Some(tick) = self.shared.on_tick.get() {
                 (tick.0)(self.now);
@@ -557,6 +592,7 @@ impl Worker {
         for index in rest {
             self.abort(index as u32, Class::Drain, "the router stops");
         }
+        self.end_all_parked("the router stops");
     }
 }
 

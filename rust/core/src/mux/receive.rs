@@ -79,6 +79,40 @@ pub enum Received<'a> {
         /// In words.
         reason: &'a str,
     },
+    /// The peer asks for a stream: [`Mux::let_go`] or [`Mux::keep`].
+    Asked {
+        /// Whose stream.
+        owner: u32,
+        /// The stream.
+        key: Key,
+        /// Of the move, for the lane where it goes on.
+        name: u64,
+    },
+    /// A stream that we asked for may go: [`Mux::take_left`], then [`Mux::open_moved`] on another lane.
+    Left {
+        /// Whose stream.
+        owner: u32,
+        /// The stream.
+        key: Key,
+    },
+    /// A stream came here that the peer had asked for: [`Mux::adopt`] or [`Mux::refuse_moved`].
+    Moved {
+        /// Its number from now on.
+        id: u32,
+        /// Of the move.
+        name: u64,
+        /// Bytes that were sent to us before.
+        total: u64,
+    },
+    /// RESET for a stream that is not here any more. If it left and has not come to its new lane, it is over.
+    LateReset {
+        /// Its number.
+        id: u32,
+        /// Who did it.
+        class: Class,
+        /// In words.
+        reason: &'a str,
+    },
     /// A piece of the byte stream of control messages: then [`Mux::control_consumed`].
     Control(&'a [u8]),
     /// The peer or the lane is leaving.
@@ -124,6 +158,14 @@ impl Mux {
             Kind::Open => return self.receive_open(id, payload, budget, now),
             _ => {}
         }
+        if kind == Kind::Move {
+            if !self.config.moves {
+                return Err(unexpected("we did not agree on it"));
+            }
+            if !self.is_ours(id) && id > self.highest_theirs {
+                return self.receive_moved(id, payload, now);
+            }
+        }
         if self.is_unsent(id) {
             return Err(unexpected("this stream was never opened"));
         }
@@ -153,6 +195,7 @@ impl Mux {
                         .received(len)
                         .map_err(|_| unexpected("more than was granted"))?;
                 }
+                self.traffic.count(key, stream, len);
                 Ok(Some(Received::Data {
                     owner: stream.owner,
                     key,
@@ -221,6 +264,7 @@ impl Mux {
                     key,
                 }))
             }
+            Kind::Move => self.receive_move(key, payload, now),
             Kind::Reset => {
                 let (class, reason) = payload::decode_reason(kind, payload)?;
                 if stream.has(Flags::ASKED) {
@@ -316,7 +360,7 @@ impl Mux {
                 "the memory budget has no room for another stream",
             ));
         };
-        let mut stream = Stream::new(id, u32::MAX, Flags::ASKING, window, now);
+        let mut stream = Stream::new(id, u32::MAX, Flags::ASKING, window, self.traffic.epoch, now);
         stream.credit = open.credit;
         stream.received = u64::from(early);
         stream.early_received = early;
@@ -431,7 +475,7 @@ impl Mux {
         &mut self,
         id: u32,
         kind: Kind,
-        payload: &[u8],
+        payload: &'a [u8],
     ) -> Result<Option<Received<'a>>, Violation> {
         let known = if self.is_ours(id) {
             id < self.next_id
@@ -457,11 +501,19 @@ impl Mux {
                 })?;
             self.due_early += len;
         }
+        if kind == Kind::Move {
+            payload::decode_move(payload)?;
+        }
+        if kind == Kind::Reset && self.config.moves {
+            let (class, reason) = payload::decode_reason(kind, payload)?;
+            let class = Class::from_wire(class);
+            return Ok(Some(Received::LateReset { id, class, reason }));
+        }
         // What was under way when a stream ended is nobody's fault: no glitch.
         Ok(None)
     }
 
-    fn glitch<'a>(&mut self, now: Instant) -> Result<Option<Received<'a>>, Violation> {
+    pub(super) fn glitch<'a>(&mut self, now: Instant) -> Result<Option<Received<'a>>, Violation> {
         if now.saturating_duration_since(self.glitches_since) >= GLITCH_SPAN {
             self.glitches_since = now;
             self.glitches = 0;

@@ -108,7 +108,7 @@ impl Mux {
         self.unanswered += 1;
         self.outstanding_since.get_or_insert(now);
         self.early -= early;
-        let mut stream = Stream::new(id, owner, Flags::ASKED, window, now);
+        let mut stream = Stream::new(id, owner, Flags::ASKED, window, self.traffic.epoch, now);
         stream.sent = u64::from(early);
         stream.early_room = MAX_EARLY.saturating_sub(early) as u16;
         let inside = opening.early.len().min(
@@ -172,7 +172,7 @@ impl Mux {
         self.end(key, Flags::WANT_RESET, class, reason, budget);
     }
 
-    fn end(&mut self, key: Key, what: u16, class: Class, reason: &str, budget: &Budget) {
+    fn end(&mut self, key: Key, what: u32, class: Class, reason: &str, budget: &Budget) {
         let Some(stream) = self.streams.get_mut(key as usize) else {
             return;
         };
@@ -181,13 +181,20 @@ impl Mux {
         }
         let asked = stream.has(Flags::ASKED);
         let asking = stream.has(Flags::ASKING);
+        let is_moving = stream.has(Flags::MOVING);
         stream.clear(
             Flags::ASKED
                 | Flags::ASKING
                 | Flags::READABLE
                 | Flags::WANT_CREDIT
-                | Flags::WANT_RETURN,
+                | Flags::WANT_RETURN
+                | Flags::MOVING
+                | Flags::WANT_MOVE
+                | Flags::WANT_NO,
         );
+        if is_moving {
+            self.moves.asked.remove(&key);
+        }
         stream.set(Flags::GONE | what);
         stream.end = Some((class, reason.into()));
         stream.close_window(budget);
@@ -295,6 +302,7 @@ impl Mux {
             return;
         };
         stream.sent += u64::from(bytes);
+        self.traffic.count(key, stream, bytes);
         stream.last_sent = now;
         if stream.has(Flags::ASKED) {
             stream.early_room = stream.early_room.saturating_sub(bytes as u16);
@@ -403,6 +411,10 @@ impl Mux {
         self.due_early += early;
         if grant > 0 && open {
             stream.due += grant;
+            if stream.has(Flags::MOVING) {
+                // It is said on the lane where it goes on.
+                return;
+            }
             stream.set(Flags::WANT_CREDIT);
             self.push_urgent(key);
         }
@@ -439,7 +451,9 @@ impl Mux {
             && self.opening.is_empty()
             && self.fresh.is_empty()
             && self.bulk.is_empty()
-            && self.refusals.is_empty())
+            && self.refusals.is_empty()
+            && self.moves.parting.is_empty()
+            && self.moves.strays.is_empty())
             || self.pong.is_some()
             || self.ping.is_some()
             || self.goaway.is_some()
@@ -470,6 +484,9 @@ impl Mux {
         while let Some((id, class, reason)) = self.refusals.pop_front() {
             payload::put_reason(out, id, Kind::OpenErr, class as u8, reason);
             self.due_opens += 1;
+        }
+        if !(self.moves.parting.is_empty() && self.moves.strays.is_empty()) {
+            self.put_partings(out);
         }
         let mut behind_opens = Vec::new();
         while let Some((key, id)) = self.urgent.pop_front() {
@@ -528,11 +545,14 @@ impl Mux {
         }
         if stream.has(Flags::WANT_RETURN) {
             stream.clear(Flags::WANT_RETURN);
-            if !stream.has(Flags::READABLE) && stream.credit > FLOOR {
+            if !stream.has(Flags::READABLE | Flags::MOVING) && stream.credit > FLOOR {
                 let above = stream.credit - FLOOR;
                 stream.credit = FLOOR;
                 frame::put(out, id, Kind::CreditReturn, &above.to_be_bytes());
             }
+        }
+        if stream.has(Flags::WANT_NO | Flags::WANT_MOVE) {
+            self.put_moves(key, out);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Two muxes joined by two byte queues: what one puts, the other receives, in chunks of any size.
 
+mod moving;
 mod rules;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ fn config(dialler: bool) -> MuxConfig {
         dialler,
         ours: GRANT,
         theirs: GRANT,
+        moves: true,
         max_streams: 64,
         suspect_after: Duration::from_secs(1),
         dead_after: Duration::from_secs(6),
@@ -175,7 +177,8 @@ impl End {
                     self.release_if_done(owner);
                 }
                 Some(Received::Control(bytes)) => self.control.extend_from_slice(bytes),
-                Some(Received::GoAway { .. }) => {}
+                Some(Received::GoAway { .. } | Received::LateReset { .. }) => {}
+                Some(other) => panic!("nobody moves here: {other:?}"),
             }
         }
         at

@@ -70,6 +70,11 @@ impl Embedded {
 /// What a connection is doing.
 #[derive(Debug)]
 pub(super) enum Stage {
+    /// A client of a listener with TLS, before its handshake is done: no target hears of it yet.
+    Greeting {
+        opening: Box<Opening>,
+        deadline: Instant,
+    },
     /// No target to try now; looked at again on ticks.
     Parked(Box<Opening>),
     /// The lane has no open credit.
@@ -290,11 +295,10 @@ impl Conn {
     /// End our direction toward the application, if the peer's has ended and everything is written.
     pub fn shut_if_due(&mut self) {
         if self.fin && !self.shut && self.queue.is_empty() {
-            self.shut = true;
             if let Some(embedded) = &self.embedded {
                 embedded.set_fin();
             }
-            self.socket.shutdown_write();
+            self.shut = self.socket.shutdown_write();
         }
     }
 }
@@ -350,6 +354,10 @@ impl Worker {
             self.connect_progress(id);
             return;
         }
+        if let Stage::Greeting { .. } = conn.stage {
+            self.greet(id);
+            return;
+        }
         let left = event.is_read_closed() && event.is_write_closed();
         let wants_reset = left
             && conn
@@ -364,6 +372,13 @@ impl Worker {
                 Ok(None) => "the application reset it".to_owned(),
             };
             self.abort(id.0, class, &reason);
+            return;
+        }
+        if event.is_writable()
+            && let Err(error) = conn.socket.flush()
+        {
+            let class = conn.own_class();
+            self.abort(id.0, class, &error.to_string());
             return;
         }
         match conn.stage {
@@ -382,7 +397,8 @@ impl Worker {
                 }
             }
             Stage::Paired { other } => self.pump_pair(id, other),
-            Stage::Parked(_)
+            Stage::Greeting { .. }
+            | Stage::Parked(_)
             | Stage::Waiting { .. }
             | Stage::PairWaiting { .. }
             | Stage::Connecting { .. }
@@ -478,7 +494,10 @@ impl Worker {
                     self.forget(client.0, Some((class, reason)));
                 }
             }
-            Stage::Parked(_) | Stage::Waiting { .. } | Stage::PairWaiting { .. } => {}
+            Stage::Greeting { .. }
+            | Stage::Parked(_)
+            | Stage::Waiting { .. }
+            | Stage::PairWaiting { .. } => {}
         }
         self.forget(index, Some((class, reason)));
     }

@@ -1,6 +1,7 @@
 //! One lane: what it holds, how it begins, how alive it is, and how it ends. `reading` and `writing` move its bytes.
 
 mod reading;
+mod retiring;
 mod writing;
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use super::waiting::Waiting;
 use super::{Source, Worker, token};
 use crate::control::EstablishedLane;
 use crate::frame::MAX_FRAME;
+use crate::handshake::FEATURE_MOVE;
 use crate::mux::{Liveness, Mux, MuxConfig};
 use crate::payload::{Class, GoAway};
 use crate::record::{MAX_RECORD, RECORD_OVERHEAD, Records, sealed_len};
@@ -110,6 +112,8 @@ pub(super) struct Lane {
     pub promised: u32,
     /// Streams that cross, whose OPEN waits for its batch: with so much early data, and perhaps with their end.
     pub opened: Vec<(Arc<Crossing>, u32, bool)>,
+    /// It closes with its last stream.
+    retired: bool,
 }
 
 impl Lane {
@@ -152,6 +156,7 @@ impl Worker {
                 dialler: established.dialler,
                 ours: established.peer.credit,
                 theirs: established.granted,
+                moves: established.peer.features & FEATURE_MOVE != 0,
                 max_streams: timing.max_streams,
                 suspect_after: timing.suspect_after,
                 dead_after: timing.dead_after,
@@ -180,6 +185,7 @@ impl Worker {
             waiting: Waiting::default(),
             promised: 0,
             opened: Vec::new(),
+            retired: false,
         });
         let entry = self.lanes.vacant_entry();
         let key = entry.key();
@@ -326,7 +332,10 @@ impl Worker {
                 lane.trunk.update(|facts| facts.rtt = rtt);
                 if health == LaneHealth::Leaving && lane.mux.stream_count() == 0 {
                     // Replaced, and its last stream has ended.
-                    if lane.mux.peer_leaving() == Some(GoAway::Replaced) || lane.mux.is_used_up() {
+                    if lane.mux.peer_leaving() == Some(GoAway::Replaced)
+                        || lane.mux.is_used_up()
+                        || lane.retired
+                    {
                         self.close_lane(key, Some(GoAway::Shutdown), "replaced");
                     }
                 }
@@ -402,6 +411,9 @@ impl Worker {
             }
         }
         lane.mux.close(&self.shared.budget);
+        if !lane.trunk.is_up() {
+            self.end_parked_of(&lane.trunk, reason);
+        }
         let waiting = std::mem::take(&mut lane.waiting);
         self.turn_away(&waiting);
         let _ = self.poll.registry().deregister(&mut lane.socket);

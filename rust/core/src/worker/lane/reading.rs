@@ -257,6 +257,12 @@ impl Worker {
                 }
                 self.forget(owner, Some((class, reason)));
             }
+            Received::Asked { owner, key, name } => self.stream_asked(lane, owner, key, name),
+            Received::Left { owner, key } => self.stream_left(lane, owner, key),
+            Received::Moved { id, name, total } => {
+                return self.stream_moved(lane, lane_key, id, (name, total));
+            }
+            Received::LateReset { id, class, reason } => self.late_reset(lane, id, class, reason),
             Received::Control(bytes) => return self.take_control(lane, bytes),
             Received::GoAway { code, reason } => match code {
                 GoAway::Drain => {

@@ -1,0 +1,405 @@
+//! Streams that change lanes while applications use them: nothing is lost, doubled or cut, whatever happens meanwhile; and bulk
+//! leaves the lane of a dialogue.
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use common::planes::{Network, Router, loopback};
+use common::scripts::storm;
+use socket2::SockRef;
+use van_core::classes::Place;
+use van_core::plane::Plane;
+
+const MIB: usize = 1 << 20;
+
+/// While `work` runs, both ends send every stream to another lane again and again.
+fn while_shuffled<T>(network: &Network, pause: Duration, work: impl FnOnce() -> T) -> T {
+    let planes = [&network.north.plane, &network.south.plane];
+    shuffled(planes, pause, work)
+}
+
+fn shuffled<T>(planes: [&Plane; 2], pause: Duration, work: impl FnOnce() -> T) -> T {
+    /// Ends the shuffling also when `work` panics.
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for (plane, part) in planes.into_iter().zip([1, 2]) {
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    plane.shuffle();
+                    std::thread::sleep(pause * part);
+                }
+            });
+        }
+        let _over = Over(&over);
+        work()
+    })
+}
+
+fn moved(network: &Network) -> u64 {
+    [&network.north, &network.south]
+        .map(|router| router.plane.counters().streams_moved)
+        .iter()
+        .sum()
+}
+
+/// The byte at each place differs from its neighbours, also a frame or a window away.
+fn byte(seed: usize, at: usize) -> u8 {
+    ((at ^ (at >> 8) ^ (at >> 16)).wrapping_mul(167) >> 3 ^ seed) as u8
+}
+
+fn send(mut socket: &TcpStream, seed: usize, len: usize) -> std::io::Result<()> {
+    let mut at = 0;
+    while at < len {
+        let end = (at + 65_536).min(len);
+        let bytes: Vec<u8> = (at..end).map(|at| byte(seed, at)).collect();
+        socket.write_all(&bytes)?;
+        at = end;
+    }
+    Ok(())
+}
+
+/// Read to the end and check every byte; says how many there were, and how it ended.
+fn check(mut socket: &TcpStream, seed: usize, pause: Duration) -> (usize, std::io::Result<()>) {
+    let mut buffer = vec![0; 65_536];
+    let mut at = 0;
+    loop {
+        match socket.read(&mut buffer) {
+            Ok(0) => return (at, Ok(())),
+            Ok(count) => {
+                for (offset, got) in buffer[..count].iter().enumerate() {
+                    assert_eq!(*got, byte(seed, at + offset), "at {}", at + offset);
+                }
+                at += count;
+                std::thread::sleep(pause);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return (at, Err(error)),
+        }
+    }
+}
+
+fn connect(network: &Network) -> (TcpStream, TcpStream) {
+    let client = TcpStream::connect(network.entrance).expect("it listens");
+    let (server, _) = network.backend.accept().expect("it arrives");
+    for socket in [&client, &server] {
+        let patience = Some(Duration::from_secs(30));
+        socket.set_read_timeout(patience).expect("an option");
+    }
+    (client, server)
+}
+
+/// Both ends send at once, end, and read to the end.
+fn exchange(client: &TcpStream, server: &TcpStream, len: usize, pause: Duration) {
+    std::thread::scope(|scope| {
+        for (socket, seed) in [(client, 1), (server, 2)] {
+            scope.spawn(move || {
+                send(socket, seed, len).expect("sent");
+                socket.shutdown(Shutdown::Write).expect("ended");
+            });
+        }
+        let reader = scope.spawn(move || check(client, 2, pause));
+        let (got, end) = check(server, 1, Duration::ZERO);
+        assert_eq!((got, end.is_ok()), (len, true), "{end:?}");
+        let (got, end) = reader.join().expect("checked");
+        assert_eq!((got, end.is_ok()), (len, true), "{end:?}");
+    });
+}
+
+#[test]
+fn a_stream_that_moves_all_the_time_carries_64_mib_each_way_and_a_slow_reader_loses_nothing() {
+    let mut network = Network::new(2, |_| {});
+    let (client, server) = connect(&network);
+    while_shuffled(&network, Duration::from_millis(10), || {
+        exchange(&client, &server, 64 * MIB, Duration::ZERO);
+    });
+    let often = moved(&network);
+    assert!(often >= 5, "it moved {often} times");
+    let (client, server) = connect(&network);
+    while_shuffled(&network, Duration::from_millis(5), || {
+        exchange(&client, &server, 4 * MIB, Duration::from_millis(5));
+    });
+    assert!(moved(&network) > often);
+    network.quiet();
+}
+
+#[test]
+fn a_direction_that_has_ended_stays_ended_when_the_other_moves() {
+    let mut network = Network::new(3, |config| config.workers = 3);
+    let (client, server) = connect(&network);
+    while_shuffled(&network, Duration::from_millis(3), || {
+        send(&client, 1, MIB).expect("sent");
+        client.shutdown(Shutdown::Write).expect("ended");
+        let (got, end) = check(&server, 1, Duration::ZERO);
+        assert_eq!((got, end.is_ok()), (MIB, true), "{end:?}");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                send(&server, 2, 16 * MIB).expect("sent");
+                server.shutdown(Shutdown::Write).expect("ended");
+            });
+            let (got, end) = check(&client, 2, Duration::ZERO);
+            assert_eq!((got, end.is_ok()), (16 * MIB, true), "{end:?}");
+        });
+    });
+    assert!(moved(&network) > 0);
+    network.quiet();
+}
+
+#[test]
+fn an_abort_in_the_middle_of_a_move_is_an_abort_at_the_other_end() {
+    let mut network = Network::new(2, |_| {});
+    while_shuffled(&network, Duration::from_millis(1), || {
+        for round in 0..40 {
+            let (client, server) = connect(&network);
+            let (leaves, stays) = if round % 2 == 0 {
+                (client, server)
+            } else {
+                (server, client)
+            };
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let _ = send(&leaves, 1, (round % 7) * MIB / 2 + 1);
+                    SockRef::from(&leaves)
+                        .set_linger(Some(Duration::ZERO))
+                        .expect("an option");
+                    drop(leaves);
+                });
+                let (got, end) = check(&stays, 1, Duration::ZERO);
+                assert!(end.is_err(), "a clean end after {got} bytes");
+            });
+        }
+    });
+    network.quiet();
+}
+
+#[test]
+fn random_streams_that_move_all_the_time_end_whole_or_reset_and_leave_nothing() {
+    let mut network = Network::new(2, |_| {});
+    let granted = |n: &Network| [&n.north, &n.south].map(|r| r.plane.counters().bytes_granted);
+    let before = granted(&network);
+    let (entrance, backend) = (
+        network.entrance,
+        network.backend.try_clone().expect("a descriptor"),
+    );
+    while_shuffled(&network, Duration::from_millis(2), || {
+        storm(entrance, &backend, 7, Duration::from_secs(3), || {});
+    });
+    network.quiet();
+    assert!(moved(&network) > 50, "{}", moved(&network));
+    for (now, then) in granted(&network).into_iter().zip(before) {
+        assert!(
+            now >= then && now <= then + 2 * MIB as u64,
+            "{now} bytes granted, {then} before"
+        );
+    }
+    let streams = |router: &Router| {
+        let counters = router.plane.counters();
+        counters.by_link.values().map(|link| link[0]).sum::<u64>()
+    };
+    assert_eq!(streams(&network.north) + streams(&network.south), 0);
+    network
+        .north
+        .plane
+        .cut(&network.south.id(), "done")
+        .expect("an id");
+    for router in [&mut network.north, &mut network.south] {
+        router.wait("the end of the link", |r| {
+            (r.plane.counters().bytes_granted == 0).then_some(())
+        });
+    }
+}
+
+/// A port in front of another; dropping what it sent cuts the connections that go through it.
+fn relay(to: SocketAddr) -> (SocketAddr, Sender<()>) {
+    let port = TcpListener::bind(loopback(0)).expect("a port");
+    let address = port.local_addr().expect("its address");
+    let (cut, cuts) = channel::<()>();
+    std::thread::spawn(move || {
+        let (near, _) = port.accept().expect("a lane");
+        let far = TcpStream::connect(to).expect("it listens");
+        for (from, to) in [(&near, &far), (&far, &near)] {
+            let (mut from, mut to) = (
+                from.try_clone().expect("a descriptor"),
+                to.try_clone().expect("a descriptor"),
+            );
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        }
+        let _ = cuts.recv();
+        for socket in [near, far] {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    });
+    (address, cut)
+}
+
+#[test]
+fn a_stream_whose_lane_is_lost_while_it_moves_is_reset_and_never_cut_short() {
+    let mut cut_short = 0;
+    for round in 0..6 {
+        let mut network = Network::new(1, |config| config.workers = 3);
+        let mut cuts = Vec::new();
+        for id in 2..=3 {
+            let (address, cut) = relay(network.access);
+            let (_, reason, error) = network.north.dial(id, address);
+            assert_eq!(reason, "", "{error}");
+            cuts.push(cut);
+        }
+        network.south.wait("its lanes", |r| {
+            r.links.values().any(|l| l.lanes == 3).then_some(())
+        });
+        let streams: Vec<_> = (0..4).map(|_| connect(&network)).collect();
+        while_shuffled(&network, Duration::from_millis(1), || {
+            std::thread::scope(|scope| {
+                let mut ends = Vec::new();
+                for (client, server) in &streams {
+                    for (socket, seed) in [(client, 1), (server, 2)] {
+                        scope.spawn(move || {
+                            if send(socket, seed, 12 * MIB).is_ok() {
+                                let _ = socket.shutdown(Shutdown::Write);
+                            }
+                        });
+                    }
+                    for (socket, seed) in [(client, 2), (server, 1)] {
+                        ends.push(scope.spawn(move || check(socket, seed, Duration::ZERO)));
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(20 + 7 * round));
+                drop(cuts.swap_remove(round as usize % 2));
+                for end in ends {
+                    let (got, end) = end.join().expect("checked");
+                    match end {
+                        Ok(()) => assert_eq!(got, 12 * MIB, "a clean end that is none"),
+                        Err(error) => {
+                            assert_ne!(error.kind(), ErrorKind::WouldBlock, "it hangs");
+                            cut_short += 1;
+                        }
+                    }
+                }
+            });
+        });
+        drop(streams);
+        network.quiet();
+        for router in [&mut network.north, &mut network.south] {
+            router.listen();
+            for end in &router.ends {
+                assert!(
+                    ["", "link", "client", "target"].contains(&end.stream_class),
+                    "{end:?}"
+                );
+            }
+        }
+    }
+    assert!(cut_short > 0, "no lane was lost in time");
+}
+
+/// A stream of which one end reads and the other sends without end, until it is dropped.
+struct Flood {
+    client: TcpStream,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    fn new(network: &Network) -> Self {
+        let (client, mut server) = connect(network);
+        let mut reader = client.try_clone().expect("a descriptor");
+        Self {
+            client,
+            threads: vec![
+                std::thread::spawn(move || while server.write_all(&[7; 65_536]).is_ok() {}),
+                std::thread::spawn(move || {
+                    let mut buffer = vec![0; 262_144];
+                    while reader.read(&mut buffer).is_ok_and(|count| count > 0) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }),
+            ],
+        }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        let _ = self.client.shutdown(Shutdown::Both);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Ask and answer once.
+fn speak(client: &mut TcpStream, server: &mut TcpStream) {
+    let mut word = [0; 5];
+    client.write_all(b"hello").expect("sent");
+    server.read_exact(&mut word).expect("heard");
+    server.write_all(&word).expect("answered");
+    client.read_exact(&mut word).expect("heard");
+}
+
+#[test]
+fn bulk_leaves_the_lane_of_a_dialogue_and_new_streams_avoid_it_and_it_spreads_when_nobody_speaks() {
+    let mut network = Network::new(2, |_| {});
+    let (north, south) = (network.north.id(), network.south.id());
+    let lanes = |network: &Network| -> Vec<Place> {
+        let mut lanes = network.south.plane.lanes(&north).expect("an id");
+        lanes.sort_by_key(|lane| lane.worker);
+        lanes
+    };
+    let bulky =
+        |network: &Network| -> Vec<u32> { lanes(network).iter().map(|l| l.bulky).collect() };
+    let floods: Vec<Flood> = (0..4).map(|_| Flood::new(&network)).collect();
+    let (mut client, mut server) = connect(&network);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    // Both ends have to see it: one leads, the other has the listener.
+    let apart = |network: &Network| {
+        let places = network.north.plane.lanes(&south).expect("an id");
+        bulky(network) == [0, 4] && places.iter().filter(|p| p.crowded).count() == 1
+    };
+    while !apart(&network) {
+        assert!(Instant::now() < deadline, "{:?}", lanes(&network));
+        speak(&mut client, &mut server);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(network.south.plane.counters().streams_moved >= 2);
+    assert_eq!(
+        network.north.plane.counters().streams_moved,
+        0,
+        "one end leads"
+    );
+
+    let before: Vec<u32> = lanes(&network).iter().map(|l| l.streams).collect();
+    let new: Vec<_> = (0..6).map(|_| connect(&network)).collect();
+    let after: Vec<u32> = lanes(&network).iter().map(|l| l.streams).collect();
+    assert_eq!(after, [before[0] + 6, before[1]], "new streams beside bulk");
+    drop((new, client, server));
+
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while bulky(&network) != [2, 2] {
+        assert!(Instant::now() < deadline, "{:?}", lanes(&network));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(floods);
+    network.quiet();
+}
+
+#[test]
+fn with_one_lane_nothing_moves() {
+    let network = Network::new(1, |_| {});
+    let _flood = Flood::new(&network);
+    let (mut client, mut server) = connect(&network);
+    for _ in 0..60 {
+        speak(&mut client, &mut server);
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    assert_eq!(moved(&network), 0);
+}
