@@ -93,10 +93,13 @@ class World:
 
     @contextlib.asynccontextmanager
     async def router(self, namespace: str, port: int, *, pod: str = "van-router-0") -> AsyncIterator[FakeRouter]:
-        """With the keys of that namespace."""
+        """With the keys of that namespace, and connected."""
         router = FakeRouter(await router_leaf(self.client, namespace), port, pod=pod)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(router.run)
+            with trio.fail_after(15):
+                while not router.link.is_connected:  # noqa: ASYNC110 - of another end
+                    await trio.sleep(0.02)
             yield router
             nursery.cancel_scope.cancel()
 
