@@ -36,15 +36,16 @@ class ClusterCustoms(CustomWatch):
     def parts(self) -> Mapping[str, Mapping[str, Object]]:
         if self._parts is None:
             self._parts = {}
-            for watcher, _ in self._watchers.values():
-                for (namespace, _name), value in watcher.objects.items():
+            for kind in self._kept.keys() | self._watchers.keys():
+                for (namespace, _name), value in self.of_kind(kind).items():
                     self._parts.setdefault(namespace, {})[custom_where(value)] = value
         return self._parts
 
     def of_kind(self, kind: str) -> Mapping[tuple[str, str], Object]:
-        """By namespace and name."""
+        """By namespace and name; of one that we may no longer list what there was."""
+        kept = {(str(v["metadata"].get("namespace")), str(v["metadata"]["name"])): v for v in self._kept.get(kind, ())}
         found = self._watchers.get(kind)
-        return found[0].objects if found is not None else {}
+        return found[0].objects if found is not None and not kept else {**kept, **(found[0].objects if found is not None else {})}
 
     def is_current(self, kind: str) -> bool:
         found = self._watchers.get(kind)
