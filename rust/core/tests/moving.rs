@@ -9,10 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
+use common::Ca;
+use common::peer::{Peer, Wire};
 use common::planes::{Network, Router, loopback};
 use common::scripts::storm;
 use socket2::SockRef;
 use van_core::classes::Place;
+use van_core::frame::Kind;
+use van_core::payload::Class;
 use van_core::plane::Plane;
 
 const MIB: usize = 1 << 20;
@@ -319,6 +323,47 @@ fn a_stream_whose_lane_is_lost_while_it_moves_is_reset_and_never_cut_short() {
         }
     }
     panic!("no lane was lost in time");
+}
+
+#[test]
+fn a_move_whose_lane_is_lost_before_its_answer_is_taken_back_on_another_lane() {
+    let ca = Ca::new("CA");
+    let mut router = Router::start("north", &ca, |_| {});
+    let peer = Peer::new("south", &ca);
+    let access = peer.access();
+    router.put_link();
+    let mut lanes: Vec<Wire> = (1..=2)
+        .map(|id| {
+            router.dial(id, access);
+            peer.accept()
+        })
+        .collect();
+    router.route_to(&peer.id());
+    let entrance = router.open_listener();
+    let mut client = TcpStream::connect(entrance).expect("it listens");
+    let found = lanes.iter_mut().enumerate().find_map(|(n, lane)| {
+        let open = lane.find(Kind::Open, Duration::from_secs(1))?;
+        Some((n, open.stream))
+    });
+    let (n, stream) = found.expect("an OPEN");
+    let mut old = lanes.swap_remove(n);
+    let mut other = lanes.remove(0);
+    old.accept_stream(stream, 65_536);
+    old.put(stream, Kind::Data, b"hello");
+    client.read_exact(&mut [0; 5]).expect("it is answered");
+    router.plane.shuffle();
+    let ask = old.expect(Kind::Move);
+    assert_eq!(ask.stream, stream);
+    old.shutdown();
+    let back = other.expect(Kind::Move);
+    assert_eq!(back.payload, ask.payload);
+    let reset = other.expect(Kind::Reset);
+    assert_eq!(
+        (reset.stream, reset.payload[0]),
+        (back.stream, Class::Link as u8)
+    );
+    let end = client.read(&mut [0; 5]);
+    assert!(end.is_err(), "{end:?}");
 }
 
 /// A stream of which one end reads and the other sends without end, until it is dropped.
