@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from benches import isolation, machine, report, runner
-from benches.peers import PEERS
+from benches.peers import PEERS, REQUIRED
 from benches.workloads import WORKLOADS
 
 _HERE: Final = Path(__file__).parent
@@ -23,8 +23,6 @@ PARTIAL: Final = _HERE.parent / "build" / "bench" / "partial.json"  # of a selec
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     isolation.enter()
-    whole = options.peers == list(PEERS) and options.workloads == list(WORKLOADS) and options.rounds >= 5 and options.seconds >= 5
-    output: Path = options.output or (LATEST if whole else PARTIAL)
     about = machine.facts() | {"rounds": str(options.rounds), "seconds per cell": str(options.seconds)}
     print("\n".join(f"{key}: {value}" for key, value in about.items()), file=sys.stderr, flush=True)
 
@@ -32,16 +30,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not peers or not workloads:
         print("bench: nothing left to run", file=sys.stderr)
         return 1
-    samples, failures = runner.run(peers, workloads, options.rounds, options.seconds)
+    everything = {peer.name for peer in peers} >= set(REQUIRED) and len(workloads) == len(WORKLOADS)
+    whole = everything and options.rounds >= 5 and options.seconds >= 5
+    output: Path = options.output or (LATEST if whole else PARTIAL)
+    PARTIAL.parent.mkdir(parents=True, exist_ok=True)
+    so_far = PARTIAL.with_name("so-far.json")  # should the run be ended before it is over
+    samples, failures = runner.run(
+        peers, workloads, options.rounds, options.seconds, after_round=lambda samples: _write(so_far, report.rows(samples))
+    )
     measured = report.rows(samples)
-
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("[\n" + ",\n".join(msgspec.json.encode(row).decode() for row in measured) + "\n]\n")
+    _write(output, measured)
     output.with_name("machine.json").write_text(json.dumps(about, indent=2) + "\n")
-    print(f"\n{report.table(measured)}\n\nrows: {output}")
+    print(f"\n{report.table(measured, options.workloads)}\n\nrows: {output}")
+    from benches import plots  # loading what draws takes a second, and memory, that no cell should have beside it
+
+    print(f"pictures: {', '.join(str(path) for path in plots.draw(measured, output.parent / 'pictures'))}")
     for failure in failures:
         print(f"FAILED {failure}")
     return 1 if failures else 0
+
+
+def _write(path: Path, measured: Sequence[report.Row]) -> None:
+    path.write_text("[\n" + ",\n".join(msgspec.json.encode(row).decode() for row in measured) + "\n]\n")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

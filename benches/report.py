@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
 
-from benches.marks import MARKS, Medians
-from benches.peers import PEERS
+from benches.marks import MARKS, Medians, Verdict
+from benches.peers import REQUIRED
 from benches.workloads import METRICS, WORKLOADS
 
 __all__ = ["Row", "medians", "rows", "table"]
@@ -54,9 +54,9 @@ def medians(measured: Iterable[Row]) -> Medians:
     return {(row.peer, row.workload, row.metric): row.median for row in measured}
 
 
-def table(measured: Sequence[Row]) -> str:
-    """A block for each workload: a line per metric, a column per peer (median, min..max), then our ratios; and the marks."""
-    return "\n\n".join([*_blocks(measured), *_marks(measured)])
+def table(measured: Sequence[Row], chosen: Collection[str] = tuple(WORKLOADS)) -> str:
+    """A block for each workload: a line per metric, a column per peer (median, min..max), then our ratios; and their marks."""
+    return "\n\n".join([*_blocks(measured), *_marks(measured, chosen)])
 
 
 def _blocks(measured: Sequence[Row]) -> Iterable[str]:
@@ -76,18 +76,26 @@ def _blocks(measured: Sequence[Row]) -> Iterable[str]:
         yield _aligned(lines)
 
 
-def _marks(measured: Sequence[Row]) -> Iterable[str]:
+def _marks(measured: Sequence[Row], chosen: Collection[str]) -> Iterable[str]:
+    """Each counts only with a figure of everybody it compares, and all of them only in a run with every peer."""
     known = medians(measured)
-    absent = [name for name in PEERS if name not in {row.peer for row in measured}]
+    verdicts = [(mark, mark.judge(known)) for mark in MARKS if mark.workload in chosen and (not mark.than or mark.than in chosen)]
+    if not verdicts:
+        return
     lines = [["marks", "figure", "bound", ""]]
-    for mark in MARKS:
-        if (verdict := mark.judge(known)) is not None:
-            bound = f"{'>=' if mark.at_least else '<='} {mark.bound:g}"
-            lines.append([f"  {mark}", f"{verdict.figure:.2f}", bound, "met" if verdict.met else "NOT MET"])
-    if len(lines) > 1:
-        yield _aligned(lines)
-        if absent:
-            yield f"THE MARKS DO NOT COUNT: without {', '.join(absent)}"
+    for mark, verdict in verdicts:
+        bound = f"{'>=' if mark.at_least else '<='} {mark.bound:g}"
+        lines.append([f"  {mark}", "-" if verdict.figure is None else f"{verdict.figure:.2f}", bound, _judged(verdict)])
+    yield _aligned(lines)
+    counted = [verdict for _, verdict in verdicts if not verdict.absent]
+    yield f"{sum(verdict.met for verdict in counted)} of {len(verdicts)} marks are met, {len(verdicts) - len(counted)} have no verdict"
+    if absent := [name for name in REQUIRED if name not in {row.peer for row in measured}]:
+        yield f"THE MARKS DO NOT COUNT: without {', '.join(absent)}"
+
+
+def _judged(verdict: Verdict) -> str:
+    said = "" if verdict.figure is None else "met" if verdict.met else "NOT MET"
+    return f"{said}{', ' * bool(said)}DOES NOT COUNT: no figure of {', '.join(verdict.absent)}" if verdict.absent else said
 
 
 def _cell(row: Row | None, digits: int) -> str:

@@ -45,7 +45,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     config: PlaneConfig
     snapshot: Snapshot
     dial: Dial | None = None  # of the first lane; further lanes repeat it under other ids
-    routing_keys: list[str] = []  # to route to the linked router
+    routing_keys: list[str] = []  # to route to the dialled router, or to
+    target: str = ""  # this one, behind it
 
 
 class Driver:
@@ -92,6 +93,8 @@ class Driver:
                 pass
 
     def _handle_link(self, link: LinkState) -> None:
+        if self._orders.dial is not None and link.lanes and not link.dialled:
+            return  # who dialled us routes to us; we do not route back
         if link.lanes and link.router != self._routed:
             self._route_to(link.router)
         if not link.lanes:
@@ -104,10 +107,10 @@ class Driver:
     def _route_to(self, router: str) -> None:
         self._routed = router
         base, self._generation = self._generation, self._generation + 1
-        path = contract.Path(name=router, next_hops=[router], cost=1)
-        targets = [RouteTarget(router=router)]
-        routes = [Route(name=key, targets=targets) for key in self._orders.routing_keys]
-        self._plane.apply(Changes(base=base, generation=self._generation, put=[path, *routes]))
+        target = self._orders.target or router
+        paths = [contract.Path(name=name, next_hops=[router], cost=1) for name in dict.fromkeys((router, target))]
+        routes = [Route(name=key, targets=[RouteTarget(router=target)]) for key in self._orders.routing_keys]
+        self._plane.apply(Changes(base=base, generation=self._generation, put=[*paths, *routes]))
 
     def _dial(self) -> None:
         if self._orders.dial is not None:

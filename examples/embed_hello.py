@@ -25,10 +25,9 @@ async def greet(stream: vanrouter.Stream) -> None:
     await stream.send_eof()
 
 
-async def serve(where: str | Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED, **options: Any) -> None:
-    async with vanrouter.open(where, **options) as van, trio.open_nursery() as nursery:
-        await nursery.start(van.serve, "hello", greet)
-        task_status.started()
+async def serve(where: str | Path, *, task_status: Any = trio.TASK_STATUS_IGNORED, **options: Any) -> None:
+    async with vanrouter.open(where, **options) as van:
+        await van.serve("hello", greet, task_status=task_status)
 
 
 async def ask(where: str | Path, name: str = "van", **options: Any) -> str:
@@ -41,6 +40,6 @@ async def ask(where: str | Path, name: str = "van", **options: Any) -> str:
 if __name__ == "__main__":
     role, place = sys.argv[1:]
     if role == "serve":
-        trio.run(serve, place)
+        trio.run(serve, place)  # or asyncio.run(serve(place)): the same code works in both
     else:
         print(trio.run(ask, place))

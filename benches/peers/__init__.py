@@ -7,12 +7,13 @@ there by being the same address. Adding one: a module here, an entry in `PEERS`.
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
-from benches.peers import direct, frp, ghostunnel, haproxy, rathole, stunnel, vanrouter
+from benches.peers import direct, frp, ghostunnel, haproxy, rathole, skupper_router, stunnel, vanrouter
 from benches.peers.base import Pair, Peer
 
-__all__ = ["PEERS", "Pair", "Peer"]
+__all__ = ["OURS", "PEERS", "REQUIRED", "Pair", "Peer"]
 
 PEERS: Final[dict[str, Peer]] = {
     peer.name: peer
@@ -28,3 +29,8 @@ PEERS: Final[dict[str, Peer]] = {
         ghostunnel.Ghostunnel(),
     )
 }
+OURS: Final = frozenset({"core", "baseline", "direct"})
+REQUIRED: Final = tuple(PEERS)
+"""Marks count in a run with all of these."""
+if os.environ.get(skupper_router.VARIABLE):
+    PEERS["skupper-router"] = skupper_router.SkupperRouter()

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from benches.credentials import Authority, End
 from benches.processes import Address, BenchError, Child, child, free_port, wait_until_listening
 
-__all__ = ["LOOPBACK", "Ends", "Pair", "Peer", "two_ends"]
+__all__ = ["LOOPBACK", "Between", "Ends", "InARow", "Pair", "Peer", "straight", "two_ends"]
 
 LOOPBACK = "127.0.0.1"
+Between = Callable[[Address], Address]
+"""What is on the way of a link: where one end listens to where the other dials. `straight`: nothing."""
+
+
+def straight(listens: Address) -> Address:
+    return listens
 
 
 @dataclass(frozen=True)
@@ -22,14 +28,15 @@ class Pair:
     """A running peer: where clients connect, and the processes whose CPU and memory count."""
 
     front: Address
-    processes: tuple[Child, ...]  # near (where clients arrive), then far; none for direct
+    processes: tuple[Child, ...]  # near (where clients arrive), then far, then what is between them; none for direct
 
     def cpu_seconds(self) -> float:
         return sum(process.cpu_seconds() for process in self.processes)
 
     def peak_rss(self) -> dict[str, float]:
         """In MB, by metric."""
-        return {f"rss_{end}": process.peak_rss_bytes() / 1e6 for end, process in zip(("near", "far"), self.processes, strict=False)}
+        ends = zip(("near", "far", "middle"), self.processes, strict=False)
+        return {f"rss_{end}": process.peak_rss_bytes() / 1e6 for end, process in ends}
 
 
 class Peer(Protocol):
@@ -40,16 +47,29 @@ class Peer(Protocol):
     def missing(self) -> str:
         """Why it cannot run here, or nothing."""
 
-    def pair(self, server: Address, tmp: Path) -> AbstractContextManager[Pair]:
-        """Run it in front of ``server``; ready when entered, gone when left."""
+    def pair(self, server: Address, tmp: Path, between: Between = straight) -> AbstractContextManager[Pair]:
+        """Run it in front of ``server``; ready when entered, gone when left. ``between`` is on the way of what links both ends."""
+
+
+@runtime_checkable
+class InARow(Protocol):
+    """A peer of which more than two can stand in a row, so that those in the middle only pass on."""
+
+    def three(self, server: Address, tmp: Path) -> AbstractContextManager[Pair]:
+        """Like ``pair``, with a third process between the two."""
 
 
 class Ends:
-    """The two processes of a peer that reads PEM files: addresses and credentials for them, and their start."""
+    """
+    The two processes of a peer that reads PEM files: addresses and credentials for them, and their start.
 
-    def __init__(self, tmp: Path, children: contextlib.ExitStack) -> None:
+    One end listens at ``middle``, the other one dials ``dialled``.
+    """
+
+    def __init__(self, tmp: Path, children: contextlib.ExitStack, between: Between) -> None:
         self._tmp, self._children = tmp, children
         self.front, self.middle = Address(LOOPBACK, free_port(LOOPBACK)), Address(LOOPBACK, free_port(LOOPBACK))
+        self.dialled = between(self.middle)
         authority = Authority()
         self.near: End = authority.issue("near")
         self.far: End = authority.issue("far")
@@ -77,6 +97,6 @@ class Ends:
 
 
 @contextlib.contextmanager
-def two_ends(tmp: Path) -> Iterator[Ends]:
+def two_ends(tmp: Path, between: Between) -> Iterator[Ends]:
     with contextlib.ExitStack() as children:
-        yield Ends(tmp, children)
+        yield Ends(tmp, children, between)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from benches.peers.base import Pair
+from benches.peers.base import Between, Pair, straight
 from benches.processes import Address
 
 __all__ = ["Direct"]
@@ -20,5 +20,5 @@ class Direct:
         return ""
 
     @contextlib.contextmanager
-    def pair(self, server: Address, tmp: Path) -> Iterator[Pair]:
-        yield Pair(front=server, processes=())
+    def pair(self, server: Address, tmp: Path, between: Between = straight) -> Iterator[Pair]:
+        yield Pair(front=between(server), processes=())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benches.peers import programs
-from benches.peers.base import Pair, two_ends
+from benches.peers.base import Between, Pair, straight, two_ends
 from benches.processes import Address
 
 __all__ = ["Frp"]
@@ -36,8 +36,8 @@ transport.tls.force = true
 _FAR: Final = (
     _TLS
     + """\
-serverAddr = "{middle.host}"
-serverPort = {middle.port}
+serverAddr = "{dialled.host}"
+serverPort = {dialled.port}
 transport.tls.serverName = "{name}"
 [[proxies]]
 name = "bench"
@@ -60,10 +60,11 @@ class Frp:
         return programs.missing("frps", "frpc", how="benches/peers/build.sh")
 
     @contextlib.contextmanager
-    def pair(self, server: Address, tmp: Path) -> Iterator[Pair]:
-        with two_ends(tmp) as ends:
+    def pair(self, server: Address, tmp: Path, between: Between = straight) -> Iterator[Pair]:
+        with two_ends(tmp, between) as ends:
             near, far = tmp / "frps.toml", tmp / "frpc.toml"
             common: dict[str, Any] = {"mux": str(self._mux).lower(), "trust": ends.trust, "middle": ends.middle, "front": ends.front}
+            common["dialled"] = ends.dialled
             near.write_text(_NEAR.format(certificate=ends.near_pem, **common))
             far.write_text(_FAR.format(certificate=ends.far_pem, name=ends.near_name, server=server, **common))
             # The far end dials, and tells the near one to listen for clients.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benches.peers import programs
-from benches.peers.base import Pair, two_ends
+from benches.peers.base import Between, Pair, straight, two_ends
 from benches.processes import Address
 
 __all__ = ["Ghostunnel"]
@@ -21,12 +21,12 @@ class Ghostunnel:
         return programs.missing("ghostunnel", how="benches/peers/build.sh")
 
     @contextlib.contextmanager
-    def pair(self, server: Address, tmp: Path) -> Iterator[Pair]:
+    def pair(self, server: Address, tmp: Path, between: Between = straight) -> Iterator[Pair]:
         program = programs.find("ghostunnel") or "ghostunnel"
-        with two_ends(tmp) as ends:
+        with two_ends(tmp, between) as ends:
             common = ["--cacert", str(ends.trust), "--quiet=conns", "--quiet=conn-errs", "--quiet=handshake-errs"]
             far = ["server", "--listen", str(ends.middle), "--target", str(server), "--keystore", str(ends.far_pem), "--allow-cn", "near"]
-            near = ["client", "--listen", str(ends.front), "--target", str(ends.middle), "--keystore", str(ends.near_pem)]
+            near = ["client", "--listen", str(ends.front), "--target", str(ends.dialled), "--keystore", str(ends.near_pem)]
             ends.start_far("ghostunnel-far", [program, *far, *common])
             ends.start_near("ghostunnel-near", [program, *near, "--override-server-name", ends.far_name, *common])
             yield ends.pair()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from benches.peers import programs
-from benches.peers.base import Pair, two_ends
+from benches.peers.base import Between, Pair, straight, two_ends
 from benches.processes import Address
 
 __all__ = ["HAProxy"]
@@ -25,14 +25,14 @@ class HAProxy:
         return programs.missing("haproxy", how="apt-get install haproxy")
 
     @contextlib.contextmanager
-    def pair(self, server: Address, tmp: Path) -> Iterator[Pair]:
+    def pair(self, server: Address, tmp: Path, between: Between = straight) -> Iterator[Pair]:
         program = programs.find("haproxy") or "haproxy"
-        with two_ends(tmp) as ends:
+        with two_ends(tmp, between) as ends:
             common = {"VAN_CA": str(ends.trust), "VAN_THREADS": str(len(os.sched_getaffinity(0)))}
             far_env = common | {"VAN_LISTEN": str(ends.middle), "VAN_SERVER": str(server), "VAN_CERTIFICATE": str(ends.far_pem)}
             near_env = common | {
                 "VAN_LISTEN": str(ends.front),
-                "VAN_SERVER": str(ends.middle),
+                "VAN_SERVER": str(ends.dialled),
                 "VAN_SERVER_NAME": ends.far_name,
                 "VAN_CERTIFICATE": str(ends.near_pem),
             }

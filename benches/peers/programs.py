@@ -9,7 +9,8 @@ from typing import Final
 
 __all__ = ["BUILT", "find", "missing"]
 
-BUILT: Final = Path(os.environ.get("VAN_BENCH_PEERS") or Path(__file__).parents[2] / "build" / "peers") / "bin"
+_CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vanrouter" / "peers"
+BUILT: Final = Path(os.environ.get("VAN_BENCH_PEERS") or _CACHE).absolute() / "bin"
 
 
 def find(program: str) -> str | None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from benches.peers import programs
-from benches.peers.base import Pair, two_ends
+from benches.peers.base import Between, Pair, straight, two_ends
 from benches.processes import Address
 
 __all__ = ["Rathole"]
@@ -30,7 +30,7 @@ bind_addr = "{front}"
 """
 _FAR: Final = """\
 [client]
-remote_addr = "{middle}"
+remote_addr = "{dialled}"
 default_token = "bench"
 [client.transport]
 type = "tls"
@@ -50,16 +50,16 @@ class Rathole:
         return programs.missing("rathole", how="benches/peers/build.sh")
 
     @contextlib.contextmanager
-    def pair(self, server: Address, tmp: Path) -> Iterator[Pair]:
+    def pair(self, server: Address, tmp: Path, between: Between = straight) -> Iterator[Pair]:
         program = programs.find("rathole") or "rathole"
-        with two_ends(tmp) as ends:
+        with two_ends(tmp, between) as ends:
             bundle = tmp / "near.p12"
             leaf = ends.near
             secret = serialization.BestAvailableEncryption(b"bench")
             bundle.write_bytes(pkcs12.serialize_key_and_certificates(b"near", leaf.leaf_key, leaf.leaf, [leaf.authority], secret))
             near, far = tmp / "rathole-server.toml", tmp / "rathole-client.toml"
             near.write_text(_NEAR.format(middle=ends.middle, front=ends.front, certificate=bundle))
-            far.write_text(_FAR.format(middle=ends.middle, trust=ends.trust, name=ends.near_name, server=server))
+            far.write_text(_FAR.format(dialled=ends.dialled, trust=ends.trust, name=ends.near_name, server=server))
             quiet = {"RUST_LOG": "error"}
             ends.start_near("rathole-server", [program, "--server", str(near)], env=quiet, listens=ends.middle)
             ends.start_far("rathole-client", [program, "--client", str(far)], env=quiet, listens=ends.front)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from benches.peers import programs
-from benches.peers.base import Pair, two_ends
+from benches.peers.base import Between, Pair, straight, two_ends
 from benches.processes import Address
 
 __all__ = ["Stunnel"]
@@ -35,13 +35,13 @@ class Stunnel:
         return programs.missing("stunnel4", how="apt-get install stunnel4")
 
     @contextlib.contextmanager
-    def pair(self, server: Address, tmp: Path) -> Iterator[Pair]:
+    def pair(self, server: Address, tmp: Path, between: Between = straight) -> Iterator[Pair]:
         program = programs.find("stunnel4") or "stunnel4"
-        with two_ends(tmp) as ends:
+        with two_ends(tmp, between) as ends:
             common = {"trust": ends.trust, "name": ends.far_name}
             far, near = tmp / "far.conf", tmp / "near.conf"
             far.write_text(_FAR.format(listen=ends.middle, server=server, certificate=ends.far_pem, **common))
-            near.write_text(_NEAR.format(listen=ends.front, server=ends.middle, certificate=ends.near_pem, **common))
+            near.write_text(_NEAR.format(listen=ends.front, server=ends.dialled, certificate=ends.near_pem, **common))
             ends.start_far("stunnel-far", [program, str(far)])
             ends.start_near("stunnel-near", [program, str(near)])
             yield ends.pair()

@@ -6,17 +6,17 @@ import contextlib
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from benches.credentials import Authority, End
-from benches.peers.base import LOOPBACK, Pair
+from benches.credentials import Authority
+from benches.peers.base import LOOPBACK, Between, Pair, straight
 from benches.processes import Address, Child, child, free_port, wait_until
 from benches.router_process import Orders, PlaneName
-from vanrouter.model import boot_number, site_id_of_key
+from vanrouter.model import RouterId, boot_number, site_id_of_key
 from vanrouter.plane import Access, AnyEntry, Connector, Credential, Dial, Link, Listener, PlaneConfig, Snapshot
 
 __all__ = ["Vanrouter"]
@@ -41,33 +41,59 @@ class Vanrouter:
         return f"there is no {' and no '.join(gone)}" if gone else ""
 
     @contextlib.contextmanager
-    def pair(self, server: Address, tmp: Path) -> Iterator[Pair]:
-        authority = Authority()
-        near, far = authority.issue("near"), authority.issue("far")
-        middle, front = Address(LOOPBACK, free_port(LOOPBACK)), Address(LOOPBACK, free_port(LOOPBACK))
-        far_orders = self._orders(
-            far,
-            [
-                Access(name="link", host=middle.host, port=middle.port, credential="link"),
-                Connector(name="server", routing_key=_KEY, host=server.host, port=server.port),
-            ],
-        )
-        far_site = site_id_of_key(far.identity_key)
-        near_orders = msgspec.structs.replace(
-            self._orders(
-                near,
-                [
-                    Link(name="far", credential="link", expected_site=far_site),
-                    Listener(name="front", host=front.host, port=front.port, routing_key=_KEY),
-                ],
-            ),
-            dial=Dial(id=0, link="far", host=middle.host, port=middle.port, server_name=f"{far_site}.van"),
-            routing_keys=[_KEY],
-        )
-        with self._router("far", far_orders, tmp) as far_process, self._router("near", near_orders, tmp) as near_process:
-            yield Pair(front=front, processes=(near_process, far_process))
+    def pair(self, server: Address, tmp: Path, between: Between = straight) -> Iterator[Pair]:
+        with contextlib.ExitStack() as routers:
+            run = _Run(self._plane, tmp, routers, between)
+            far, where = run.far(server)
+            near, front = run.near(where, far)
+            yield Pair(front=front, processes=(near, far.process))
 
-    def _orders(self, end: End, entries: list[AnyEntry]) -> Orders:
+    @contextlib.contextmanager
+    def three(self, server: Address, tmp: Path) -> Iterator[Pair]:
+        with contextlib.ExitStack() as routers:
+            run = _Run(self._plane, tmp, routers, straight)
+            far, where = run.far(server)
+            middle, where = run.middle(where, far)
+            near, front = run.near(where, middle, target=far)
+            yield Pair(front=front, processes=(near, far.process, middle.process))
+
+
+class _Router(NamedTuple):
+    id: RouterId
+    process: Child
+
+
+class _Run:
+    """One cell's routers: each dials the one before it, which is ready."""
+
+    def __init__(self, plane: PlaneName, tmp: Path, routers: contextlib.ExitStack, between: Between) -> None:
+        self._plane, self._tmp, self._routers, self._between = plane, tmp, routers, between
+        self._authority = Authority()
+
+    def far(self, server: Address) -> tuple[_Router, Address]:
+        """Where the server is: it is dialled."""
+        access, where = self._access()
+        return self._start("far", [access, Connector(name="server", routing_key=_KEY, host=server.host, port=server.port)]), where
+
+    def middle(self, where: Address, to: _Router) -> tuple[_Router, Address]:
+        """Only passes on."""
+        access, here = self._access()
+        return self._start("middle", [access, _link(to)], _dial(where, to)), here
+
+    def near(self, where: Address, to: _Router, *, target: _Router | None = None) -> tuple[Child, Address]:
+        """Where clients arrive. ``target``: the router where the server is, if it is not the one that is dialled."""
+        front = Address(LOOPBACK, free_port(LOOPBACK))
+        listener = Listener(name="front", host=front.host, port=front.port, routing_key=_KEY)
+        return self._start("near", [_link(to), listener], _dial(where, to), [_KEY], str(target.id) if target else "").process, front
+
+    def _access(self) -> tuple[Access, Address]:
+        here = Address(LOOPBACK, free_port(LOOPBACK))
+        return Access(name="link", host=here.host, port=here.port, credential="link"), self._between(here)
+
+    def _start(
+        self, name: str, entries: list[AnyEntry], dial: Dial | None = None, routing_keys: Sequence[str] = (), target: str = ""
+    ) -> _Router:
+        end = self._authority.issue(name)
         credential = Credential(
             name="link",
             certificates=[end.leaf_der],
@@ -76,13 +102,26 @@ class Vanrouter:
             statement=end.statement,
         )
         config = PlaneConfig(identity_key=end.identity_key, boot=boot_number(time.time_ns() // 1_000_000), site_name=end.name)
-        return Orders(plane=self._plane, config=config, snapshot=Snapshot(generation=1, entries=[credential, *entries]))
-
-    @contextlib.contextmanager
-    def _router(self, end: str, orders: Orders, tmp: Path) -> Iterator[Child]:
-        path = tmp / f"{self.name}-{end}.json"
+        orders = Orders(
+            plane=self._plane,
+            config=config,
+            snapshot=Snapshot(generation=1, entries=[credential, *entries]),
+            dial=dial,
+            routing_keys=list(routing_keys),
+            target=target,
+        )
+        path = self._tmp / f"{self._plane}-{name}.json"
         path.touch(mode=0o600)
         path.write_bytes(msgspec.json.encode(orders))
-        with child(f"{self.name}-{end}", [sys.executable, "-m", "benches.router_process", str(path)], tmp) as process:
-            wait_until(lambda: "ready\n" in process.log_tail(), process, "says ready", _READY_WITHIN)
-            yield process
+        argv = [sys.executable, "-m", "benches.router_process", str(path)]
+        process = self._routers.enter_context(child(f"{self._plane}-{name}", argv, self._tmp))
+        wait_until(lambda: "ready\n" in process.log_tail(), process, "says ready", _READY_WITHIN)
+        return _Router(RouterId(site_id_of_key(end.identity_key), config.boot), process)
+
+
+def _link(to: _Router) -> Link:
+    return Link(name="far", credential="link", expected_site=to.id.site)
+
+
+def _dial(where: Address, to: _Router) -> Dial:
+    return Dial(id=0, link="far", host=where.host, port=where.port, server_name=f"{to.id.site}.van")

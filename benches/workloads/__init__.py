@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from benches.workloads import applications, bulk, http, idle, iperf, openloop
+from benches.workloads import applications, bulk, failover, http, idle, iperf, openloop, stalled
 from benches.workloads.base import METRICS, Metric, Workload
 
 __all__ = ["METRICS", "WORKLOADS", "Metric", "Workload"]
@@ -21,5 +21,12 @@ _ALL: Final[tuple[Workload, ...]] = (
     applications.Redis(),
     applications.HTTP2(),
     idle.Idle(),
+    stalled.Stalled(1),
+    stalled.Stalled(64),
+    iperf.FarAway(20),
+    iperf.FarAway(100),
+    iperf.IperfOverThree(),
+    http.RequestsOverThree(16),
+    failover.FailOver(),
 )
 WORKLOADS: Final = {workload.name: workload for workload in _ALL}

@@ -11,18 +11,21 @@ from typing import Final
 
 from benches.peers import Peer
 from benches.processes import Address
-from benches.workloads.http import nginx, parse_transfer, wrk, wrk_command
+from benches.sockets import Flow
+from benches.workloads.base import ForAll
+from benches.workloads.http import nginx, wrk, wrk_command
 
-__all__ = ["BesideBulk"]
+__all__ = ["LEAD", "BesideBulk", "downloads"]
 
 _STREAMS: Final = 4
-_LEAD: Final = 1.0  # seconds for the bulk to be at its speed
+_ALONE: Final = 2.0  # seconds of bulk before anything is beside it
+LEAD: Final = 1.0  # seconds for the bulk to be at its speed
 
 
-class BesideBulk:
+class BesideBulk(ForAll):
     """wrk with one connection, or with a new one for each request, beside 4 downloads that never end. All load at normal priority."""
 
-    programs = ("nginx", "wrk")
+    programs = ("nginx", "wrk", "ss")
 
     def __init__(self, *, new_connections: bool) -> None:
         self.name = "beside-new" if new_connections else "beside"
@@ -31,38 +34,30 @@ class BesideBulk:
         self._options = ["-H", "Connection: close"] if new_connections else []
 
     def run(self, peer: Peer, seconds: int, tmp: Path) -> dict[str, float]:
-        with nginx(tmp) as server, peer.pair(server, tmp) as pair:
-            alone = parse_transfer(_bulk_output(pair.front, seconds=2))
-            with _bulk(pair.front, seconds) as bulk:
-                time.sleep(_LEAD)
-                report = wrk(pair.front, 1, seconds, *self._options)
-            transfer = parse_transfer(bulk.output)
+        """The bulk is counted in exactly the time of the requests, and in the seconds before them."""
+        with nginx(tmp) as server, peer.pair(server, tmp) as pair, downloads(pair.front, _STREAMS, seconds + 30):
+            time.sleep(LEAD)
+            flow = Flow(pair.front)
+            time.sleep(_ALONE)
+            alone = flow.gbits()
+            report = wrk(pair.front, 1, seconds, *self._options)
+            beside = flow.gbits()
         return {
             "requests": report.rate,
             "p50": report.p50,
             "p99": report.p99,
             "failures": float(report.failures),
-            "bulk": transfer * 8,
-            "bulk_kept": transfer / alone * 100,
+            "bulk": beside,
+            "bulk_kept": beside / alone * 100,
         }
 
 
-class _Running:
-    output = ""
-
-
-def _bulk_output(front: Address, seconds: int) -> str:
-    return subprocess.run(wrk_command(front, _STREAMS, seconds, file="bulk"), capture_output=True, text=True, timeout=seconds + 20).stdout
-
-
 @contextlib.contextmanager
-def _bulk(front: Address, seconds: int) -> Iterator[_Running]:
-    """Downloads that outlast what runs beside them by half a second."""
-    found = _Running()
-    argv = wrk_command(front, _STREAMS, seconds + 2, file="bulk")
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+def downloads(front: Address, streams: int, at_most: int) -> Iterator[None]:
+    """A large file, again and again on each of some connections, until the block is left. ``at_most``: seconds."""
+    argv = wrk_command(front, streams, at_most, file="bulk")
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            yield found
-            found.output = process.communicate(timeout=seconds + 20)[0]
+            yield
         finally:
             process.kill()

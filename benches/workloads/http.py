@@ -8,17 +8,19 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from benches.peers import Pair, Peer
-from benches.peers.base import LOOPBACK
+from benches.peers.base import LOOPBACK, InARow
 from benches.processes import Address, BenchError, child, free_port, wait_until_listening
+from benches.workloads.base import ForAll
 
-__all__ = ["NewConnections", "Requests", "WrkReport", "nginx", "pair_figures", "parse_transfer", "parse_wrk", "wrk", "wrk_command"]
+__all__ = ["NewConnections", "Requests", "RequestsOverThree", "WrkReport", "nginx", "pair_figures", "parse_wrk", "wrk", "wrk_command"]
 
-_FILES: Final = {"1k": 1024, "100k": 102_400, "bulk": 64 << 20}
+_FILES: Final = {"1k": 1024, "100k": 102_400, "stalled": 16 << 20, "bulk": 64 << 20}
 _NGINX: Final = """\
 {user}
 daemon off;
@@ -38,7 +40,7 @@ http {{
 """
 
 
-class Requests:
+class Requests(ForAll):
     """As many requests as `connections` kept-alive connections can ask for, one after the other on each."""
 
     programs = ("nginx", "wrk")
@@ -48,8 +50,11 @@ class Requests:
         self.title = f"wrk, {file.removesuffix('k')} KiB, {connections} connection{'s' * (connections > 1)}"
         self._connections, self._file = connections, file
 
+    def way(self, peer: Peer, server: Address, tmp: Path) -> AbstractContextManager[Pair]:
+        return peer.pair(server, tmp)
+
     def run(self, peer: Peer, seconds: int, tmp: Path) -> dict[str, float]:
-        with nginx(tmp) as server, peer.pair(server, tmp) as pair:
+        with nginx(tmp) as server, self.way(peer, server, tmp) as pair:
             before = pair.cpu_seconds()
             report = wrk(pair.front, self._connections, seconds, file=self._file)
             cpu = pair.cpu_seconds() - before
@@ -57,7 +62,21 @@ class Requests:
             return figures | pair_figures(pair, "cpu_per_request", cpu, report.count)
 
 
-class NewConnections:
+class RequestsOverThree(Requests):
+    def __init__(self, connections: int) -> None:
+        super().__init__(connections)
+        self.name = f"three-{self.name}"
+        self.title += ", three routers in a row"
+
+    def fits(self, peer: Peer) -> bool:
+        return isinstance(peer, InARow)
+
+    def way(self, peer: Peer, server: Address, tmp: Path) -> AbstractContextManager[Pair]:
+        assert isinstance(peer, InARow)
+        return peer.three(server, tmp)
+
+
+class NewConnections(ForAll):
     """A connection for each request, `connections` at once."""
 
     programs = ("nginx", "wrk")
@@ -115,14 +134,6 @@ def wrk(front: Address, connections: int, seconds: int, *options: str, file: str
 def wrk_command(front: Address, connections: int, seconds: int, *options: str, file: str) -> list[str]:
     threads = min(2, connections)
     return ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--latency", *options, f"http://{front}/{file}"]
-
-
-def parse_transfer(output: str) -> float:
-    """GB/s."""
-    found = re.search(r"Transfer/sec:\s+([\d.]+)([KMG]?)B", output)
-    if not found or not float(found[1]):
-        raise BenchError(f"wrk moved nothing: {output[-500:]}")
-    return float(found[1]) * {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[found[2]] / 1e9
 
 
 _MICROSECONDS: Final = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 60e6}

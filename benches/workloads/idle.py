@@ -24,6 +24,9 @@ class Idle:
     title = "idle connections"
     programs: tuple[str, ...] = ()
 
+    def fits(self, peer: Peer) -> bool:
+        return peer.idle_connections > 0
+
     def run(self, peer: Peer, seconds: int, tmp: Path) -> dict[str, float]:
         count = peer.idle_connections
         server = Address(LOOPBACK, free_port(LOOPBACK))

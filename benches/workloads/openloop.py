@@ -19,18 +19,20 @@ import msgspec
 
 from benches.peers import Peer
 from benches.processes import Address, BenchError
-from benches.workloads.http import nginx, wrk_command
+from benches.sockets import Flow
+from benches.workloads.base import ForAll
+from benches.workloads.bulk import LEAD, downloads
+from benches.workloads.http import nginx
 
 __all__ = ["FixedRate", "main"]
 
 _RATE: Final = 1_000  # requests per second
 _CONNECTIONS: Final = 16
 _REQUEST: Final = b"GET /1k HTTP/1.1\r\nHost: bench\r\n\r\n"
-_BULK_STREAMS: Final = 4
 
 
-class FixedRate:
-    programs = ("nginx", "wrk")
+class FixedRate(ForAll):
+    programs = ("nginx", "wrk", "ss")
 
     def __init__(self, *, beside_bulk: bool) -> None:
         self.name = "rate-bulk" if beside_bulk else "rate"
@@ -39,16 +41,17 @@ class FixedRate:
 
     def run(self, peer: Peer, seconds: int, tmp: Path) -> dict[str, float]:
         with nginx(tmp) as server, peer.pair(server, tmp) as pair, contextlib.ExitStack() as beside:
+            flow = None
             if self._beside_bulk:
-                argv = wrk_command(pair.front, 1, seconds + 3, file="bulk")
-                bulk = beside.enter_context(subprocess.Popen(argv, stdout=subprocess.DEVNULL))
-                beside.callback(bulk.kill)
-                time.sleep(1)
+                beside.enter_context(downloads(pair.front, 1, seconds + 60))
+                time.sleep(LEAD)
+                flow = Flow(pair.front)
             argv = [sys.executable, "-m", "benches.workloads.openloop", pair.front.host, str(pair.front.port), str(seconds)]
             done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 30)
+            bulk = {"bulk": flow.gbits()} if flow is not None else {}  # raises when none flowed
         if done.returncode:
             raise BenchError(f"the load generator failed: {done.stderr[-500:]}")
-        return msgspec.json.decode(done.stdout, type=dict[str, float])
+        return msgspec.json.decode(done.stdout, type=dict[str, float]) | bulk
 
 
 class _Connection:

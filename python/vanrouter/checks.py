@@ -14,6 +14,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from vanrouter.plane import Tls
+
 __all__ = ["LONGEST_INTERVAL", "LONGEST_TIMEOUT", "SHORTEST_INTERVAL", "Check", "longest_timeout"]
 
 SHORTEST_INTERVAL: Final = 1.0
@@ -40,6 +42,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0  # 0: the target's
     path: str = "/"
     host: str = ""  # what the request names as its host; empty: the target
+    tls: Tls | None = None  # it is spoken to in TLS; a check of another port than the target's is not
     statuses: tuple[tuple[int, int], ...] = ((200, 399),)  # first and last of each range that passes
 
     @property

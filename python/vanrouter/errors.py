@@ -13,8 +13,10 @@ Everything vanrouter raises on purpose. The class says whose fault it is, and lo
   x StoreError                state could not be read or written; the old state is intact
   x StreamError               one stream failed
     + NoSuchKey               nobody serves this routing key
-    + StreamRefused           opened nowhere: the targets refused, or nothing answered in time
+    + StreamRefused           opened nowhere: the targets refused, or nothing answered in time; carries the class
+      + StreamDenied          the policy of a site on the way forbids it: asking again cannot help
     + StreamReset             ended by a reset; carries its class
+  x UsageError                the embedding API was called where it cannot be: another thread or loop, after its end, in a fork
   x NotReady                  the site, or what was waited for, is not there yet (exit code 3)
   x DeadlineExceeded          what was waited for did not happen in time (exit code 4)
 """
@@ -33,11 +35,14 @@ __all__ = [
     "RemoteProtocolError",
     "StaleGeneration",
     "StoreError",
+    "StreamDenied",
     "StreamError",
     "StreamRefused",
     "StreamReset",
     "TokenError",
+    "UsageError",
     "VanrouterError",
+    "refusal",
 ]
 
 
@@ -116,7 +121,21 @@ class NoSuchKey(StreamError):
 
 
 class StreamRefused(StreamError):
-    """The stream was opened nowhere: every target refused, or none answered in time."""
+    """The stream was opened nowhere: every target refused, or none answered in time.
+
+    ``stream_class`` is the word of what the last one said: ``refused``, ``link``, ``drain``, ``resource``, ``policy``.
+    """
+
+    def __init__(self, message: str, *, stream_class: str = "refused", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.stream_class = stream_class
+
+
+class StreamDenied(StreamRefused):
+    """A site's policy forbids this stream. Asking again cannot help until the policy changes."""
+
+    def __init__(self, message: str, *, stream_class: str = "policy", hint: str = "") -> None:
+        super().__init__(message, stream_class=stream_class, hint=hint)
 
 
 class StreamReset(StreamError):
@@ -127,9 +146,18 @@ class StreamReset(StreamError):
         self.stream_class = stream_class
 
 
+class UsageError(VanrouterError, RuntimeError):
+    """The program called where it cannot: from another thread or loop, after the block's end, or in a fork of the process."""
+
+
 class NotReady(VanrouterError):
     """What is asked for is not there yet."""
 
 
 class DeadlineExceeded(VanrouterError):
     """What was waited for did not happen in time. The message says what was waited for."""
+
+
+def refusal(message: str, stream_class: str) -> StreamRefused:
+    """The error for a stream that was opened nowhere, by the class of the last answer."""
+    return StreamDenied(message) if stream_class == "policy" else StreamRefused(message, stream_class=stream_class)

@@ -7,15 +7,18 @@ a stream whose end is in this process (``connect``, embedded connectors) is one 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import select
 import socket
+from typing import Final
 
 import msgspec
 import trio
 
 from vanrouter._core import Plane as _Core
-from vanrouter.errors import LocalProtocolError, StreamRefused, StreamReset
+from vanrouter.errors import LocalProtocolError, StreamReset, refusal
 from vanrouter.plane import (
     AccessState,
     AnyEvent,
@@ -35,11 +38,13 @@ from vanrouter.plane import (
     Snapshot,
     StreamEnd,
     Visitor,
+    Waits,
 )
 
 __all__ = ["NativePlane"]
 
-_RECEIVE_SIZE = 65_536
+_RECEIVE_SIZES: Final = (65_536, 262_144)  # the second after a read that filled the first: bulk
+_SENDS: Final = "another task is sending on this stream"
 
 
 class _RawEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -89,27 +94,23 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def _unix_stream(fd: int) -> trio.SocketStream:
-    return trio.SocketStream(_unix_socket(fd))
+    return trio.SocketStream(trio.socket.from_stdlib_socket(_unix_socket(fd)))
 
 
-def _unix_socket(fd: int) -> trio.socket.SocketType:
-    return trio.socket.from_stdlib_socket(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd))
+def _unix_socket(fd: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
+    sock.setblocking(False)
+    return sock
 
 
-class _OneAtATime:
-    """Two tasks at once in one method are a bug of the program: the second one is told."""
+class _TrioWaits:
+    """The plane's own loop: every call is a checkpoint."""
 
-    def __init__(self, message: str) -> None:
-        self._message = message
-        self._busy = False
-
-    def __enter__(self) -> None:
-        if self._busy:
-            raise trio.BusyResourceError(self._message)
-        self._busy = True
-
-    def __exit__(self, *_: object) -> None:
-        self._busy = False
+    before = staticmethod(trio.lowlevel.checkpoint_if_cancelled)
+    after = staticmethod(trio.lowlevel.cancel_shielded_checkpoint)
+    readable = staticmethod(trio.lowlevel.wait_readable)
+    writable = staticmethod(trio.lowlevel.wait_writable)
+    closing = staticmethod(trio.lowlevel.notify_closing)
 
 
 class _Stream(PlaneStream):
@@ -120,11 +121,18 @@ class _Stream(PlaneStream):
         self.source = source
         self._core = core
         self._id = id
+        self._process = os.getpid()
         self._socket = _unix_socket(fd)
-        self._sending = _OneAtATime("another task is sending on this stream")
+        self._waits: Waits = _TrioWaits()
+        self._size = _RECEIVE_SIZES[0]
+        self._sending = self._receiving = False
         self._sent_eof = False
         self._got_eof = False
         self._closed = False
+
+    def wait_with(self, waits: Waits) -> bool:
+        self._waits = waits
+        return True
 
     def _broken(self) -> trio.BrokenResourceError:
         _, word = self._core.stream_end(self._id)
@@ -134,16 +142,32 @@ class _Stream(PlaneStream):
         return broken
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        with self._sending:
-            if self._closed or self._sent_eof:
-                raise trio.ClosedResourceError("this end of the stream is closed")
-            await trio.lowlevel.checkpoint()
-            view = memoryview(data).cast("B")
+        if self._sending:
+            raise trio.BusyResourceError(_SENDS)
+        if self._closed or self._sent_eof:
+            raise trio.ClosedResourceError("this end of the stream is closed")
+        self._sending = True
+        try:
+            await self._waits.before()
             try:
-                while view:
-                    view = view[await self._socket.send(view) :]
-            except OSError as error:
-                raise self._send_failed(error) from self._broken().__cause__
+                sent = self._socket.send(data) if data else 0
+            except BlockingIOError:
+                sent = 0
+            if sent == memoryview(data).nbytes:
+                await self._waits.after()
+            else:
+                await self._send_rest(data, sent)
+        except OSError as error:
+            raise self._send_failed(error) from self._broken().__cause__
+        finally:
+            self._sending = False
+
+    async def _send_rest(self, data: bytes | bytearray | memoryview, at: int) -> None:
+        with memoryview(data) as given, given.cast("B") as view:
+            while at < len(view):
+                await self._waits.writable(self._socket)
+                with contextlib.suppress(BlockingIOError), view[at:] as rest:
+                    at += self._socket.send(rest)
 
     def _send_failed(self, error: OSError) -> Exception:
         if self._closed or error.errno == errno.EBADF:
@@ -151,66 +175,109 @@ class _Stream(PlaneStream):
         return self._broken()
 
     async def wait_send_all_might_not_block(self) -> None:
-        with self._sending:
-            if self._closed:
-                raise trio.ClosedResourceError("this stream is closed")
-            await trio.lowlevel.wait_writable(self._socket.fileno())
+        if self._sending:
+            raise trio.BusyResourceError(_SENDS)
+        if self._closed:
+            raise trio.ClosedResourceError("this stream is closed")
+        self._sending = True
+        try:
+            await self._waits.writable(self._socket)
+        finally:
+            self._sending = False
 
     async def send_eof(self) -> None:
-        with self._sending:
-            if self._closed:
-                raise trio.ClosedResourceError("this stream is closed")
-            await trio.lowlevel.checkpoint()
-            if not self._sent_eof:
-                self._sent_eof = True
-                try:
-                    self._socket.shutdown(socket.SHUT_WR)
-                except OSError as error:
-                    raise self._send_failed(error) from error
+        if self._sending:
+            raise trio.BusyResourceError(_SENDS)
+        if self._closed:
+            raise trio.ClosedResourceError("this stream is closed")
+        await self._waits.before()
+        if not self._sent_eof:
+            self._sent_eof = True
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                raise self._send_failed(error) from error
+        await self._waits.after()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if max_bytes is not None and max_bytes < 1:
             raise ValueError("max_bytes must be >= 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving on this stream")
         if self._closed:
             raise trio.ClosedResourceError("this stream is closed")
-        if self._got_eof:
-            await trio.lowlevel.checkpoint()
-            return b""
+        self._receiving = True
         try:
-            data = await self._socket.recv(max_bytes or _RECEIVE_SIZE)
-        except OSError as error:
-            if self._closed or error.errno == errno.EBADF:
-                raise trio.ClosedResourceError("this stream was closed while it received") from error
-            raise self._broken() from error
+            await self._waits.before()
+            if self._got_eof:
+                await self._waits.after()
+                return b""
+            return await self._receive(max_bytes)
+        finally:
+            self._receiving = False
+
+    async def _receive(self, max_bytes: int | None) -> bytes:
+        waited = False
+        while True:
+            try:
+                data = self._socket.recv(max_bytes or self._size)
+                break
+            except BlockingIOError:
+                await self._waits.readable(self._socket)
+                waited = True
+            except OSError as error:
+                if self._closed or error.errno == errno.EBADF:
+                    raise trio.ClosedResourceError("this stream was closed while it received") from error
+                raise self._broken() from error
+        if not waited:
+            await self._waits.after()
         if data:
-            return bytes(data)
+            if max_bytes is None:
+                self._size = _RECEIVE_SIZES[len(data) == self._size]
+            return data
         fin, _ = self._core.stream_end(self._id)
         if not fin:
             raise self._broken()
         self._got_eof = True
         return b""
 
+    def is_readable(self) -> bool:
+        if self._closed:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
     def reset(self, reason: str = "") -> None:  # noqa: ARG002 - the wire has room for a reason, the socket pair has not
         if not self._closed:
-            self._core.reset_stream(self._id)
+            self._want_reset()
             self._close()
 
     async def aclose(self) -> None:
         if not self._closed:
             if not self._sent_eof:
-                self._core.reset_stream(self._id)
+                self._want_reset()
             # After an end of ours everything that was sent still arrives; what the other end sends from now on gets a reset.
             self._close()
-        await trio.lowlevel.checkpoint()
+        await self._waits.before()
+        await self._waits.after()
 
     def _close(self) -> None:
         self._closed = True
+        if self._sending or self._receiving:
+            self._waits.closing(self._socket)
         self._socket.close()
-        self._core.forget_stream(self._id)
+        if self._process == os.getpid():  # the copy in a fork is only closed: the core's locks are its parent's
+            self._core.forget_stream(self._id)
+
+    def _want_reset(self) -> None:
+        if self._process == os.getpid():
+            self._core.reset_stream(self._id)
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
-            self._core.reset_stream(self._id)
+            self._want_reset()
+            self._sending = self._receiving = False
             self._close()
 
 
@@ -312,6 +379,9 @@ class NativePlane:
     def cut(self, router: str, reason: str) -> None:
         self._running().cut(router, reason)
 
+    def retire(self, link: str, host: str, port: int) -> None:
+        self._running().retire(link, host, port)
+
     def set_ready(self, ready: bool) -> None:
         """Readiness is answered by whoever serves the visitors."""
 
@@ -357,7 +427,7 @@ class NativePlane:
         opened = self._opened.pop(id)
         if opened.class_:
             stream.reset()
-            raise StreamRefused(f"no stream to {routing_key!r}: {opened.reason} (class {opened.class_})")
+            raise refusal(f"no stream to {routing_key!r}: {opened.reason} (class {opened.class_})", opened.class_)
         return stream
 
     async def next_events(self) -> list[AnyEvent]:

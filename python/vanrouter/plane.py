@@ -14,6 +14,7 @@ process.
 
 from __future__ import annotations
 
+import abc
 import enum
 from typing import Literal, Protocol
 
@@ -33,6 +34,7 @@ __all__ = [
     "DialResult",
     "Entry",
     "Event",
+    "HasFileno",
     "InForce",
     "Incoming",
     "Link",
@@ -50,7 +52,9 @@ __all__ = [
     "RouteTarget",
     "Snapshot",
     "StreamEnd",
+    "Tls",
     "Visitor",
+    "Waits",
 ]
 
 
@@ -114,6 +118,26 @@ class Link(Entry, frozen=True, kw_only=True, tag="link"):
     lanes: int = 0  # 0: min(workers of both ends, 4)
 
 
+class Tls(Entry, frozen=True, kw_only=True, tag="tls"):
+    """TLS with applications: what a listener shows its clients, or what a connector wants of its target.
+
+    Putting one again under its name is a rotation: new connections use the new one, those that are up stay. A direction ends with
+    close_notify; a connection that ends without it is reset, never ended cleanly.
+    """
+
+    certificates: list[bytes] = []  # DER, leaf first; a listener's, or with ``client_cert`` a connector's
+    private_key: bytes = b""  # PKCS#8 DER
+    trust: list[bytes] = []  # DER of the CAs of targets, or with ``client_cert`` of a listener's clients
+    client_cert: bool = False  # a listener: clients must show one. A connector: it shows one
+    server_name: str = ""  # of a target, for SNI and verification; empty: its address
+    verify_host: bool = True  # of a target: its certificate must be good for the name, too
+    alpn: list[str] = []  # protocols that are offered, best first
+
+    def __repr__(self) -> str:
+        """Without the private key: changes may be logged."""
+        return f"Tls(name={self.name!r}, certificates={len(self.certificates)}, private_key='***', trust={len(self.trust)})"
+
+
 class KeyWeight(msgspec.Struct, frozen=True):
     routing_key: str
     weight: int = 1  # positive; looked at by strategy weighted only
@@ -139,6 +163,7 @@ class Listener(Entry, frozen=True, kw_only=True, tag="listener"):
     routing_key: str = ""
     strategy: Strategy = "balanced"
     keys: list[KeyWeight] = []
+    tls: str = ""  # the name of a Tls: its clients speak TLS. While it is missing or unusable they are refused
 
 
 class Connector(Entry, frozen=True, kw_only=True, tag="connector"):
@@ -148,6 +173,7 @@ class Connector(Entry, frozen=True, kw_only=True, tag="connector"):
     host: str = ""  # IP literal
     port: int = 0
     embedded: bool = False
+    tls: str = ""  # the name of a Tls: the target is spoken to in TLS. While it is missing or unusable, or the handshake fails: refused
 
 
 class Path(Entry, frozen=True, kw_only=True, tag="path"):
@@ -173,8 +199,8 @@ class Route(Entry, frozen=True, kw_only=True, tag="route"):
     targets: list[RouteTarget]
 
 
-AnyEntry = Credential | Access | Link | Listener | Connector | Path | Route
-Kind = Literal["credential", "access", "link", "listener", "connector", "path", "route"]
+AnyEntry = Credential | Access | Link | Listener | Connector | Path | Route | Tls
+Kind = Literal["credential", "access", "link", "listener", "connector", "path", "route", "tls"]
 
 
 class Ref(msgspec.Struct, frozen=True):
@@ -314,6 +340,27 @@ class StreamEnd(Event, frozen=True, kw_only=True, tag="stream_end"):
     duration: float = 0.0
 
 
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+class Waits(Protocol):
+    """How a stream waits for the socket that its end is: in the loop whose tasks call it. All but ``closing`` may be cancelled."""
+
+    async def before(self) -> None:
+        """A call begins: nothing has happened yet."""
+
+    async def after(self) -> None:
+        """A call ends without having waited. Must not raise: something has happened."""
+
+    async def readable(self, sock: HasFileno) -> None: ...
+
+    async def writable(self, sock: HasFileno) -> None: ...
+
+    def closing(self, sock: HasFileno) -> None:
+        """It is about to be closed: whoever waits for it is told (the library's ``ClosedResourceError``)."""
+
+
 class PlaneStream(trio.abc.HalfCloseableStream):
     """One stream whose end is in this process.
 
@@ -324,9 +371,20 @@ class PlaneStream(trio.abc.HalfCloseableStream):
     routing_key: str
     source: str  # RouterId as text of where it was opened; "" for one we opened
 
+    @abc.abstractmethod
+    async def receive_some(self, max_bytes: int | None = None) -> bytes: ...
+
     def reset(self, reason: str = "") -> None:
         """End both directions at once, class client (we opened it) or target."""
         raise NotImplementedError
+
+    @abc.abstractmethod
+    def is_readable(self) -> bool:
+        """Whether ``receive_some`` would not wait."""
+
+    def wait_with(self, waits: Waits) -> bool:  # noqa: ARG002
+        """From now on tasks of another loop than the plane's call this stream. False: it cannot be; it is of its plane's loop."""
+        return False
 
 
 class Visitor:
@@ -412,6 +470,12 @@ class DataPlane(Protocol):
 
     def cut(self, router: str, reason: str) -> None:
         """Close every lane to this router now (code policy), and reset their streams."""
+
+    def retire(self, link: str, host: str, port: int) -> None:
+        """Lanes that were dialled for this link to this address take no new streams (GOAWAY ``replaced``) and close with their last one.
+
+        ``lanes_wanted`` of the link's state has one more for each: others are to take their place.
+        """
 
     def set_ready(self, ready: bool) -> None:
         """Kept for `http/1.1` visitors; a plane itself does not look at it."""

@@ -52,14 +52,16 @@ def test_nothing_is_written_when_one_document_of_all_files_is_wrong(van: Van, si
 
 
 def test_a_warning_says_what_to_do_and_strict_writes_nothing_then(van: Van, site: FakeSite, stopped: SiteHome) -> None:
-    text = CONNECTOR.replace("port: 1", "port: 1, tlsCredentials: x")
+    text = CONNECTOR.replace("port: 1", "port: 1, useClientCert: true")
     before = files(stopped)
     strict = van("apply --strict -f -", input=text)
     assert (strict.exit_code, files(stopped)) == (1, before)
     result = van("apply -f -", input=text)
     assert (result.exit_code, result.stdout) == (0, "connector/back created\n")
-    assert result.stderr.startswith("Warning: Connector/back: spec.tlsCredentials: TLS toward the target is not supported by this release")
-    assert "Next:    remove it to connect without TLS" in result.stderr
+    assert result.stderr.startswith(
+        "Warning: Connector/back: spec.useClientCert: is for TLS, and there is no spec.tlsCredentials: this res"
+    )
+    assert "Next:    name a Secret there, or remove it to connect without TLS" in result.stderr
 
 
 def test_a_dry_run_and_a_print_write_nothing(van: Van, site: FakeSite, stopped: SiteHome) -> None:

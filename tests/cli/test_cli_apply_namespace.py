@@ -190,6 +190,8 @@ def test_a_link_whose_secret_is_not_there_or_not_seen_is_said_with_what_to_do(he
     ok(here.van("init --site-name west --no-wait"))
     assert "Link/north: there is no Secret own yet; the link waits for it" in ok(here.van("apply -f -", input=LINK)).stderr
     here.create(SECRETS, "own", type="kubernetes.io/tls", stringData={"tls.crt": "a", "tls.key": "b", "ca.crt": "c"})
+    secure = ok(here.van("apply -f -", input=(LISTENER % 80).replace("port:", "tlsCredentials: web, port:"))).stderr
+    assert "Listener/hello: there is no Secret web yet; it waits for it" in secure
     unseen = ok(here.van("apply -f -", input=LINK)).stderr
     assert f"kubectl label secret own -n {here.name} vanrouter.io/type=resource" in unseen
     here.client.call(merge_patch(SECRETS, here.name, "own", {"metadata": {"labels": {"vanrouter.io/type": "resource"}}}))

@@ -16,6 +16,7 @@ import re
 import secrets
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 HERE: Final = Path(__file__).resolve().parent
 SCRIPT: Final = HERE / "cluster.sh"
+REACH: Final = HERE / "reach.py"
 HOME: Final = Path(
     os.environ.get("VAN_CLUSTER_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vanrouter" / "cluster"
 )
@@ -113,13 +115,17 @@ class Cluster:
             self._restarted.append(again)  # waited for by nobody: it ends with the cluster
 
     def recovered(self) -> None:
-        """Its controllers work again: after an outage of the API server they come back one by one, half a minute later at most."""
+        """All that follows its API server works again: after an outage they come back one by one, half a minute later at most."""
         name = f"recovered-{secrets.token_hex(3)}"
         self.kubectl("create", "namespace", name)
         try:
             until(
                 f"{self.name} cares for a new namespace", lambda: self.kubectl("get", "serviceaccount", "default", "-n", name), seconds=90
             )
+            self.kubectl("apply", "-n", name, "-f", "-", given=json.dumps(_way_to(self.address)))
+            address = json.loads(self.kubectl("get", "service", "way", "-n", name, "-o", "json").stdout)["spec"]["clusterIP"]
+            asked = (sys.executable, str(REACH), f"10.{96 + self.index}.0.10", f"way.{name}.svc.cluster.local", address, "6443")
+            until(f"{self.name} has a name and a way for a new Service", lambda: self.exec(*asked), seconds=90)
         finally:
             self.kubectl("delete", "namespace", name, "--wait=false", check=False)
 
@@ -174,11 +180,27 @@ class Namespace:
     def report(self) -> str:
         """What one looks at when something went wrong."""
         admin = ("--kubeconfig", str(self.cluster.kubeconfig), "-n", self.name)
-        parts = [
-            run("kubectl", *admin, "get", "all,configmaps,events", "-o", "wide", check=False).stdout,
-            run("kubectl", *admin, "logs", "--selector", "!none", "--all-containers", "--prefix", "--tail=40", check=False).stdout,
-        ]
+        parts = [run("kubectl", *admin, "get", "all,configmaps,events", "-o", "wide", check=False).stdout]
+        # One by one: a pod that has no log yet keeps no other from being shown.
+        for pod in run("kubectl", *admin, "get", "pods", "-o", "name", check=False).stdout.split():
+            for previous in ([], ["--previous"]):
+                log = run("kubectl", *admin, "logs", pod, "--all-containers", "--tail=40", *previous, check=False)
+                if log.stdout or (log.returncode and not previous):
+                    parts.append(f"---- {pod} {' '.join(previous)}\n{log.stdout or log.stderr}")
         return "\n".join(parts)
+
+
+def _way_to(address: str) -> Any:
+    """A Service that leads to the API server: for DNS and kube-proxy one as any other."""
+    metadata: dict[str, Any] = {"name": "way"}
+    port = {"port": 6443, "protocol": "TCP"}
+    labelled = metadata | {"labels": {"kubernetes.io/service-name": "way"}}
+    items = [
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [port]}},
+        {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": labelled, "addressType": "IPv4", "ports": [port]}
+        | {"endpoints": [{"addresses": [address]}]},
+    ]
+    return {"apiVersion": "v1", "kind": "List", "items": items}
 
 
 @contextlib.contextmanager

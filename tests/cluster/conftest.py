@@ -71,7 +71,7 @@ def namespace(request: pytest.FixtureRequest) -> Iterator[Callable[..., Namespac
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
-    if report.when == "call" and report.failed:  # type: ignore[attr-defined]
+    if report.when in ("setup", "call") and report.failed:  # type: ignore[attr-defined]
         for used in item.stash.get(USED, []):
             report.sections.append((f"{used.cluster.name}/{used.name}", used.report()))  # type: ignore[attr-defined]
     return report

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import anyio
 import pytest
 from free_ports import free_port
 
@@ -23,6 +24,12 @@ CORE = importlib.util.find_spec("vanrouter._core") is not None
 @pytest.fixture(params=["baseline", pytest.param("core", marks=pytest.mark.skipif(not CORE, reason="the core is not built here"))])
 def plane(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(params=["trio", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None]]], None]:
+    """Runs what works in either loop, in both."""
+    return functools.partial(anyio.run, backend=request.param)
 
 
 @pytest.fixture

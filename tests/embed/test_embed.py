@@ -200,7 +200,7 @@ async def test_what_is_not_served_any_more_is_refused(hub: Van, leaf: Van) -> No
     near, far = await pair(leaf, hub)
     async with near, far:
         with pytest.raises((NoSuchKey, StreamRefused)):
-            await leaf.connect("pair")
+            await leaf.connect("pair", wait=0.1)
         await near.send_all(b"but what was taken goes on")
         assert await far.receive_some() == b"but what was taken goes on"
 
@@ -219,7 +219,7 @@ async def test_a_key_that_nobody_serves_has_a_moment_to_appear(hub: Van, leaf: V
         await stream.send_eof()
         assert await everything(stream) == b"here I am"
     with pytest.raises(NoSuchKey, match="'never'"):
-        await leaf.connect("never")
+        await leaf.connect("never", wait=0.1)
 
 
 async def test_what_cannot_be_a_key_is_said(hub: Van) -> None:

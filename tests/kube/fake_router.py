@@ -10,11 +10,13 @@ import trio
 from join_listener import listen, server_context
 
 from vanrouter.kube.calls import get
-from vanrouter.kube.channel import Channel, ControllerLink, Leaf
+from vanrouter.kube.channel import Channel, Leaf
 from vanrouter.kube.client import KubeClient
+from vanrouter.kube.controller_link import ControllerLink
 from vanrouter.kube.kinds import SECRETS
 from vanrouter.kube.names import IDENTITY_SECRET, KEYS_SECRET
 from vanrouter.kube.state import files_in
+from vanrouter.kube.status_parts import difference
 from vanrouter.pki import IdentityKey
 from vanrouter.plane import Visitor
 from vanrouter.tokens import Answer
@@ -38,10 +40,11 @@ class FakeRouter:
         self.site, self.pod = leaf.site, pod
         self.asked: list[tuple[str, Doc]] = []
         self.link = ControllerLink(
-            "127.0.0.1", port, leaf=lambda: leaf, greet=lambda: {"pod": pod, "router": f"{leaf.site}/1", "version": "9"},
+            lambda: [("127.0.0.1", port)], leaf=lambda: leaf, greet=lambda: {"pod": pod, "router": f"{leaf.site}/1", "version": "9"},
             handler=self._handle, rng=random.Random(1), connected=self._connected,
         )  # fmt: skip
         self._document = self.document()
+        self._told: Doc | None = None
         self._changed = trio.Event()
 
     async def run(self) -> None:
@@ -51,7 +54,12 @@ class FakeRouter:
                 await self._changed.wait()
                 self._changed = trio.Event()
                 if self.link.is_connected:
-                    await self.link.tell("status", {"document": self._document})
+                    document, told = self._document, self._told
+                    if told is None:
+                        await self.link.tell("status", {"document": document})
+                    elif told != document:
+                        await self.link.tell("status", difference(told, document))
+                    self._told = document
 
     def say(self, **parts: Any) -> None:
         self._document = self.document(**parts)
@@ -71,6 +79,7 @@ class FakeRouter:
         return {"site": site, **lists, **parts}
 
     def _connected(self) -> None:
+        self._told = None
         self._changed.set()
 
     async def _handle(self, _channel: Channel, method: str, params: Doc) -> Any:

@@ -13,7 +13,8 @@ import pytest
 import trio
 
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, RemoteProtocolError
-from vanrouter.kube.channel import Channel, ControllerLink, Leaf, serve_channels
+from vanrouter.kube.channel import Channel, Leaf, serve_channels
+from vanrouter.kube.controller_link import ControllerLink
 from vanrouter.kube.conversation import MAX_LINE, MAX_UNANSWERED, Answered, Asked, Conversation, Told
 from vanrouter.model import SiteId
 from vanrouter.pki import CertificateAuthority, IdentityKey, PrivateKey, certificates_to_pem
@@ -130,7 +131,8 @@ async def serving(site: Site, *, port: int = 0) -> AsyncIterator[tuple[int, list
 
 
 def _link(port: int, leaf: Leaf) -> ControllerLink:
-    return ControllerLink("127.0.0.1", port, leaf=lambda: leaf, greet=lambda: {"pod": "p"}, handler=_echo, rng=random.Random(1))
+    places = [("127.0.0.1", port)]
+    return ControllerLink(lambda: places, leaf=lambda: leaf, greet=lambda: {"pod": "p"}, handler=_echo, rng=random.Random(1))
 
 
 async def test_either_end_asks_and_gets_its_answer() -> None:

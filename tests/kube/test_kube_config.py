@@ -259,3 +259,22 @@ async def test_a_token_file_that_cannot_be_read_just_now_fails_the_call_and_noth
         with pytest.raises(ServerFailed, match=r"the token file .* cannot be read") as caught:
             await client.call(get(CONFIG_MAPS, "north", "x"))
     assert "mounted" in caught.value.hint
+
+
+IN_A_ROUTER = """
+import sys
+import vanrouter.cli.main, vanrouter.cli.run, vanrouter.kube.kubeconfig, vanrouter.sites.process, vanrouter.sites.run_in_pod
+print(*sys.modules)
+"""
+NOT_IN_A_ROUTER = {
+    *("asyncio", "concurrent", "difflib", "kubernetes", "multiprocessing", "sqlite3", "vanrouter.baseline", "vanrouter.controller"),
+    *("vanrouter.admin.client", "vanrouter.cli.namespace", "vanrouter.kube.blocking", "vanrouter.kube.manifests", "vanrouter.kube.schemas"),
+    *("vanrouter.routing.explain", "vanrouter.routing.simulate", "vanrouter.sites.handover", "vanrouter.tokens.redeem"),
+    "vanrouter.tokens.sqlite_ledger",
+}
+
+
+def test_a_router_in_a_pod_loads_nothing_that_it_seldom_or_never_needs() -> None:
+    """A router has 60 MiB, and 50 of them are imports."""
+    done = subprocess.run([sys.executable, "-c", IN_A_ROUTER], capture_output=True, text=True, check=True)
+    assert not NOT_IN_A_ROUTER & set(done.stdout.split())

@@ -23,7 +23,8 @@ from vanrouter.kube.watching import Watcher
 
 MANY = 1000
 START = 10.0  # seconds of CPU; a quiet machine needs 2
-CHANGE = 1.0  # of one core, while ten changes a second are asked for
+CHANGES = 30
+CHANGE = 0.2  # seconds of CPU for one of them; a quiet machine needs 0.07
 HANGS = 120.0
 
 
@@ -65,7 +66,7 @@ async def test_a_thousand_services_are_there_soon_and_each_of_ten_changes_a_seco
             await seen.until(lambda: len(seen.at) == MANY, HANGS)
             start, used = trio.current_time() - began, time.process_time() - used
             waits, churn = [], time.process_time()
-            for number in range(30):
+            for number in range(CHANGES):
                 name, said = f"late-{number}", trio.current_time()
                 names = [*names[1:], name]  # and the oldest is withdrawn
                 router.say(**offered(names))
@@ -78,8 +79,8 @@ async def test_a_thousand_services_are_there_soon_and_each_of_ten_changes_a_seco
     waits.sort()
     record_property(
         "figure",
-        f"{MANY} Services: there in {start:.1f} s ({used:.1f} s of CPU, the test's router included); 30 changes in {took:.1f} s: "
-        f"median {waits[15]:.2f} s, worst {waits[-1]:.2f} s, {churn / took:.2f} of a core",
+        f"{MANY} Services: there in {start:.1f} s ({used:.1f} s of CPU, the test's router included); {CHANGES} changes in {took:.1f} s: "
+        f"median {waits[CHANGES // 2]:.2f} s, worst {waits[-1]:.2f} s, {churn / CHANGES:.3f} s of CPU each",
     )
     assert used <= START
-    assert churn <= CHANGE * took
+    assert churn / CHANGES <= CHANGE

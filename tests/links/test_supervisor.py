@@ -12,7 +12,7 @@ import random
 
 import pytest
 
-from vanrouter.links import CAP, FIRST_MINUTE_CAP, STAGGER, CancelDial, Endpoint, LinkSupervisor, State
+from vanrouter.links import CAP, FIRST_MINUTE_CAP, STAGGER, CancelDial, Endpoint, LinkSupervisor, Retire, State
 from vanrouter.links.supervisor import LANE_PAUSE, SETTLE, STABLE, TRANSITIONS, USABLE, Input
 from vanrouter.plane import Dial, DialResult, LinkState
 
@@ -406,3 +406,47 @@ def test_an_answer_to_somebody_elses_dial_is_ignored() -> None:
     link, _ = supervisor(A)
     assert link.handle_dial_result(up(99), now=0.0) == ()
     assert link.state is State.RACING
+
+
+# ---- An address that goes ---------------------------------------------------------------------------------------------------------
+
+
+def retired(actions: object) -> list[str]:
+    return [a.endpoint.host for a in actions if isinstance(a, Retire)]  # type: ignore[attr-defined]
+
+
+def test_lanes_leave_an_address_that_goes_once_there_is_one_to_another() -> None:
+    link = linked(A)
+    actions = link.set_endpoints([B, A], now=10.0, leaving=[A])
+    assert (dials(actions), retired(actions)) == (["10.0.0.2"], [])
+    (dial,) = actions
+    actions = link.handle_dial_result(up(dial.id), now=10.1)  # type: ignore[union-attr]
+    assert retired(actions) == ["10.0.0.1"]
+    link.handle_link_state(state(lanes=2, wanted=2), now=10.2)
+    assert link.status().endpoint == str(B)
+    actions = link.handle_link_state(state(lanes=1, wanted=1), now=11.0)  # the last stream of the old one ended
+    assert (list(actions), link.deadline, link.state) == ([], math.inf, State.UP)
+
+
+def test_an_address_that_goes_is_left_only_for_one_that_works() -> None:
+    link = linked(A)
+    (dial,) = link.set_endpoints([A, B, C], now=10.0, leaving=[A])
+    assert dial.host == "10.0.0.2"  # type: ignore[union-attr]
+    assert retired(link.handle_dial_result(down(dial.id), now=10.1)) == []  # type: ignore[union-attr]
+    assert link.deadline >= 11.1
+    (dial,) = link.handle_timeout(link.deadline)
+    assert dial.host == "10.0.0.3", "the one that has not failed"  # type: ignore[union-attr]
+    assert retired(link.handle_dial_result(up(dial.id), now=12.0)) == ["10.0.0.1"]  # type: ignore[union-attr]
+    alone = linked(A)
+    assert list(alone.set_endpoints([A], now=10.0, leaving=[A])) == [], "there is nothing better"
+    assert alone.state is State.UP
+
+
+def test_an_address_that_went_is_left_too_and_one_that_goes_is_dialled_last() -> None:
+    link = linked(A)
+    (dial,) = link.set_endpoints([B], now=10.0, leaving=[A])
+    assert retired(link.handle_dial_result(up(dial.id), now=10.1)) == ["10.0.0.1"]  # type: ignore[union-attr]
+    lost = linked(A)
+    lost.set_endpoints([A, B], now=10.0, leaving=[A])
+    actions = lost.handle_link_state(state(lanes=0), now=20.0)
+    assert dials(actions) == ["10.0.0.2"]

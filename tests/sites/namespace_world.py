@@ -30,20 +30,24 @@ class Namespace:
         self.authority = CertificateAuthority.create(site, self.identity.site_id, now=time.time())
         self.credentials: dict[str, dict[str, bytes]] = {}
         self.ports: dict[str, int] = {}
+        self.clock = time.time  # of whoever makes the keys
         self._client = BlockingClient(self.access)
 
     # ---- What the controller writes ------------------------------------------------------------------------------------------------------
 
     def establish(self) -> None:
-        self._client.call(apply(SECRETS, self.name, secret_of("van-identity", STATE, {"identity.key": self.identity.pem().reveal()})))
+        self.put_identity()
         self.put_keys()
+
+    def put_identity(self) -> None:
+        self._client.call(apply(SECRETS, self.name, secret_of("van-identity", STATE, {"identity.key": self.identity.pem().reveal()})))
 
     def put_keys(self, **own: bytes) -> None:
         files = {"ca.crt": self.authority.certificate_pem()}
         for which, issue in (("server", self.authority.issue_server), ("client", self.authority.issue_client)):
             key = PrivateKey.generate()
             more: tuple[Any, ...] = (["127.0.0.1"],) if which == "server" else ()
-            leaf = issue(key.public_der, self.identity.site_id, *more, now=time.time())  # type: ignore[operator]
+            leaf = issue(key.public_der, self.identity.site_id, *more, now=self.clock())  # type: ignore[operator]
             files |= {f"own__{which}.crt": certificates_to_pem([leaf]), f"own__{which}.key": key.pem().reveal()}
         files |= {f"credentials__{name}__{file}": data for name, its in self.credentials.items() for file, data in its.items()}
         self._client.call(apply(SECRETS, self.name, secret_of(KEYS_SECRET, KEYS, files | own)))
@@ -92,6 +96,11 @@ class Namespace:
         if address:
             status |= {"podIP": address, "podIPs": [{"ip": address}]}
         self._client.call(merge_patch(PODS, self.name, name, {"status": status}, subresource="status"))
+
+    def begin_to_delete(self, pod: str) -> None:
+        """It is there, and leaves, as one whose containers have a grace."""
+        self._client.call(merge_patch(PODS, self.name, pod, {"metadata": {"finalizers": ["vanrouter.io/test"]}}))
+        self._client.call(delete(PODS, self.name, pod))
 
     def delete_pod(self, name: str) -> None:
         self._client.call(delete(PODS, self.name, name))

@@ -174,15 +174,15 @@ async def test_one_name_in_two_files_names_both(world: World) -> None:
 
 async def test_what_a_host_cannot_do_is_said_and_not_done(world: World) -> None:
     home = world.home("north")
-    secure = resource("Listener", "secure", routingKey="a", host="127.0.0.1", port=free_port(), tlsCredentials="x")
-    home.resources.put(secure)
+    pods = resource("Listener", "pods", routingKey="a", host="127.0.0.1", port=free_port(), exposePodsByName=True)
+    home.resources.put(pods)
     home.resources.put(resource("Policy", "strict", default="strict"))
     await world.start(home)
     status = await world.status(home)
     assert condition(status["listeners"][0], "Configured")["reason"] == "NotSupported"
     assert "not in force" in problem(status, "Policy/strict")["message"]
     with pytest.raises(OSError, match="failed"):
-        await trio.open_tcp_stream("127.0.0.1", secure.spec.port)
+        await trio.open_tcp_stream("127.0.0.1", pods.spec.port)
 
 
 async def test_a_directory_without_a_site_does_not_start(world: World) -> None:

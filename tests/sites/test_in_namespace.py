@@ -70,7 +70,7 @@ class Routers:
             timing=timing,
             wall=wall,
         )
-        self.scope = await self.nursery.start(_cancellable, run)
+        self.scope, self.running = await self.nursery.start(_cancellable, run)
         return self.home(name)
 
     async def status(self, home: SiteHome) -> Any:
@@ -87,12 +87,12 @@ class Routers:
         pytest.fail(f"not within {seconds} s: {what}\n{status}")
 
 
-async def _cancellable(run: Callable[..., Any], *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+async def _cancellable(run: Callable[..., Any], *, task_status: trio.TaskStatus[tuple[trio.CancelScope, Any]]) -> None:
     with trio.CancelScope() as scope:
 
         class Started:
-            def started(self, _site: Any) -> None:
-                task_status.started(scope)
+            def started(self, site: Any) -> None:
+                task_status.started((scope, site))
 
         await run(task_status=Started())
 
@@ -372,3 +372,59 @@ async def test_as_a_process_it_ends_by_a_signal_while_it_waits_and_when_it_runs(
     space.put("Site", "north")
     await run(200, signal.SIGINT, signal.SIGINT)
     await run(200, signal.SIGINT, signal.SIGINT)  # at once, on what the one before left
+
+
+async def test_a_router_that_outlives_its_site_starts_anew_as_the_site_that_is_there_now(
+    space: Namespace, routers: Routers, nursery: trio.Nursery
+) -> None:
+    """With the keys of the one before it would be ready for ever, and known to nobody."""
+    space.establish()
+    space.put("Site", "north")
+    ended = trio.Event()
+
+    async def run() -> None:
+        async with trio.open_nursery() as inner:
+            before, routers.nursery = routers.nursery, inner
+            await routers.start(space)
+            routers.nursery = before
+        ended.set()
+
+    nursery.start_soon(run)
+    home = routers.home("van-router-1")
+    with trio.fail_after(10):
+        while True:
+            if home.pid_file.exists():
+                break
+            await trio.sleep(0.02)
+    with Namespace(space.access, space.name) as other:
+        other.put_identity()  # alone, this is somebody's mistake, and nothing ends
+        with trio.move_on_after(1.0):
+            await ended.wait()
+        assert not ended.is_set()
+        other.put_keys()
+        with trio.fail_after(10):
+            await ended.wait()
+        assert home.state.read("identity.key") is None
+        home = await routers.start(other)
+        await routers.until(home, "it is the other site", lambda s: s["site"]["id"] == str(other.identity.site_id))
+
+
+async def test_a_leaf_of_its_own_that_nobody_renews_is_said_with_its_date_until_somebody_does(
+    space: Namespace, routers: Routers, caplog: pytest.LogCaptureFixture
+) -> None:
+    space.establish()
+    space.put("Site", "north")
+
+    def later() -> float:
+        return time.time() + 80 * 86_400
+
+    home = await routers.start(space, wall=later)
+    status = await routers.until(home, "it is said", lambda s: any(p["path"] == "Secret/van-router-keys" for p in s["problems"]))
+    (said,) = (p for p in status["problems"] if p["path"] == "Secret/van-router-keys")
+    until = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 90 * 86_400))
+    assert f"is valid until {until}" in said["message"]
+    assert "kubectl logs deployment/van-controller" in said["hint"]
+    assert "certificate not renewed" in caplog.messages
+    space.clock = later
+    space.put_keys()
+    await routers.until(home, "it is over", lambda s: not s["problems"])

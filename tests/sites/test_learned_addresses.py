@@ -16,6 +16,7 @@ import pytest
 import trio
 import yaml
 from namespace_world import Namespace
+from site_world import World, free_port, plane, world
 from sni_relay import SniRelay
 from test_controlled_router import controlling, token_for
 from test_in_namespace import Routers, routers, space
@@ -26,8 +27,9 @@ from vanrouter.kube.kinds import NAMESPACES, SECRETS
 from vanrouter.pki.authority import van_name
 from vanrouter.sites.learned import Learned
 from vanrouter.stores import StateFiles
+from vanrouter.tokens import Endpoint
 
-__all__ = ["routers", "space"]
+__all__ = ["plane", "routers", "space", "world"]
 
 
 @pytest.fixture
@@ -43,6 +45,12 @@ def far(cluster: Any) -> Iterator[Namespace]:
 
 def told(status: Any) -> list[int]:
     return [e["port"] for e in status["site"]["endpoints"]]
+
+
+def uses(status: Any, port: int) -> bool:
+    """And nothing else."""
+    there = [link for link in status["links"] if link["active"] and link["endpoint"] == f"127.0.0.1:{port}"]
+    return any(link["lanes"] == link["lanesWanted"] for link in there)
 
 
 async def test_it_is_learned_over_the_live_link_and_used_also_by_a_pod_that_comes_later(
@@ -63,9 +71,12 @@ async def test_it_is_learned_over_the_live_link_and_used_also_by_a_pod_that_come
             south = await routers.start(far, "south-1", controller=("127.0.0.1", redeeming.port), any_host="127.0.0.24")
             await routers.until(south, "they are linked", lambda s: s["site"]["linkedSites"] == 1)
             new = old + 1 if old < 32767 else old - 1
+            await node.start(SniRelay(behind, new, host="127.0.0.23").run)
             await trio.to_thread.run_sync(space.set_node_port, new)
             await routers.until(north, "both are told", lambda s: told(s) == [new, old])
             await routers.until(south, "it has learned", lambda s: {"host": "127.0.0.1", "port": new} in s["links"][0]["learned"])
+            await routers.until(south, "the live link leaves the old one", lambda s: uses(s, new) and s["links"][0]["active"])
+            assert told(await routers.status(north)) == [new, old], "before that goes"
             with trio.fail_after(10):
                 while f'["127.0.0.1",{new}]' not in far.data("van-router").get("router.json", ""):  # noqa: ASYNC110
                     await trio.sleep(0.1)
@@ -75,10 +86,23 @@ async def test_it_is_learned_over_the_live_link_and_used_also_by_a_pod_that_come
         start = functools.partial(routers.start, far, "south-2", controller=("127.0.0.1", redeeming.port), any_host="127.0.0.24")
         later = await start()
 
-        def uses_the_new(status: Any) -> bool:
-            return any(link["active"] and link["endpoint"] == f"127.0.0.1:{new}" for link in status["links"])
+        await routers.until(later, "the link goes over the new address", lambda s: uses(s, new))
 
-        await routers.until(later, "the link goes over the new address", uses_the_new)
+
+async def test_a_host_says_where_it_is_linked_to_unless_that_is_itself_alone(world: World) -> None:
+    north, south = world.home("north", linkAccess=f"127.0.0.1:{free_port()}"), world.home("south")
+    site = await world.start(north)
+    await world.start(south)
+    await world.link(north, south)
+    assert (await world.status(south))["links"][0]["learned"] == []
+    site.services.reached_at = lambda: [Endpoint("127.0.0.1", 1), Endpoint("203.0.113.9", 7000)]
+    await world.call(north, "reconcile")
+
+    async def learned() -> bool:
+        found = (await world.status(south))["links"][0]["learned"]
+        return bool(found == [{"host": "203.0.113.9", "port": 7000}])
+
+    await world.until("south has learned it", learned)
 
 
 def test_what_was_learned_is_kept_until_nobody_dials_that_site(tmp_path: Path) -> None:

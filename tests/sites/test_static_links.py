@@ -4,9 +4,7 @@ Links without a token: a Link and its Secret from files, in whatever order they 
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,16 @@ import pytest
 import trio
 import yaml
 from click.testing import CliRunner, Result
-from site_world import FAST, World, condition, free_port, resource
+from gitops_world import SITE, Space, space
+from site_world import World, condition, free_port, resource
 
 from vanrouter.cli.main import van as van_group
-from vanrouter.controller.run import Controller
-from vanrouter.kube.access import Access
-from vanrouter.kube.blocking import BlockingClient
-from vanrouter.kube.calls import apply
-from vanrouter.kube.client import KubeClient
-from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
 from vanrouter.kube.records import resource_object
 from vanrouter.model import SiteId
 from vanrouter.pki import CertificateAuthority, PrivateKey, certificates_to_pem
 from vanrouter.resources.kinds import Metadata, Secret
-from vanrouter.sites.run_in_pod import run_in_pod
-from vanrouter.stores import SiteHome
+
+__all__ = ["space"]
 
 
 @pytest.fixture
@@ -94,55 +87,6 @@ async def test_only_the_link_is_printed_for_a_secret_that_is_there_already(world
 
 
 # ---- In a namespace: a real controller, a real router, a real API server --------------------------------------------------------------
-
-
-class Space:
-    """A namespace to which a GitOps tool applies objects."""
-
-    def __init__(self, access: Access, name: str, root: Path, nursery: trio.Nursery, plane: str) -> None:
-        self.access = Access(**{**vars(access), "namespace": name})
-        self.name, self.nursery, self.plane = name, nursery, plane
-        self.home = SiteHome(root / "pod")
-        self.client = BlockingClient(self.access)
-
-    async def apply(self, value: dict[str, Any]) -> None:
-        kind = SECRETS if value["kind"] == "Secret" else CONFIG_MAPS
-        await trio.to_thread.run_sync(lambda: self.client.call(apply(kind, self.name, value)))
-
-    async def run_controller(self, *, task_status: trio.TaskStatus[Controller] = trio.TASK_STATUS_IGNORED) -> None:
-        async with KubeClient(self.access) as client, trio.open_nursery() as nursery:
-            controller = Controller(client, self.client, self.name, port=0, name="c-0")
-
-            class Served:
-                def started(self, _value: None = None) -> None:
-                    task_status.started(controller)
-
-            await controller.run(task_status=Served())
-            nursery.cancel_scope.cancel()
-
-    async def run_router(self, controller: Controller, *, task_status: trio.TaskStatus[Any]) -> None:
-        run = functools.partial(run_in_pod, self.home.directory, self.access, pod="van-router-0", controller=("127.0.0.1", controller.port))
-        await run(link_port=free_port(), any_host="127.0.0.1", plane=self.plane, timing=FAST, task_status=task_status)
-
-
-@pytest.fixture
-def space(cluster: Any, namespace: str, tmp_path: Path, nursery: trio.Nursery, plane: str) -> Iterator[Space]:
-    made = Space(cluster, namespace, tmp_path, nursery, plane)
-    with made.client:
-        yield made
-
-
-SITE = """
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: van.site.south, labels: {vanrouter.io/type: resource}}
-data:
-  resource.yaml: |
-    apiVersion: skupper.io/v2alpha1
-    kind: Site
-    metadata: {name: south}
-    spec: {linkAccess: none}
-"""
 
 
 async def test_gitops_brings_a_link_before_its_site_and_before_its_secret(world: World, van: Any, space: Space) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from vanrouter.addresses.table import AddressTable
-from vanrouter.messages import Applied, AppliedItem, Fragment, Problem, Problems, SiteInfo, decode_untrusted, encode
+from vanrouter.messages import Applied, AppliedItem, Fragment, Problem, Problems, Reachable, SiteInfo, decode_untrusted, encode
 from vanrouter.plane import LinkState
 
 __all__ = ["Exchange", "Outgoing", "PeerView", "Position", "Positions"]
@@ -79,7 +79,7 @@ class Exchange:
         self._info, self._position, self._positions = info, position, positions
         self._peers: dict[str, _Peer] = {}
         self._pending: dict[tuple[str, int], _Pending] = {}
-        self._learned: list[tuple[str, list[tuple[str, int]]]] = []
+        self._learned: list[tuple[str, list[Reachable]]] = []
         self._in_force = -1
         self._version = 0
 
@@ -114,7 +114,7 @@ class Exchange:
         if isinstance(message, SiteInfo):
             peer.info = message
             if message.endpoints:
-                self._learned.append((peer.router.partition("/")[0], [(e.host, e.port) for e in message.endpoints]))
+                self._learned.append((peer.router.partition("/")[0], message.endpoints))
             self.table.set_site_name(peer.router.partition("/")[0], message.name)
         elif isinstance(message, Problems):
             peer.problems = message
@@ -155,7 +155,7 @@ class Exchange:
     def routers(self) -> list[str]:
         return list(self._peers)
 
-    def take_endpoints(self) -> list[tuple[str, list[tuple[str, int]]]]:
+    def take_endpoints(self) -> list[tuple[str, list[Reachable]]]:
         """(site, where it is linked to) of those that said so since the last call."""
         learned, self._learned = self._learned, []
         return learned

@@ -38,6 +38,7 @@ class LocalListener(msgspec.Struct, frozen=True, kw_only=True):
     strategy: Strategy = "balanced"
     keys: tuple[KeyWeight, ...] = ()
     reached_at: tuple[str, int] | None = None
+    tls: str = ""  # the name of a Tls entry
 
     @property
     def shown(self) -> tuple[str, int]:
@@ -57,6 +58,7 @@ class LocalConnector(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     port: int = 0
     embedded: bool = False
+    tls: str = ""  # the name of a Tls entry
     cost: int = 0
     service: ServicePort | None = None  # what others get by service sync
 

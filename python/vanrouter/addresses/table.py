@@ -265,6 +265,10 @@ class AddressTable:
         """Whether a target for this key is reachable."""
         return self._known.matched_listener(key)
 
+    def reachable_keys(self) -> set[str]:
+        """The routing keys that have a target which is reachable."""
+        return {key for key in {*self._known.keys, *self._known.targets_of} if self._known.matched_listener(key)}
+
     def matched_connector(self, key: str) -> bool:
         """Whether a listener for this key is reachable."""
         return self._known.matched_connector(key)
@@ -337,7 +341,7 @@ class AddressTable:
         offered = self._known.offered(key, known)
         self._known.difference.want(("route", key), Route(name=key, targets=targets) if targets else None)
         for c in known.connectors.values():
-            entry = Connector(name=c.name, routing_key=key, host=c.host, port=c.port, embedded=c.embedded)
+            entry = Connector(name=c.name, routing_key=key, host=c.host, port=c.port, embedded=c.embedded, tls=c.tls)
             self._known.difference.want(("connector", c.name), entry if c.name in offered.here else None)
         for name, listener in known.listeners.items():
             works = not self._known.ports.listener_clash(listener)
@@ -348,6 +352,7 @@ class AddressTable:
                 routing_key=listener.routing_key,
                 strategy=listener.strategy,
                 keys=list(listener.keys),
+                tls=listener.tls,
             )
             self._known.difference.want(("listener", name), entry2 if works else None)
         self._advertise_key(key, known, offered)

@@ -131,6 +131,8 @@ def describe_service(conditions: Conditions, address: str, infos: list[tuple[str
 def _healthy(conditions: Conditions, where: str, health: Verdict, is_offered: bool, now: float) -> None:
     """Whether the target takes streams, by its checks; without checks, by the streams themselves."""
     todo = "check that the server runs and listens there"
+    if health.error.startswith("TLS: "):
+        todo = "compare spec.tlsCredentials and the name with what the server shows: openssl s_client -showcerts -connect HOST:PORT"
     check = health.check
     if check.type == "none":
         if health.connects_failed:

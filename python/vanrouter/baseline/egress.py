@@ -12,7 +12,6 @@ from vanrouter.baseline.frame import Open
 from vanrouter.baseline.lane import Lane
 from vanrouter.baseline.pump import SocketPump
 from vanrouter.baseline.records import StreamRecord
-from vanrouter.baseline.sockets import AppSocket
 from vanrouter.baseline.transit import forward
 from vanrouter.model import StreamClass, site_id_to_bytes
 
@@ -89,7 +88,7 @@ async def _connect(plane: BaselinePlane, far: LaneFar, pump: SocketPump, key: st
                 continue
             done = plane.targets.began(key, connector.name)
             try:
-                sock = await plane.targets.connect(connector)
+                sock = await plane.targets.connect(connector, plane.legs.connect)
             except OSError as error:
                 done()
                 reason = f"{connector.host}:{connector.port}: {error.strerror or error}"
@@ -99,11 +98,11 @@ async def _connect(plane: BaselinePlane, far: LaneFar, pump: SocketPump, key: st
                 raise
             if pump.is_over:  # reset meanwhile
                 done()
-                sock.close()
+                sock.reset()
                 return
             pump.record.reached(connector=connector.name, router=pump.record.router)
             pump.record.when_over(done)
-            pump.socket = AppSocket(sock, plane.abort_watch)
+            pump.socket = sock
             far.accept()
             pump.flush()
             pump.resume_end()

@@ -147,6 +147,9 @@ class EmbeddedStream(PlaneStream):
             self._readable = trio.Event()
             await self._readable.wait()
 
+    def is_readable(self) -> bool:
+        return bool(self._received) or self._far_finished or self._is_closed or self._reset is not None
+
     async def aclose(self) -> None:
         if not self._is_closed:
             if not self._sent_end:

@@ -145,6 +145,8 @@ class Lane:
         self._is_kicked = False
         self._scope = trio.CancelScope()
         peer = transport.sock.getpeername()
+        self.peer: tuple[str, int] = (peer[0], peer[1])
+        self.is_retired = False  # it closes with its last stream
         self.address = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
 
     # ---- For the plane -----------------------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ class Lane:
 
     @property
     def takes_streams(self) -> bool:
-        return not self._is_over and self.mux.may_open and self.peer_leaving in (None, GoAwayCode.DRAIN)
+        return not self._is_over and not self.is_retired and self.mux.may_open and self.peer_leaving in (None, GoAwayCode.DRAIN)
 
     def open(self, open_: Open, owner: Owner, early: bytes, *, origin: str = "") -> LaneFar | None:
         """``origin``: the neighbour that it came from. None: no room in the budget, or the lane is gone."""
@@ -179,6 +181,13 @@ class Lane:
         if not self._is_kicked:
             self._is_kicked = True
             self._kicked.set()
+
+    def retire(self) -> None:
+        """Others have taken its place: no new streams."""
+        if not self.is_retired:
+            self.is_retired = True
+            self.go_away(GoAwayCode.REPLACED, "its address goes")
+            self._events.changed(self)
 
     def go_away(self, code: GoAwayCode, reason: str) -> None:
         self.mux.go_away(code, reason)
@@ -261,6 +270,8 @@ class Lane:
             if not chunks:
                 return
             self._act(self.mux.receive_untrusted(chunks, trio.current_time()))
+            if self.is_retired and not self.mux.stream_count:
+                self.close(GoAwayCode.SHUTDOWN, "replaced")
             if self.mux.has_data_to_send:
                 self.kick()
 

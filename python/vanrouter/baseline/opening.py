@@ -14,7 +14,6 @@ import trio
 from vanrouter.baseline.far import Answer, Parked, join_locally
 from vanrouter.baseline.frame import Open
 from vanrouter.baseline.pump import SocketPump
-from vanrouter.baseline.sockets import AppSocket
 from vanrouter.baseline.targets import Here, Search, There
 from vanrouter.model import RouterId, StreamClass, site_id_to_bytes
 from vanrouter.plane import Connector
@@ -113,11 +112,11 @@ class Opening:
             stream = plane.offer_incoming(connector, source="", record=record, counts=False)
             return stream or Failure(StreamClass.REFUSED, f"too many streams wait for {connector.name}")
         try:
-            sock = await plane.targets.connect(connector)
+            sock = await plane.targets.connect(connector, plane.legs.connect)
         except OSError as error:
             return Failure(StreamClass.REFUSED, f"{connector.host}:{connector.port}: {error.strerror or error}")
         pump = plane.new_pump(record, blames=StreamClass.TARGET, counts=False)
-        pump.socket = AppSocket(sock, plane.abort_watch)
+        pump.socket = sock
         return pump
 
     # ---- A target of another router ------------------------------------------------------------------------------------------------

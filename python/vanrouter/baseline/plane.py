@@ -21,6 +21,7 @@ import msgspec
 import trio
 
 from vanrouter.baseline.access import Doorkeeper
+from vanrouter.baseline.app_tls import Legs
 from vanrouter.baseline.books import OUR_CREDITS
 from vanrouter.baseline.credit import Budget
 from vanrouter.baseline.dialling import Dialler
@@ -43,7 +44,7 @@ from vanrouter.baseline.stream import Stream
 from vanrouter.baseline.table import Table
 from vanrouter.baseline.targets import Search, Targets, keys_of
 from vanrouter.baseline.trunk import Trunk
-from vanrouter.errors import ConfigError, NoSuchKey, PeerRejected, StreamRefused
+from vanrouter.errors import ConfigError, NoSuchKey, PeerRejected, StreamRefused, refusal
 from vanrouter.model import RouterId, StreamClass, site_id_of_key, site_id_to_bytes
 from vanrouter.plane import (
     Access,
@@ -93,6 +94,7 @@ class BaselinePlane:
         self.is_running = False
         self._is_leaving = False
         self._table = Table()
+        self.legs = Legs(self, self._table)
         self._doors = Doors(self)
         self._trunks: dict[str, Trunk] = {}
         self._lanes: dict[Lane, None] = {}
@@ -209,6 +211,11 @@ class BaselinePlane:
         for lane in list(trunk.lanes) if trunk else []:
             lane.close(GoAwayCode.POLICY, reason)
 
+    def retire(self, link: str, host: str, port: int) -> None:
+        for lane in list(self._lanes):
+            if lane.link == link and lane.peer == (host, port):
+                lane.retire()
+
     def set_ready(self, ready: bool) -> None:
         self._is_ready = ready
 
@@ -242,7 +249,7 @@ class BaselinePlane:
 
     async def connect(self, routing_key: str) -> PlaneStream:
         if self.is_refusing:
-            raise StreamRefused("this router is leaving and opens no new streams")
+            raise StreamRefused("this router is leaving and opens no new streams", stream_class="drain")
         record = self._record(routing_key)
         stream = EmbeddedStream(routing_key=routing_key, source="", record=record, blames=StreamClass.CLIENT)
         try:
@@ -254,7 +261,7 @@ class BaselinePlane:
             record.end(failure.stream_class, failure.reason)
             if failure.nobody_serves_it:
                 raise NoSuchKey(f"no site that is reachable serves {routing_key!r}", hint="is there a connector with this routing key?")
-            raise StreamRefused(f"{routing_key}: {failure.reason}")
+            raise refusal(f"{routing_key}: {failure.reason}", failure.stream_class.word)
         return stream
 
     async def next_events(self) -> list[AnyEvent]:
@@ -372,10 +379,28 @@ class BaselinePlane:
         if self.is_refusing:
             sock.close()
             return
+        if listener.tls:
+            self.spawn(self._greet, listener, sock)
+        else:
+            self._serve(listener, AppSocket(sock, self.abort_watch))
+
+    async def _greet(self, listener: Listener, sock: socket.socket) -> None:
+        """No target hears of a client before its handshake is done."""
+        try:
+            leg = await self.legs.accept(listener, sock)
+        except OSError as error:
+            refused = isinstance(error, ConnectionRefusedError)
+            self.totals.counters.handshakes_failed += not refused
+            record = self._record(keys_of(listener)[0].routing_key, listener=listener.name)
+            record.end(StreamClass.REFUSED if refused else StreamClass.CLIENT, str(error.strerror or error))
+        else:
+            self._serve(listener, leg)
+
+    def _serve(self, listener: Listener, sock: AppSocket) -> None:
         keys = keys_of(listener)
         record = self._record(keys[0].routing_key, listener=listener.name)
         pump = self.new_pump(record, blames=StreamClass.CLIENT)
-        pump.socket = AppSocket(sock, self.abort_watch)
+        pump.socket = sock
         opening = Opening(self, Search(self.targets, keys, listener.strategy), pump)
         pump.read_now()
         self.spawn(self._open, opening, pump)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from vanrouter.errors import StaleGeneration
-from vanrouter.plane import Access, AnyEntry, Changes, Connector, Credential, Kind, Link, Listener, Path, Route, Snapshot
+from vanrouter.plane import Access, AnyEntry, Changes, Connector, Credential, Kind, Link, Listener, Path, Route, Snapshot, Tls
 
 __all__ = ["Difference", "Table"]
 
@@ -17,6 +17,7 @@ _KINDS: dict[type, Kind] = {
     Connector: "connector",
     Path: "path",
     Route: "route",
+    Tls: "tls",
 }
 
 

@@ -7,15 +7,14 @@ It gathers what ``choice`` decides upon, and keeps what the next choice wants to
 from __future__ import annotations
 
 import random
-import socket
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import trio
 
 from vanrouter.baseline.choice import DOUBTFUL, SOUND, Candidate, Turns, choose, choose_key
-from vanrouter.baseline.sockets import connect_tcp
+from vanrouter.baseline.sockets import AppSocket
 from vanrouter.baseline.table import Table
 from vanrouter.baseline.trunk import Trunk
 from vanrouter.model import RouterId, StreamClass
@@ -166,10 +165,10 @@ class Targets:
 
     # ---- What becomes of it ------------------------------------------------------------------------------------------------------
 
-    async def connect(self, connector: Connector) -> socket.socket:
+    async def connect(self, connector: Connector, how: Callable[[Connector], Awaitable[AppSocket]]) -> AppSocket:
         """Raises OSError. Keeps the connector's passive health."""
         try:
-            sock = await connect_tcp(connector.host, connector.port)
+            sock = await how(connector)
         except OSError as error:
             self.note_health(connector, str(error.strerror or error), now=trio.current_time())
             raise

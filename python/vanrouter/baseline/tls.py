@@ -10,18 +10,16 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fnmatch
-import os
 import socket
 import ssl
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import trio
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
+from vanrouter.app_tls import key_file
 from vanrouter.errors import ConfigError, PeerRejected
 from vanrouter.plane import Credential
 
@@ -73,32 +71,10 @@ def _prepare(context: ssl.SSLContext, credential: Credential) -> None:
     context.verify_flags = ssl.VerifyFlags(context.verify_flags | NO_CHECK_TIME)
     try:
         context.load_verify_locations(cadata=b"".join(credential.trust))
-        with _key_file(credential) as path:
+        with key_file(credential.certificates, credential.private_key) as path:
             context.load_cert_chain(path)
     except (ssl.SSLError, ValueError) as error:
         raise ConfigError(f"credential {credential.name}: the certificate, the key and the CA do not fit together ({error})") from error
-
-
-@contextlib.contextmanager
-def _key_file(credential: Credential) -> Iterator[str]:
-    """``ssl`` reads keys from files only: memory that has a path for a moment, or a private directory for a moment."""
-    key = serialization.load_der_private_key(credential.private_key, None)
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    for der in credential.certificates:
-        pem += x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("credential", os.MFD_CLOEXEC)
-        try:
-            os.write(fd, pem)
-            yield f"/proc/self/fd/{fd}"
-        finally:
-            os.close(fd)
-    else:
-        with tempfile.TemporaryDirectory(prefix="van-") as directory:  # mode 0700
-            path = os.path.join(directory, "credential.pem")
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(pem)
-            yield path
 
 
 # ---- What a verified chain permits ----------------------------------------------------------------------------------------

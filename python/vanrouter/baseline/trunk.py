@@ -81,6 +81,11 @@ class Trunk:
         return any(lane.peer_leaving in (GoAwayCode.DRAIN, GoAwayCode.CLOSED) for lane in self.lanes)
 
     @property
+    def _replaced(self) -> int:
+        """Lanes that take no new streams while the router does: each needs another one in its place."""
+        return 0 if self.is_draining else sum(lane.is_retired or lane.peer_leaving is GoAwayCode.REPLACED for lane in self.lanes)
+
+    @property
     def doubt(self) -> int:
         """What there is to be said against it where a new stream chooses. Only lanes that take one count."""
         is_suspect = all(lane.is_suspect for lane in self.lanes if lane.takes_streams)
@@ -133,7 +138,7 @@ class Trunk:
             router=self.text,
             site_name=first.site_name if first else "",
             lanes=len(self.lanes),
-            lanes_wanted=min(self._our_lanes_wanted, first.lanes_wanted, MOST_LANES) if first else 0,
+            lanes_wanted=min(self._our_lanes_wanted, first.lanes_wanted, MOST_LANES) + self._replaced if first else 0,
             suspect=bool(self.lanes) and self.is_suspect,
             draining=self.is_draining,
             edge=self.is_edge,

@@ -18,7 +18,7 @@ from vanrouter.errors import ConfigError
 from vanrouter.kube.custom_home import ResourceObjects
 from vanrouter.kube.kinds import SECRETS
 from vanrouter.kube.names import RESOURCE, TYPE, credential_secret, is_own_secret
-from vanrouter.resources import Link, Resource, Secret
+from vanrouter.resources import Connector, Link, Listener, MultiKeyListener, Resource, Secret
 from vanrouter.resources import Site as SiteResource
 from vanrouter.stores.resources import Loaded
 
@@ -90,20 +90,25 @@ def _refuse_secrets(site: NamespaceSite, loaded: Loaded, resources: Sequence[Res
 
 
 def _warn_of_missing(site: NamespaceSite, loaded: Loaded, resources: Sequence[Resource]) -> None:
-    """Secrets that links name and nobody brings: the links wait. One without our label is not seen by the controller."""
+    """Secrets that resources name and nobody brings: they wait. One without our label is not seen by the controller."""
     given = {r.name for r in resources if isinstance(r, Secret)}
-    for link in (r for r in resources if isinstance(r, Link)):
-        name = link.spec.tls_credentials or link.name
+    for one in resources:
+        if isinstance(one, Link):
+            name, hint = one.spec.tls_credentials or one.name, "van link generate {}, at the other site, prints both"
+        elif isinstance(one, Listener | MultiKeyListener | Connector) and one.spec.tls_credentials:
+            name, hint = one.spec.tls_credentials, "docs/resources.md says what it needs: TLS with clients and servers"
+        else:
+            continue
         if name in given or (Secret.KIND, name) in loaded.resources or site.get(SECRETS, credential_secret(name)):
             continue
         if (found := site.get(SECRETS, name)) is None:
             warn(
-                f"{link.ref}: there is no Secret {name} yet; the link waits for it",
-                f"van link generate {name}, at the other site, prints both",
+                f"{one.ref}: there is no Secret {name} yet; {'the link' if isinstance(one, Link) else 'it'} waits for it",
+                hint.format(name),
             )
         elif (found["metadata"].get("labels") or {}).get(TYPE) != RESOURCE:
             label = f"kubectl label secret {name} -n {site.namespace} {TYPE}={RESOURCE}"
-            warn(f"{link.ref}: Secret {name} has no label {TYPE}: {RESOURCE}, so the controller does not see it", label)
+            warn(f"{one.ref}: Secret {name} has no label {TYPE}: {RESOURCE}, so the controller does not see it", label)
 
 
 def _with_settings_kept(loaded: Loaded, resource: Resource) -> Resource:

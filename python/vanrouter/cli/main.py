@@ -27,6 +27,7 @@ EVERYDAY = {
     "network": ("network", "network", "See the sites of the network."),
     "trace": ("trace", "trace", "Show where the next connection to a routing key would go."),
     "simulate": ("simulate", "simulate", "Say what would be lost if sites or links were down."),
+    "bench": ("bench", "bench", "Measure what this site and another one carry between them."),
     "doctor": ("doctor", "doctor", "Look at everything the site needs and say what is wrong and what to do."),
     "hosts": ("hosts", "hosts", "Print lines for /etc/hosts, one for each service."),
     "update": ("site", "update", "Change settings of the site; only those that are named."),

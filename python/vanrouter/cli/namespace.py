@@ -26,6 +26,7 @@ from vanrouter.kube.custom_home import ResourceObjects, custom_sites
 from vanrouter.kube.errors import Forbidden, NotFound
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SECRETS
 from vanrouter.kube.kubeconfig import load_access
+from vanrouter.kube.leaf_dates import late, leaf_dates
 from vanrouter.kube.manifests import CONTROLLER, ROUTER
 from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, resource_map, selector, status_map
 from vanrouter.kube.records import ROOT, SITE_KEY, reference_to, root_order, site_text
@@ -219,6 +220,11 @@ class NamespaceSite(Site):
         document = _parse(text, f"ConfigMap/{status_map(name)}: {SITE_KEY}")
         _fill_in(document, site)
         document["problems"] += self.troubles()
+        dates = leaf_dates(document["site"].get("certificate"))
+        problem = late(dates, time.time()) if dates is not None else None
+        if problem is not None and not any(p.get("path") == problem.path for p in document["problems"]):  # nobody is there who says it
+            hint = commands_here(problem.hint, self.invocation)
+            document["problems"].append({"path": problem.path, "message": problem.message, "hint": hint})
         return document
 
 
@@ -243,7 +249,8 @@ def _fill_in(document: dict[str, Any], site: str) -> None:
         about.setdefault(key, value)
     conditions = about.setdefault("conditions", [])
     if not any(c.get("type") == "Ready" for c in conditions):
-        why = "none of its routers has said yet how it is"
+        why = next((f": {p['message']}" for p in document["problems"] if p.get("path") == "routers"), "")
+        why = f"none of its routers has said yet how it is{why}"
         conditions.append({"type": "Ready", "status": "Unknown", "reason": "NoRouter", "message": why, "since": "", "next": ""})
 
 

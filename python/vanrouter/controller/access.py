@@ -53,6 +53,7 @@ class Reached(msgspec.Struct, frozen=True):
     condition: Condition | None  # None: it wants no link access
     service: Object | None = None  # what the Service should be, for server-side apply; None: there should be none
     fronts: list[tuple[Kind, Object]] = []  # what should be in front of it, likewise
+    going: list[tuple[str, int]] = []  # of the endpoints: those that went, and are told for a while
 
 
 class LinkAccess:
@@ -77,7 +78,7 @@ class LinkAccess:
         self._old = {e: until for e, until in self._old.items() if until > now and e not in reached.endpoints}
         self._old |= {e: now + OLD for e in self._now if e not in reached.endpoints}
         self._now = reached.endpoints
-        return msgspec.structs.replace(reached, endpoints=[*reached.endpoints, *self._old])
+        return msgspec.structs.replace(reached, endpoints=[*reached.endpoints, *self._old], going=list(self._old))
 
     def _look(self, spec: SiteSpec, service: Object | None, seen: Seen, owners: tuple[Object, ...], now: float) -> Reached:
         if seen.unsettled or (seen.routes is None and spec.link_access == "default"):

@@ -233,11 +233,13 @@ class Redeeming:
             self._copies.wake()
 
 
-def credentials_in(secrets: Mapping[str, Object], links: Iterable[Link], given: Mapping[str, Secret]) -> dict[str, dict[str, bytes]]:
-    """What routers need for these links: credentials that tokens gave, and Secrets of a user that a link names."""
+def credentials_in(
+    secrets: Mapping[str, Object], links: Iterable[Link], given: Mapping[str, Secret], *, named: Iterable[str] = ()
+) -> dict[str, dict[str, bytes]]:
+    """What routers need for these links: credentials that tokens gave, and Secrets of a user that a link names; or that are ``named``."""
     used = {link.spec.tls_credentials or link.name for link in links}
     found = {name: files for name, (_, files) in _credentials(secrets).items() if name in used}
-    return {name: dict(given[name].data) for name in used if name in given} | found
+    return {name: dict(given[name].data) for name in sorted({*used, *named}) if name in given} | found
 
 
 def _credentials(secrets: Mapping[str, Object]) -> dict[str, tuple[Object, dict[str, bytes]]]:

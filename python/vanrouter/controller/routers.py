@@ -12,15 +12,17 @@ from typing import Any, Final
 
 import trio
 
-from vanrouter.controller.report import Doc, merge_documents, slots_of
+from vanrouter.controller.report import Doc, merge_documents, slots_by_resources, slots_of
 from vanrouter.errors import ConfigError, NotReady
 from vanrouter.kube.channel import Channel
+from vanrouter.kube.status_parts import heard_untrusted
 
 __all__ = ["Routers"]
 
 Params = dict[str, Any]
 
 SILENT: Final = 15.0  # so long after the last router left, the site's status says that there is none
+REFUSED_FOR: Final = 60.0  # so long one refusal stands for all
 ASK_SECONDS: Final = 10.0
 ASKABLE: Final = ("network", "trace", "simulate", "status")
 
@@ -34,6 +36,8 @@ class Routers:
         self._last: dict[str, Doc] = {}
         self._alone_since = trio.current_time()
         self._merged: Doc | None = None
+        self._why_none = ""
+        self._refused_at = -math.inf
         self.join: Callable[[Params], Awaitable[Params]] | None = None
 
     # ---- Their status --------------------------------------------------------------------------------------------------------------------
@@ -46,6 +50,9 @@ class Routers:
 
     def slots(self) -> set[tuple[str, int]]:
         return {slot for document in self._documents().values() for slot in slots_of(document)}
+
+    def slots_by_resources(self) -> set[tuple[str, int]]:
+        return {slot for document in self._documents().values() for slot in slots_by_resources(document)}
 
     @property
     def are_certain(self) -> bool:
@@ -61,6 +68,11 @@ class Routers:
         return not self._channels and trio.current_time() >= self._alone_since + SILENT
 
     @property
+    def why_none(self) -> str:
+        """Why no router is connected, as far as this end knows."""
+        return self._why_none or "none has come to this controller yet, or what comes does not get through"
+
+    @property
     def deadline(self) -> float:
         until = self._alone_since + SILENT
         return until if not self._channels and trio.current_time() < until else math.inf
@@ -74,6 +86,7 @@ class Routers:
     def changed(self, channel: Channel, is_here: bool) -> None:
         if is_here:
             self._channels[channel] = None
+            self._why_none, self._refused_at = "the last one went", -math.inf
         else:
             self._last = self._documents()
             self._channels.pop(channel, None)
@@ -81,14 +94,21 @@ class Routers:
         self._merged = None
         self._wake()
 
+    def refused(self, address: str, why: str) -> None:
+        """Somebody came from there, and was sent away. One of many is said: what strangers do writes little."""
+        if trio.current_time() < self._refused_at + REFUSED_FOR:
+            return
+        self._refused_at = trio.current_time()
+        self._why_none = f"one that came, from {address.rpartition(':')[0]}, was refused: {why}"
+        if self.are_silent:
+            self._wake()
+
     async def handle(self, channel: Channel, method: str, params: Params) -> Any:
         if method == "hello":
             channel.peer = {key: str(params.get(key, "")) for key in ("router", "pod", "version")}
-            return self._hello()
-        if method == "status":
-            document = params.get("document")
-            if not isinstance(document, dict) or channel not in self._channels:
-                raise ConfigError("status wants a document")
+            return {**self._hello(), "parts": True}
+        if method == "status" and channel in self._channels:
+            document = heard_untrusted(self._channels[channel], params)
             if document != self._channels[channel]:
                 self._channels[channel] = document
                 self._last, self._merged = self._documents(), None

@@ -33,7 +33,7 @@ from vanrouter.controller.redeeming import Redeeming, credentials_in
 from vanrouter.controller.routers import Routers
 from vanrouter.controller.services import ServicePlan, give_back, is_taken
 from vanrouter.controller.start import controller_leaf, establish_keys, put_back_keys
-from vanrouter.controller.view import ViewKeeper, services_view
+from vanrouter.controller.view import ViewKeeper
 from vanrouter.controller.workloads import Workloads
 from vanrouter.controller.writing import Statuses, Wishes, told_endpoints, wished, write_router_map
 from vanrouter.errors import VanrouterError
@@ -48,7 +48,7 @@ from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, SERVICES_MAP, STAT
 from vanrouter.kube.records import Records, owner_of
 from vanrouter.kube.state import files_in, secret_of
 from vanrouter.pki.authority import LEAF_LIFETIME, van_name
-from vanrouter.resources.kinds import TOKEN_VALUE, Connector, Link, Secret, Site
+from vanrouter.resources.kinds import TOKEN_VALUE, Connector, Link, Listener, MultiKeyListener, Secret, Site
 from vanrouter.stores.resources import Loaded, Problem
 
 __all__ = ["Controller"]
@@ -60,6 +60,7 @@ OVERDUE: Final = 0.25
 AGAIN: Final = 1.0
 AGAIN_CAP: Final = 20.0
 LONGEST: Final = 3600.0
+RIGHTS: Final = 60.0  # a right that was taken away wakes nobody: it is looked for so often
 PRUNE_EVERY: Final = 3600.0
 
 
@@ -167,11 +168,14 @@ class Controller:
         self._issuing.set_endpoints(reached.endpoints)
         self._issuing.condition = reached.condition
         self._issuing.refused_sites = frozenset(site.spec.refused_sites)
-        self._wishes = wished(resources, site.spec, self.routers, self._wishes, self._router_map(), now=trio.current_time())
+        self._wishes = wished(
+            resources, site.spec, self.routers, self._wishes, self._router_map(), now=trio.current_time(), all_seen=self._sees_listeners()
+        )
         document = self.routers.document()
 
         await self._step("identity", lambda: put_back_keys(self.copies, self.keys, self._owners))
-        await self._step("keys", lambda: self._write_keys(reached, links, given))
+        named = [r.spec.tls_credentials for r in resources if isinstance(r, Listener | MultiKeyListener | Connector)]
+        await self._step("keys", lambda: self._write_keys(reached, links, given, named))
         await self._step("link access", lambda: self._write_access(reached))
         await self._step("ports", lambda: self._write_router_map(reached, document))
         await self._step("services", self._write_services)
@@ -211,6 +215,7 @@ class Controller:
         later = min(self._keys_at, self._redeeming.deadline, self._prune_at, self._leaf[1] if self._leaf else math.inf) - wall
         times = [
             now + min(max(later, 0.05), LONGEST),
+            now + RIGHTS,
             self._wishes.deadline,
             self._access.deadline,
             self._entrance.deadline,
@@ -265,6 +270,9 @@ class Controller:
     def _owners_of(self, site: Site) -> tuple[Object, ...]:
         return owner_of(site, self._records)
 
+    def _sees_listeners(self) -> bool:
+        return not {CUSTOM_KINDS[kind].resource for kind in ("Listener", "MultiKeyListener")} & set(self.copies.customs.unseen)
+
     def _router_map(self) -> Object | None:
         return self.copies.get(CONFIG_MAPS, "van-router")
 
@@ -275,14 +283,15 @@ class Controller:
 
     # ---- Steps ---------------------------------------------------------------------------------------------------------------------------
 
-    async def _write_keys(self, reached: Reached, links: list[Link], given: dict[str, Secret]) -> None:
+    async def _write_keys(self, reached: Reached, links: list[Link], given: dict[str, Secret], named: list[str]) -> None:
         secrets = self.copies.of(SECRETS)
         current = files_in(secrets[KEYS_SECRET]) if KEYS_SECRET in secrets else {}
-        credentials = credentials_in(secrets, links, given)
+        credentials = credentials_in(secrets, links, given, named=named)
         hosts = [host for host, _ in reached.endpoints]
         made = compose_keys(current, self.keys, hosts=hosts, credentials=credentials, now=self._clock(), lifetime=self._lifetime)
         self._keys_at = made.look_at
         await self.copies.ensure(SECRETS, secret_of(KEYS_SECRET, KEYS, made.files, owners=self._owners), fenced=True)
+        self._statuses.leaf = made.dates
 
     async def _write_access(self, reached: Reached) -> None:
         if reached.service is not None:
@@ -304,7 +313,7 @@ class Controller:
         await self._send_all(calls)
 
     async def _write_view(self, connectors: list[Connector], services: list[dict[str, Any]]) -> None:
-        view = services_view(connectors, services, owners=self._owners)
+        view = self._view.view(connectors, services, self._owners)
         if self._view.may_write(view, self.copies.of(CONFIG_MAPS).get(SERVICES_MAP), now=trio.current_time()):
             await self.copies.ensure(CONFIG_MAPS, view)
 
@@ -321,6 +330,7 @@ class Controller:
             *self._making.problems,
             *self._view.problems(trio.current_time()),
             *self.copies.quarrels,
+            *self.copies.troubles,
         ]
         await self._statuses.write(
             self.copies,
@@ -364,7 +374,7 @@ class Controller:
     # ---- Routers -------------------------------------------------------------------------------------------------------------------------
 
     async def _serve(self, listeners: list[trio.SocketListener]) -> None:
-        await serve_channels(listeners, self._shown, self.routers.handle, changed=self.routers.changed)
+        await serve_channels(listeners, self._shown, self.routers.handle, changed=self.routers.changed, refused=self.routers.refused)
 
     def _shown(self) -> Leaf:
         if self._leaf is None or self._clock() >= self._leaf[1]:

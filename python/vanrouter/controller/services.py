@@ -56,6 +56,7 @@ class ServicePlan:
         self._rivals = Rivals()
         self.notes: dict[str, Note] = {}
         self.remarks: dict[str, Note] = {}  # what was put in order again
+        self._settled: dict[str, tuple[WantedService, str]] = {}  # as it is wanted, and the version in which it is so
 
     def calls(
         self,
@@ -69,7 +70,17 @@ class ServicePlan:
         """What to write. ``services``: the copy of all Services of the namespace; ``current``: whether that copy proves something."""
         self.notes, self.remarks = {}, {}
         self._rivals.forget(set(wanted))
-        found = [call for host, want in sorted(wanted.items()) if (call := self._put(want, services.get(host), owners, now))]
+        found = []
+        for host, want in sorted(wanted.items()):
+            service = services.get(host)
+            version = "" if service is None else str(service["metadata"].get("resourceVersion", ""))
+            if version and self._settled.get(host) == (want, version):
+                continue  # of a thousand nearly all are as they were
+            self._settled.pop(host, None)
+            if call := self._put(want, service, owners, now):
+                found.append(call)
+        for host in self._settled.keys() - wanted.keys():
+            del self._settled[host]
         self._say_rivals(now)
         for name, service in sorted(services.items()):
             if current and name not in wanted and (is_ours(service) or is_taken(service)):
@@ -101,6 +112,8 @@ class ServicePlan:
         if service is not None and is_taken(service) and not holds:
             return self._follow(service, wish)
         if not self._rivals.may_write(want.host, wish, service, holds=holds, now=now):
+            if service is not None and holds:
+                self._settled[want.host] = want, str(service["metadata"].get("resourceVersion", ""))
             return None
         if service is None:
             metadata = labelled(want.host, SERVICE, owners=owners)

@@ -51,11 +51,18 @@ def _entry(found: dict[str, dict[str, Any]], address: str, protocol: str) -> dic
 
 
 class ViewKeeper:
-    """Whether to write the view, and what to say of somebody who edits it."""
+    """The view; whether to write it, and what to say of somebody who edits it."""
 
     def __init__(self) -> None:
+        self._made: tuple[list[Connector], list[dict[str, Any]], Object] | None = None
         self._rivals = Rivals()
         self._edited: list[str] = []
+
+    def view(self, connectors: list[Connector], services: list[dict[str, Any]], owners: tuple[Object, ...]) -> Object:
+        """Made anew only when what it shows is another."""
+        if self._made is None or self._made[1] is not services or self._made[0] != connectors:
+            self._made = connectors, services, services_view(connectors, services, owners=owners)
+        return self._made[2]
 
     def may_write(self, view: Object, known: Object | None, *, now: float) -> bool:
         """``known``: as it is there; None: it is not."""

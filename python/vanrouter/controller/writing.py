@@ -23,6 +23,7 @@ from vanrouter.controller.services import Note, WantedService, is_ours, is_taken
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Object
 from vanrouter.kube.kinds import CONFIG_MAPS, SERVICES
+from vanrouter.kube.leaf_dates import LeafDates
 from vanrouter.kube.names import ROUTER, ROUTER_MAP, labelled, resource_map, status_map
 from vanrouter.kube.records import Records, put_site_text, site_text, status_object, statuses_in
 from vanrouter.kube.workloads import MADE_FROM
@@ -69,9 +70,18 @@ class Wishes:
 
 
 def wished(
-    resources: Iterable[Resource], spec: SiteSpec, routers: Routers, before: Wishes, router_map: Object | None, *, now: float
+    resources: Iterable[Resource],
+    spec: SiteSpec,
+    routers: Routers,
+    before: Wishes,
+    router_map: Object | None,
+    *,
+    now: float,
+    all_seen: bool = True,
 ) -> Wishes:
     """What service sync made is what the routers say; while none of them is certain, nothing of it is withdrawn.
+
+    ``all_seen``: whether each kind of listener may be looked at. If not, those that the routers have from before stay.
 
     What others withdraw lingers for 10 s, with its port: a router over there that restarts offers it again. What a person deletes here
     goes at once.
@@ -96,7 +106,8 @@ def wished(
     wishes.automatic = routers.slots()
     if not routers.are_certain:  # what a predecessor wrote, or another controller writes, stays too
         wishes.automatic |= (before.automatic | written) - wishes.deleted
-    wishes.slots = wishes.own | (wishes.automatic if spec.service_sync else set())
+    kept = set() if all_seen else routers.slots_by_resources() - wishes.deleted
+    wishes.slots = wishes.own | kept | (wishes.automatic if spec.service_sync else set())
     for slot in before.slots - wishes.slots - wishes.deleted:
         since = before.lingering.get(slot, now)
         if now < since + LINGER:
@@ -116,7 +127,7 @@ async def write_router_map(
     # A port that a Service still leads to stays until that Service is changed or gone.
     leads = {slot for slot, port in _led_to(copies.of(SERVICES)) if wishes.ports.given.get(slot) == port}
     wishes.ports.want({f"{host}:{port}" for host, port in wishes.slots} | leads, now=now)
-    endpoints = [{"host": host, "port": port} for host, port in reached.endpoints]
+    endpoints: list[Doc] = [{"host": h, "port": p} | ({"going": True} if (h, p) in reached.going else {}) for h, p in reached.endpoints]
     said = {"ports": dict(sorted(wishes.ports.given.items())), "endpoints": endpoints, "learned": _learned(document, before)}
     generation = before.get("generation", 0) if isinstance(before.get("generation", 0), int) else 0
     if {key: before.get(key) for key in said} != said:
@@ -158,8 +169,8 @@ def _led_to(services: Mapping[str, Object]) -> Iterator[tuple[str, int]]:
 
 def _router_json(value: Object | None) -> dict[str, Any]:
     try:
-        found = json.loads(((value or {}).get("data") or {}).get(ROUTER_JSON, "{}"))
-    except (ValueError, RecursionError, TypeError):
+        found = msgspec.json.decode(((value or {}).get("data") or {}).get(ROUTER_JSON, "{}"))
+    except (msgspec.DecodeError, RecursionError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -176,6 +187,7 @@ class Statuses:
         self._seen = ("", 0.0)  # version of the site's status, and when it was first seen
         self.notes: dict[str, Note] = {}  # of Services
         self.remarks: dict[str, Note] = {}  # of Services that are as they should be again
+        self.leaf: LeafDates | None = None  # what the site shows of itself, as it was written last
         self.whole: Doc = {}  # the site's status document, as it was written last
         self.deadline = math.inf
 
@@ -262,6 +274,8 @@ class Statuses:
         site = whole["site"] = dict(whole.get("site") or {})
         site["controller"] = {"name": name, "version": vanrouter.__version__}
         site["endpoints"] = [{"host": host, "port": port} for host, port in reached.endpoints]
+        if self.leaf is not None:
+            site["certificate"] = self.leaf.doc()
         if reached.condition is not None:
             wall = self._clock() - (trio.current_time() - reached.condition.since)
             said = condition_doc(reached.condition, self._date("access", f"{reached.condition.status} {reached.condition.reason}", wall))
@@ -277,7 +291,8 @@ class Statuses:
         if routers.are_silent:
             site["ready"] = False
             text = "no router is connected to the controller; what is said of links and services is what was said last"
-            found.append({"path": "routers", "message": text, "hint": "look at the pods: kubectl get pods"})
+            todo = "see why: kubectl get pods, and kubectl logs deployment/van-router (no connection to the controller)"
+            found.append({"path": "routers", "message": f"{text} ({routers.why_none})", "hint": todo})
         theirs = document.get("problems") or []
         whole["problems"] = theirs + [p for p in found if p not in theirs]
         return whole

@@ -1,7 +1,7 @@
 """
 The connection between a router and the controller of its namespace, for trio: mutual TLS around a ``Conversation``.
 
-The router dials and dials again (``ControllerLink``); the controller accepts (``serve_channels``). Both show a leaf of their site's own CA
+The router dials and dials again (``controller_link``); the controller accepts (``serve_channels``). Both show a leaf of their site's own CA
 and check CA and site id, as on a link: a guest's leaf, which the same CA signed for another site, opens nothing here. Nothing of the data
 plane waits for this connection.
 """
@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
-import random
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -25,9 +23,8 @@ from cryptography.x509.oid import NameOID
 
 from vanrouter.errors import ConfigError, DeadlineExceeded, LinkError, NotReady, PeerRejected, RemoteProtocolError, VanrouterError
 from vanrouter.kube.conversation import Answered, Asked, Conversation, Told
-from vanrouter.pki.authority import van_name
 
-__all__ = ["ALPN_CONTROL", "CONTROL_PORT", "Channel", "ControllerLink", "Leaf", "serve_channels"]
+__all__ = ["ALPN_CONTROL", "CONTROL_PORT", "Channel", "Leaf", "one_error", "peer_address", "serve_channels", "shake_hands"]
 
 log: Final = logging.getLogger("vanrouter.kube")
 
@@ -38,8 +35,6 @@ ASK_SECONDS: Final = 3.0
 LONGEST_WORK: Final = 30.0  # of answering one question
 SEND_SECONDS: Final = 10.0  # an end that does not read is none
 MAX_CHANNELS: Final = 64
-FIRST_DELAY: Final = 0.25
-CAP: Final = 5.0
 READ: Final = 65_536
 
 Params = dict[str, Any]
@@ -89,6 +84,10 @@ class Channel:
         self._sending = trio.Lock()
         self._closed = False
 
+    async def aclose(self) -> None:
+        """Of one that is not run."""
+        await trio.aclose_forcefully(self._stream)
+
     async def ask(self, method: str, params: Params | None = None, *, seconds: float = ASK_SECONDS) -> Any:
         """The result. Raises what the other end raised; NotReady when the connection ends; DeadlineExceeded."""
         if self._closed:
@@ -121,7 +120,7 @@ class Channel:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until the connection ends. Raises LinkError that says why."""
         try:
-            with _one_error():
+            with one_error():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch_silence)
                     task_status.started()
@@ -169,6 +168,8 @@ class Channel:
             return
         try:
             await self._handler(self, told.method, told.params)
+        except RemoteProtocolError:
+            raise  # what comes after it would be misunderstood
         except VanrouterError as exc:
             log.warning("not understood", extra={"method": told.method, "reason": str(exc), "from": self.address})
         except Exception:
@@ -202,12 +203,15 @@ async def serve_channels(
     handler: Handler,
     *,
     changed: Callable[[Channel, bool], None] = lambda _channel, _here: None,
+    refused: Callable[[str, str], None] = lambda _address, _why: None,
 ) -> None:
-    """Accept routers until cancelled. ``leaf`` is asked for each connection; ``changed`` is told who came and who left."""
+    """Accept routers until cancelled. ``leaf`` is asked for each connection; ``changed`` is told who came and who left, ``refused`` from
+    where somebody came with whom no hands could be shaken, and why; one that only knocks, as probes do, is nobody.
+    """
     limit = trio.CapacityLimiter(MAX_CHANNELS)
 
     async def serve(sock: trio.SocketStream) -> None:
-        address, is_router = _address(sock), False
+        address, is_router = peer_address(sock), False
         try:
             limit.acquire_on_behalf_of_nowait(sock)
         except trio.WouldBlock:
@@ -216,137 +220,50 @@ async def serve_channels(
         try:
             shown = leaf()
             stream = trio.SSLStream(sock, shown.context(server_side=True), server_side=True, https_compatible=True)
-            async with _shaken(stream, shown.site):
-                is_router = True
-                channel = Channel(stream, handler, address=address)
-                changed(channel, True)
-                try:
-                    await channel.run()
-                finally:
-                    changed(channel, False)
+            await shake_hands(stream, shown.site)
+            is_router = True
+            channel = Channel(stream, handler, address=address)
+            changed(channel, True)
+            try:
+                await channel.run()
+            finally:
+                changed(channel, False)
+        except Knock as exc:
+            log.debug("somebody only knocked", extra={"from": address, "reason": str(exc)})  # probes come each second
         except (LinkError, ConfigError) as exc:
-            level = logging.INFO if is_router else logging.DEBUG  # probes come each second, and only knock
-            log.log(level, "connection of a router ended", extra={"from": address, "reason": str(exc)})
+            log.info("connection of a router ended" if is_router else "refused", extra={"from": address, "reason": str(exc)})
+            if not is_router:
+                refused(address, str(exc))
         finally:
+            await trio.aclose_forcefully(sock)
             limit.release_on_behalf_of(sock)
 
     async with trio.open_nursery() as nursery:
         await trio.serve_listeners(serve, list(listeners), handler_nursery=nursery)
 
 
-# ---- The router's end -------------------------------------------------------------------------------------------------------------------
-
-
-class ControllerLink:
-    """The router's connection to its controller, dialled again whenever it ends.
-
-    ``leaf`` is asked for each attempt, so that renewed keys are used; None: there are none yet. ``greet`` gives the params of ``hello``;
-    ``connected`` is called after each answered ``hello``: the time to tell the latest status. ``handler`` gets the controller's questions.
-    """
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        leaf: Callable[[], Leaf | None],
-        greet: Callable[[], Params],
-        handler: Handler,
-        connected: Callable[[], None] = lambda: None,
-        rng: random.Random,
-    ) -> None:
-        self.host, self.port = host, port
-        self._leaf, self._greet, self._handler, self._connected, self._rng = leaf, greet, handler, connected, rng
-        self._channel: Channel | None = None
-        self._arrived = trio.Event()
-        self.problem = "not tried yet"  # why there is no connection; empty: there is one
-
-    @property
-    def is_connected(self) -> bool:
-        return self._channel is not None
-
-    async def ask(self, method: str, params: Params | None = None, *, seconds: float = ASK_SECONDS) -> Any:
-        """Raises NotReady when there is no controller within ``seconds``, else as ``Channel.ask``."""
-        until = trio.current_time() + seconds
-        with trio.move_on_at(until):
-            while self._channel is None:
-                await self._arrived.wait()
-        if self._channel is None:
-            raise NotReady(f"no connection to the controller at {self.host}:{self.port}: {self.problem}", hint="look at its pod")
-        return await self._channel.ask(method, params, seconds=max(until - trio.current_time(), 0.05))
-
-    async def tell(self, method: str, params: Params | None = None) -> None:
-        """Raises NotReady at once when there is no connection."""
-        if self._channel is None:
-            raise NotReady(f"no connection to the controller at {self.host}:{self.port}: {self.problem}")
-        await self._channel.tell(method, params)
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        delay = 0.0
-        while True:
-            began = math.inf
-            try:
-                with _one_error():
-                    async with self._dialled() as channel, trio.open_nursery() as nursery:
-                        await nursery.start(channel.run)
-                        channel.peer = await channel.ask("hello", self._greet())
-                        self._channel, self.problem, began = channel, "", trio.current_time()
-                        self._arrived.set()
-                        log.info("connected to the controller", extra={"at": f"{self.host}:{self.port}"})
-                        self._connected()
-                self._lost("the controller closed the connection")
-            except (VanrouterError, OSError) as exc:
-                self._lost(str(exc))
-            except BaseException:
-                self._lost("this router ends")
-                raise
-            delay = 0.0 if trio.current_time() - began > CAP else min(max(FIRST_DELAY, delay * 2), CAP)
-            await trio.sleep((delay or FIRST_DELAY) * self._rng.uniform(0.5, 1.0))
-
-    def _lost(self, why: str) -> None:
-        if self._channel is not None or self.problem != why:
-            log.info("no connection to the controller", extra={"at": f"{self.host}:{self.port}", "reason": why})
-        if self._channel is not None:
-            self._channel, self._arrived = None, trio.Event()
-        self.problem = why
-
-    @contextlib.asynccontextmanager
-    async def _dialled(self) -> AsyncIterator[Channel]:
-        leaf = self._leaf()
-        if leaf is None:
-            raise NotReady("there are no keys to show yet")
-        with trio.move_on_after(HANDSHAKE_SECONDS) as scope:
-            sock = await trio.open_tcp_stream(self.host, self.port)
-        if scope.cancelled_caught:
-            raise NotReady(f"nobody answered within {HANDSHAKE_SECONDS:g} s")
-        context = leaf.context(server_side=False)
-        stream = trio.SSLStream(sock, context, server_hostname=van_name(leaf.site), https_compatible=True)  # type: ignore[arg-type]
-        async with _shaken(stream, leaf.site):
-            yield Channel(stream, self._handler, address=_address(sock))
-
-
 # ---- Both -------------------------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.asynccontextmanager
-async def _shaken(stream: trio.SSLStream[trio.SocketStream], site: str) -> AsyncIterator[None]:
-    """Hands shaken with an end of our own site, else LinkError. Closed at the end."""
+class Knock(LinkError):
+    """Whoever it was said nothing that is TLS."""
+
+
+async def shake_hands(stream: trio.SSLStream[trio.SocketStream], site: str) -> None:
+    """With an end of our own site, else LinkError. The stream is the caller's to close."""
     try:
-        try:
-            with trio.fail_after(HANDSHAKE_SECONDS):
-                await stream.do_handshake()
-        except trio.TooSlowError:
-            raise LinkError(f"no TLS handshake within {HANDSHAKE_SECONDS:g} s") from None
-        except trio.BrokenResourceError as exc:
-            cause = exc.__cause__
-            raise LinkError(f"the TLS handshake failed: {getattr(cause, 'verify_message', '') or cause or exc}") from None
-        if stream.selected_alpn_protocol() != ALPN_CONTROL:
-            raise RemoteProtocolError(f"the other end does not speak {ALPN_CONTROL}")
-        _check_site_untrusted(stream.getpeercert(binary_form=True), site)
-        yield
-    finally:
-        await trio.aclose_forcefully(stream)
+        with trio.fail_after(HANDSHAKE_SECONDS):
+            await stream.do_handshake()
+    except trio.TooSlowError:
+        raise Knock(f"no TLS handshake within {HANDSHAKE_SECONDS:g} s") from None
+    except trio.BrokenResourceError as exc:
+        cause = exc.__cause__
+        said_tls = isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
+        text = f"the TLS handshake failed: {getattr(cause, 'verify_message', '') or cause or exc}"
+        raise (LinkError if said_tls else Knock)(text) from None
+    if stream.selected_alpn_protocol() != ALPN_CONTROL:
+        raise RemoteProtocolError(f"the other end does not speak {ALPN_CONTROL}")
+    _check_site_untrusted(stream.getpeercert(binary_form=True), site)
 
 
 def _check_site_untrusted(der: bytes | None, site: str) -> None:
@@ -373,7 +290,7 @@ def _file(pem: bytes) -> Iterator[str]:
         yield file.name
 
 
-def _address(sock: trio.SocketStream) -> str:
+def peer_address(sock: trio.SocketStream) -> str:
     try:
         host, port = sock.socket.getpeername()[:2]
     except OSError:
@@ -386,7 +303,7 @@ def _gone(method: str) -> NotReady:
 
 
 @contextlib.contextmanager
-def _one_error() -> Iterator[None]:
+def one_error() -> Iterator[None]:
     """Of tasks that ended together, the error of the first; a cancellation goes on as it is."""
     try:
         yield

@@ -135,8 +135,8 @@ class Conversation:
 
     def _event_untrusted(self, line: bytes) -> Asked | Told | Answered:
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
+            value = msgspec.json.decode(line)
+        except (msgspec.DecodeError, ValueError, RecursionError):
             raise RemoteProtocolError("a line that is no JSON") from None
         if not isinstance(value, dict):
             raise RemoteProtocolError("a line that is no JSON object")
@@ -169,7 +169,7 @@ class Conversation:
 
 
 def _line(value: Params) -> bytes:
-    line = json.dumps(value, separators=(",", ":")).encode() + b"\n"
+    line = msgspec.json.encode(value) + b"\n"
     if len(line) > MAX_LINE:
         raise LocalProtocolError(f"a message of {len(line)} bytes; at most {MAX_LINE} fit into a line")
     return line

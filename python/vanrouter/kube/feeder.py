@@ -34,6 +34,8 @@ from vanrouter.kube.pods import Pod, keep_pod
 from vanrouter.kube.records import Records
 from vanrouter.kube.state import files_in
 from vanrouter.kube.watching import Watcher
+from vanrouter.pki import IdentityKey, load_certificates
+from vanrouter.pki.authority import names_of, van_name
 from vanrouter.stores import SiteHome
 from vanrouter.stores.files import remove, write_atomic
 from vanrouter.stores.resources import Problem
@@ -82,6 +84,7 @@ class Feeder:
         self.changed: Callable[[Fed], None] = lambda _: None
         self.problems: list[Problem] = []
         self.problem: Problem | None = None  # files that cannot be written
+        self.replaced = trio.Event()  # the namespace is another site than the directory is for, with keys of its own
 
         def watcher(kind: object, labels: str = "", name: str = "", **more: object) -> Watcher:
             fields = f"metadata.name={name}" if name else ""
@@ -249,7 +252,7 @@ class Feeder:
             if known is None and key:
                 state.write("identity.key", key)
             elif key and known != key:
-                log.error("Secret/%s holds another identity than this router started with; delete the pod", IDENTITY_SECRET)
+                self._look_at_other(key)
         for value in self._router.objects.values():
             text = str((value.get("data") or {}).get(ROUTER_FILE) or "").encode()
             if text and state.read(ROUTER_FILE) != text:
@@ -257,6 +260,22 @@ class Feeder:
                 fed.ports = True
         for value in self._keys.objects.values():
             self._write_keys(files_in(value), fed)
+
+    def _look_at_other(self, key: bytes) -> None:
+        """Another identity than this directory has. Somebody's mistake, unless the controller made keys for it."""
+        files = [files_in(value) for value in self._keys.objects.values()]
+        try:
+            site = IdentityKey.load(key, f"Secret/{IDENTITY_SECRET}").site_id
+            shown = [load_certificates(f.get("own__server.crt", b""), "own__server.crt")[0] for f in files]
+        except VanrouterError as exc:
+            log.warning("Secret/%s is not usable: %s", IDENTITY_SECRET, exc)
+            return
+        if any(van_name(site) in names_of(leaf) for leaf in shown):
+            if not self.replaced.is_set():
+                log.warning("this namespace is another site now; this router starts anew", extra={"site_id": str(site)})
+            self.replaced.set()
+        else:
+            log.error("Secret/%s holds another identity than this router started with, and no keys fit to it", IDENTITY_SECRET)
 
     def _write_keys(self, files: Mapping[str, bytes], fed: Fed) -> None:
         state = self._home.state

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import gzip
 import hashlib
 import zlib
@@ -261,7 +262,13 @@ def put_site_text(value: Object, text: str) -> None:
     if len(text) <= LONGEST_TEXT:
         value["data"][SITE_KEY] = text
     else:
-        value["binaryData"] = {SITE_PACKED: base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()}
+        value["binaryData"] = {SITE_PACKED: _packed(text)}
+
+
+@functools.lru_cache(maxsize=1)
+def _packed(text: str) -> str:
+    """The last one is kept: what is there is compared with what should be far more often than it changes."""
+    return base64.b64encode(gzip.compress(text.encode(), 5, mtime=0)).decode()
 
 
 def site_text(value: Object) -> str:

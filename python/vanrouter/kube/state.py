@@ -11,10 +11,9 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vanrouter.errors import ConfigError, StoreError
-from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Object, apply, create, delete, get, merge_patch
 from vanrouter.kube.errors import AlreadyExists, NotFound
 from vanrouter.kube.kinds import SECRETS
@@ -31,6 +30,9 @@ from vanrouter.kube.names import (
     selector,
 )
 from vanrouter.model import parse_name
+
+if TYPE_CHECKING:
+    from vanrouter.kube.blocking import BlockingClient
 
 __all__ = ["StateSecrets", "files_in", "secret_of"]
 

@@ -18,7 +18,7 @@ Invariants every module keeps:
 from vanrouter.links.backoff import CAP, FIRST_DELAY, FIRST_MINUTE, FIRST_MINUTE_CAP, Backoff
 from vanrouter.links.race import STAGGER
 from vanrouter.links.status import EndpointStatus, LinkStatus
-from vanrouter.links.supervisor import Action, CancelDial, Endpoint, LinkSupervisor, State
+from vanrouter.links.supervisor import Action, CancelDial, Endpoint, LinkSupervisor, Retire, State
 from vanrouter.links.uplinks import Uplinks
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "EndpointStatus",
     "LinkStatus",
     "LinkSupervisor",
+    "Retire",
     "State",
     "Uplinks",
 ]

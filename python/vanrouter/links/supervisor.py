@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -21,7 +21,7 @@ from vanrouter.links.race import Endpoint, Race
 from vanrouter.links.status import AFTER_LOSS, EndpointStatus, LinkStatus, words_for_failure, words_for_silence
 from vanrouter.plane import Dial, DialResult, LinkState
 
-__all__ = ["Action", "CancelDial", "Endpoint", "LinkSupervisor", "State"]
+__all__ = ["Action", "CancelDial", "Endpoint", "LinkSupervisor", "Retire", "State"]
 
 STABLE: Final = 3.0  # up for so long: the next loss is a new trouble, and is redialled at once
 USABLE: Final = 0.2  # up for so long: there is a way and somebody who answers, so do not wait as long as for one who is gone
@@ -33,6 +33,7 @@ LANE_PAUSE: Final = 0.25
 # host the successor is there at once, and then so often.
 REPLACE_FIRST: Final = 0.1
 REPLACE_EVERY: Final = 5.0
+MOVE_AGAIN: Final = 1.0  # a lane away from an address that is about to go failed: the next try, at the soonest
 MAX_LANES: Final = 4
 MAX_ENDPOINTS: Final = 16
 
@@ -41,7 +42,14 @@ class CancelDial(msgspec.Struct, frozen=True):
     id: int
 
 
-Action = Dial | CancelDial
+class Retire(msgspec.Struct, frozen=True):
+    """Lanes to this endpoint take no new streams, and go with their last one: there are others now."""
+
+    link: str
+    endpoint: Endpoint
+
+
+Action = Dial | CancelDial | Retire
 
 
 class State(enum.Enum):
@@ -113,6 +121,9 @@ class LinkSupervisor:
         self._endpoints: list[Endpoint] = []
         self._unresolved: dict[str, _Failure] = {}
         self._good: Endpoint | None = None
+        self._at: set[Endpoint] = set()  # where lanes of this link lead, since it is up
+        self._leaving: set[Endpoint] = set()
+        self._move_due = now
         self._failures: dict[Endpoint, _Failure] = {}
         self._not_before: dict[Endpoint, float] = {}  # set only where redialling cannot help
         self._dials: dict[int, _Outstanding] = {}
@@ -132,8 +143,13 @@ class LinkSupervisor:
 
     # ---- inputs ------------------------------------------------------------------------------------------------------------------------
 
-    def set_endpoints(self, endpoints: Sequence[Endpoint], *, now: float) -> Sequence[Action]:
-        """What the endpoints' names resolve to now, in order of preference. Lanes to endpoints that are gone stay up."""
+    def set_endpoints(self, endpoints: Sequence[Endpoint], *, now: float, leaving: Collection[Endpoint] = ()) -> Sequence[Action]:
+        """What the endpoints' names resolve to now, in order of preference. Lanes to endpoints that are gone stay up.
+
+        ``leaving``: the other site says that these go, whether they are among the others still or not. Once there is a lane to another one,
+        lanes to them are retired; they are dialled last.
+        """
+        self._leaving = set(leaving)
         wanted = list(dict.fromkeys(endpoints))[:MAX_ENDPOINTS]
         before, self._endpoints = set(self._endpoints), wanted
         self._unresolved.clear()
@@ -175,6 +191,7 @@ class LinkSupervisor:
             called_off = self._called_off.pop(result.id, None)
             if called_off is not None and result.router in self._links:
                 self._good = called_off  # the link was reported before the dial that made it
+                self._at.add(called_off)
                 self._failures.pop(called_off, None)
             return ()
         if not result.router:
@@ -256,6 +273,8 @@ class LinkSupervisor:
             times.append(self._race.deadline)
         if self._wants_lane():
             times.append(self._lane_due)
+        if self._wants_move():
+            times.append(self._move_due)
         return min(times, default=math.inf)
 
     def status(self) -> LinkStatus:
@@ -279,7 +298,8 @@ class LinkSupervisor:
     # ---- rounds ------------------------------------------------------------------------------------------------------------------------
 
     def _order(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
-        return sorted(endpoints, key=lambda e: e != self._good)  # stable: the good one first, then as configured
+        # Stable: the good one first, then as configured; what goes comes last.
+        return sorted(endpoints, key=lambda e: (e in self._leaving, e != self._good))
 
     def _begin_round(self, now: float) -> None:
         due = [e for e in self._endpoints if self._not_before.get(e, -math.inf) <= now]
@@ -301,6 +321,7 @@ class LinkSupervisor:
         elif self.state is State.UP:
             delay = self._lane_backoff.next_delay(now) if retryable else self._lane_backoff.cap_delay(now)
             self._lane_due = now + delay
+            self._move_due = now + max(delay, MOVE_AGAIN)
 
     def _round_failed(self, now: float) -> None:
         self._race = None
@@ -312,21 +333,27 @@ class LinkSupervisor:
         self._good = endpoint
         self._failures.pop(endpoint, None)
         self._not_before.pop(endpoint, None)
+        self._at.add(endpoint)
         if self.state is not State.UP:
             self._race = None
             self._step(Input.LANE)
             self._due = now + SETTLE
             return self._cancel_all()
+        retired: list[Action] = []
+        if endpoint not in self._leaving:
+            retired += [Retire(self.name, e) for e in sorted(self._at & self._leaving)]
+            self._at -= self._leaving
         link = self._links.get(router)
         if link is not None and link.draining:
             self._replace = min(max(REPLACE_FIRST, self._replace * 2), REPLACE_EVERY)
             self._lane_due = now + self._replace * self._rng.uniform(JITTER, 1.0)
         else:
             self._lane_due = now + SETTLE  # the next one when the data plane has counted this one, see handle_link_state
-        return []
+        return retired
 
     def _lost(self, now: float) -> None:
         self._step(Input.LOST)
+        self._at.clear()
         if now - self._up_since >= STABLE:
             self._backoff.reset()
         elif now - self._up_since >= USABLE:
@@ -351,6 +378,13 @@ class LinkSupervisor:
     def _wants_lane(self) -> bool:
         return self.state is State.UP and not self._dials and bool(self._endpoints) and self._usable() < self._wanted()
 
+    def _ways_out(self) -> list[Endpoint]:
+        return [e for e in self._endpoints if e not in self._leaving]
+
+    def _wants_move(self) -> bool:
+        """A lane leads to an address that is about to go, and there are others: one lane more than is wanted, before the first goes."""
+        return self.state is State.UP and not self._dials and bool(self._at & self._leaving) and bool(self._ways_out())
+
     # ---- carrying out ------------------------------------------------------------------------------------------------------------------
 
     def _settle(self, out: list[Action], now: float) -> list[Action]:
@@ -365,6 +399,8 @@ class LinkSupervisor:
                     self._round_failed(now)
         if self._wants_lane() and now >= self._lane_due:
             out.append(self._dial(self._order(self._endpoints)[0], now))
+        if self._wants_move() and now >= self._move_due:
+            out.append(self._dial(min(self._ways_out(), key=lambda e: e in self._failures), now))
         if self.state is State.UP and self._usable() >= self._wanted():
             self._complete_since = min(self._complete_since, now)
         else:

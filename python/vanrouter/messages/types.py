@@ -54,6 +54,7 @@ class Reachable(msgspec.Struct, frozen=True, array_like=True):
 
     host: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_.:-]{1,253}$")]
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    going: bool = False  # not for long: link to another one now
 
 
 class SiteInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

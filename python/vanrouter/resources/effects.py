@@ -29,12 +29,17 @@ from vanrouter.resources.kinds import (
 )
 from vanrouter.resources.shapes import is_ip, parse_host_port
 
-__all__ = ["Note", "Platform", "notes_on"]
+__all__ = ["TLS_ALPN", "TLS_SERVER_NAME", "Note", "Platform", "notes_on"]
 
 Platform = Literal["linux", "kubernetes"]
 
+TLS_ALPN: Final = "tls-alpn"
+"""Setting of listeners and connectors: protocols that are offered, best first: ``h2,http/1.1``."""
+TLS_SERVER_NAME: Final = "tls-server-name"
+"""Setting of a connector: the name that its servers' certificate has to have."""
+
 _SERVICE_NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
-_NO_TLS: Final = "TLS toward {} is not supported by this release, and it does not {} without: this resource is not in force"
+_NO_TLS: Final = "is for TLS, and there is no spec.tlsCredentials: this resource is not in force"
 _ALONE: Final = "is read and kept, and nothing uses it"
 
 
@@ -119,10 +124,8 @@ def _router_access(access: RouterAccess, platform: Platform) -> Iterator[Note]:
 
 def _listener(listener: Listener | MultiKeyListener, platform: Platform) -> Iterator[Note]:
     spec = listener.spec
-    if spec.tls_credentials:
-        yield Note("spec.tlsCredentials", _NO_TLS.format("clients", "listen"), "remove it to listen without TLS")
-    if isinstance(listener, MultiKeyListener) and listener.spec.require_client_cert:
-        yield Note("spec.requireClientCert", _NO_TLS.format("clients", "listen"), "remove it to listen without TLS")
+    if isinstance(listener, MultiKeyListener) and listener.spec.require_client_cert and not spec.tls_credentials:
+        yield Note("spec.requireClientCert", _NO_TLS, "name a Secret there, or remove it to listen without TLS")
     if isinstance(listener, Listener) and listener.spec.expose_pods_by_name:
         if platform == "linux":
             yield Note("spec.exposePodsByName", "there are no pods on a host: this listener is not in force", "remove it")
@@ -133,25 +136,25 @@ def _listener(listener: Listener | MultiKeyListener, platform: Platform) -> Iter
         yield Note("spec.observer", f"{spec.observer}: requests are not counted by this release; the streams pass as they are", "")
     if platform == "kubernetes" and (is_ip(spec.host) or not _SERVICE_NAME.fullmatch(spec.host)):
         yield Note("spec.host", f"{spec.host!r} is no name that a Service can have", "write a name like backend")
-    yield from _unused_settings(spec.settings)
+    yield from _unused_settings(spec.settings, known=(TLS_ALPN,) if spec.tls_credentials else ())
 
 
 def _connector(connector: Connector, platform: Platform) -> Iterator[Note]:
     spec = connector.spec
     if spec.selector and platform == "linux":
         yield Note("spec.selector", "chooses pods, and there are none on a host: this connector is not in force", "set spec.host instead")
-    if spec.tls_credentials or spec.use_client_cert:
-        path = "spec.tlsCredentials" if spec.tls_credentials else "spec.useClientCert"
-        yield Note(path, _NO_TLS.format("the target", "connect"), "remove it to connect without TLS")
-    if spec.tls_credentials and spec.use_client_cert:
-        yield Note("spec.useClientCert", "goes with spec.tlsCredentials", "")
-    if spec.verify_hostname:
-        yield Note("spec.verifyHostname", "goes with spec.tlsCredentials, which is not supported by this release", "")
+    if spec.use_client_cert and not spec.tls_credentials:
+        yield Note("spec.useClientCert", _NO_TLS, "name a Secret there, or remove it to connect without TLS")
+    if spec.verify_hostname and not spec.tls_credentials:
+        yield Note("spec.verifyHostname", "has no effect without spec.tlsCredentials", "")
+    if spec.verify_hostname and spec.tls_credentials and spec.selector and TLS_SERVER_NAME not in spec.settings:
+        hint = f"set spec.settings.{TLS_SERVER_NAME} to the name in it"
+        yield Note("spec.verifyHostname", "checks the addresses of the pods: certificates seldom have these", hint)
     if spec.expose_pods_by_name and (platform == "linux" or not spec.selector):
         yield Note("spec.exposePodsByName", "has no effect: a host has no pods", "set spec.selector, in a namespace, or remove it")
     if spec.include_not_ready_pods and not spec.selector:
         yield Note("spec.includeNotReadyPods", "has no effect without spec.selector", "")
-    yield from _unused_settings(spec.settings)
+    yield from _unused_settings(spec.settings, known=(TLS_ALPN, TLS_SERVER_NAME) if spec.tls_credentials else ())
 
 
 def _unused_settings(settings: dict[str, str], *, known: Collection[str] = ()) -> Iterator[Note]:

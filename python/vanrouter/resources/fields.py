@@ -87,7 +87,10 @@ FIELDS: Final[dict[tuple[str, str], str]] = {
     ("ConnectorSpec", "type"): "tcp.",
     ("ConnectorSpec", "tlsCredentials"): _TLS,
     ("ConnectorSpec", "useClientCert"): "Show a certificate to the servers. Default: false.",
-    ("ConnectorSpec", "verifyHostname"): "Check the name in the servers' certificate. Default: false.",
+    (
+        "ConnectorSpec",
+        "verifyHostname",
+    ): "Check the name in the servers' certificate. Default: where there is one, of host or of tls-server-name.",
     ("ConnectorSpec", "includeNotReadyPods"): "With selector: pods that are not ready too. Default: false.",
     ("ConnectorSpec", "exposePodsByName"): "With selector: an address for each pod of the StatefulSets it means. Default: false.",
     ("ConnectorSpec", "expose"): "Makes it a service of the network, which sites with service sync have by its name.",

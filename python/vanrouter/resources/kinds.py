@@ -9,7 +9,7 @@ Python names are snake_case, YAML names camelCase, as in ``skupper.io/v2alpha1``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Final, Literal
 
 import msgspec
@@ -334,7 +334,7 @@ class ConnectorSpec(Shape, frozen=True, kw_only=True):
     type: Literal["tcp"] = "tcp"
     tls_credentials: str = ""
     use_client_cert: bool = False
-    verify_hostname: bool = False
+    verify_hostname: bool | None = None  # default: with a host yes, with a selector only with a name
     include_not_ready_pods: bool = False
     expose_pods_by_name: bool = False
     expose: Expose | None = None  # ours
@@ -462,6 +462,13 @@ TOKEN_VALUE: Final = "access-token"  # noqa: S105
 TLS_KEYS: Final = ("tls.crt", "tls.key", "ca.crt")
 
 
+def check_link_files(name: str, files: Mapping[str, bytes]) -> None:
+    """A link's credential is whole. Raises ConfigError."""
+    for key in TLS_KEYS:
+        if not files.get(key):
+            raise ConfigError(f"Secret {name} has no {key}", hint="a link's credential has tls.crt, tls.key and ca.crt")
+
+
 class Secret(Resource, frozen=True, kw_only=True):
     """A v1 Secret: credentials of a link (tls.crt, tls.key, ca.crt), or, with the label, an access token. Its data never prints."""
 
@@ -478,9 +485,9 @@ class Secret(Resource, frozen=True, kw_only=True):
             return
         if self.type not in ("kubernetes.io/tls", "Opaque"):
             yield "type", f"{self.type!r} is not used here", "use kubernetes.io/tls with tls.crt, tls.key and ca.crt"
-        for key in TLS_KEYS:
-            if not self.data.get(key):
-                yield f"data[{key}]", "is missing", "a link's credential has tls.crt, tls.key and ca.crt"
+        if not self.data.get("ca.crt") and not (self.data.get("tls.crt") and self.data.get("tls.key")):
+            missing = next(key for key in TLS_KEYS if not self.data.get(key))
+            yield f"data[{missing}]", "is missing", "a credential has tls.crt and tls.key, or ca.crt, or all of them, as a link's has"
 
     def __repr__(self) -> str:
         return f"Secret({self.name!r}, ***)"

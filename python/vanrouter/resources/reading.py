@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import difflib
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -82,7 +82,7 @@ def _kind_and_ref(document: dict[str, Any]) -> tuple[str, str]:
     if not isinstance(kind, str):
         raise InvalidResource(f"{shown}: kind", "is missing", hint=f"one of {', '.join(KINDS)}")
     if kind not in KINDS:
-        close = difflib.get_close_matches(kind, KINDS, 1)
+        close = _close(kind, KINDS)
         raise InvalidResource(
             f"{shown}: kind", f"{kind!r} is not known", hint=f"did you mean {close[0]}?" if close else f"one of {', '.join(KINDS)}"
         )
@@ -141,11 +141,17 @@ def _explain(exc: msgspec.ValidationError, ref: str, shape: type[Resource]) -> I
         return InvalidResource(f"{ref}: {_join(path, missing[1])}", "is missing", hint="it is required")
     if unknown := _UNKNOWN.fullmatch(what):
         fields = _fields_at(shape, path)
-        close = difflib.get_close_matches(unknown[1], fields, 1)
+        close = _close(unknown[1], fields)
         hint = f"did you mean {close[0]}?" if close else f"the fields here are: {', '.join(fields)}" if fields else "remove it"
         return InvalidResource(f"{ref}: {_join(path, unknown[1])}", "is not a field of this resource", hint=hint)
     what = what.replace("`", "")
     return InvalidResource(f"{ref}: {path or 'document'}", what[:1].lower() + what[1:])
+
+
+def _close(word: str, words: Iterable[str]) -> list[str]:
+    import difflib  # only where something is wrong
+
+    return difflib.get_close_matches(word, list(words), 1)
 
 
 def _join(path: str, field: str) -> str:

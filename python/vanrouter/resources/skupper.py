@@ -15,8 +15,9 @@ import msgspec
 
 from vanrouter.errors import InvalidResource
 from vanrouter.resources.effects import Note, Platform, notes_on
-from vanrouter.resources.kinds import KINDS, SKUPPER_API_VERSION, Link, Resource, Secret, Site
+from vanrouter.resources.kinds import KINDS, SKUPPER_API_VERSION, TLS_KEYS, Link, Resource, Secret, Site
 from vanrouter.resources.reading import read_document
+from vanrouter.resources.skupper_v1 import is_first_version, resources_of
 
 __all__ = ["Source", "Translation", "translate"]
 
@@ -58,7 +59,7 @@ def translate(sources: Iterable[Source], *, platform: Platform, namespace: str, 
     """``namespace``: where the resources go; documents that name another one are faults. ``settings``: those of a Site that count here."""
     made = Translation()
     seen: dict[tuple[str, str], str] = {}
-    sources = list(sources)
+    sources = [one for source in sources for one in _unfolded(made, source, platform)]
     used = _credentials_used(sources)
     for source in sources:
         try:
@@ -84,7 +85,17 @@ def translate(sources: Iterable[Source], *, platform: Platform, namespace: str, 
     return made
 
 
-def _one(made: Translation, source: Source, platform: Platform, used: Collection[str]) -> Resource | None:
+def _unfolded(made: Translation, source: Source, platform: Platform) -> list[Source]:
+    """What an object of the incumbent's first version says, as documents of ours; any other as it is."""
+    if not is_first_version(source.document):
+        return [source]
+    found, notes, faults = resources_of(source.document, platform)
+    made.notes += notes
+    made.faults += [Note(f"{source.where}: {fault.path}", fault.message, fault.hint) for fault in faults]
+    return [Source(source.where, document) for document in found]
+
+
+def _one(made: Translation, source: Source, platform: Platform, used: Mapping[str, bool]) -> Resource | None:
     """The resource, or None with a note. Raises InvalidResource."""
     document = source.document
     if not isinstance(document, dict) or not all(isinstance(document.get(name), str) for name in ("apiVersion", "kind")):
@@ -94,7 +105,7 @@ def _one(made: Translation, source: Source, platform: Platform, used: Collection
     group = version.partition("/")[0] if "/" in version else ""
     ours = group in _API_GROUPS or (kind == Secret.KIND and version == "v1")
     if not ours and (kind not in KINDS or group):
-        made.notes.append(Note(ref, f"{version} {kind} is no resource of a site; it is left out", _how_else(document, platform)))
+        made.notes.append(Note(ref, f"{version} {kind} is no resource of a site; it is left out", _how_else(platform)))
         return None
     if version == SKUPPER_API_VERSION:
         if hint := _MADE_THERE.get(kind) or _SKIPPED.get(kind):
@@ -109,8 +120,10 @@ def _one(made: Translation, source: Source, platform: Platform, used: Collection
     except InvalidResource as exc:
         if kind != Secret.KIND or _name(document) in used:
             raise
-        made.notes.append(Note(ref, f"is left out: no Link and no RouterAccess here names it, and {exc}", exc.hint))
+        made.notes.append(Note(ref, f"is left out: nothing here names it, and {exc}", exc.hint))
         return None
+    if isinstance(resource, Secret) and used.get(resource.name) and (lacks := next((k for k in TLS_KEYS if not resource.data.get(k)), "")):
+        raise InvalidResource(f"{ref}: data[{lacks}]", "is missing", hint="a link's credential has tls.crt, tls.key and ca.crt")
     if version == SKUPPER_API_VERSION and isinstance(resource, Link):
         made.notes.append(
             Note(
@@ -154,9 +167,7 @@ def _foreign_secret(document: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _how_else(document: Mapping[str, Any], platform: Platform) -> str:
-    if document.get("kind") == "ConfigMap" and _name(document) == "skupper-site":
-        return "the incumbent's first version; make the site with van init --site-name NAME"
+def _how_else(platform: Platform) -> str:
     return "apply it with kubectl" if platform == "kubernetes" else "it is for Kubernetes"
 
 
@@ -167,16 +178,16 @@ def _settled(resource: Resource) -> Resource:
     return msgspec.structs.replace(resource, metadata=metadata)
 
 
-def _credentials_used(sources: Iterable[Source]) -> set[str]:
-    """Secrets that links and accesses name: what is wrong with one of them is a fault."""
-    found = set()
+def _credentials_used(sources: Iterable[Source]) -> dict[str, bool]:
+    """Secrets that resources name, and whether for a link, which needs all of it: what is wrong with one of them is a fault."""
+    found: dict[str, bool] = {}
     for document in (s.document for s in sources if isinstance(s.document, dict)):
         spec = document.get("spec")
         named = spec.get("tlsCredentials") if isinstance(spec, dict) else None
         if document.get("kind") == "Link":
-            found.add(str(named or _name(document)))  # a link's own name is that of its credential, unless it says another
-        elif document.get("kind") == "RouterAccess" and named:
-            found.add(str(named))
+            found[str(named or _name(document))] = True  # a link's own name is that of its credential, unless it says another
+        elif named:
+            found[str(named)] = found.get(str(named), False) or document.get("kind") == "RouterAccess"
     return found
 
 

@@ -23,6 +23,7 @@ from vanrouter.pki.authority import guest_name, names_of
 from vanrouter.pki.pem import load_certificates
 from vanrouter.plane import Access, AccessState, AnyEntry, BindStatus, Credential, Ref
 from vanrouter.resources import Secret
+from vanrouter.resources.kinds import check_link_files
 from vanrouter.resources.shapes import format_host_port
 from vanrouter.sites.context import Context
 from vanrouter.sites.machine import reachable_hosts
@@ -133,6 +134,7 @@ class Accesses:
                 hint="put a Secret with tls.crt, tls.key and ca.crt into resources/, or set spec.generateTlsCredentials",
             )
         data, keys = access.secret.data, self._context.keys
+        check_link_files(access.secret.name, data)
         access.trust = load_certificates(data["ca.crt"], "ca.crt")
         named = names_of(load_certificates(data["tls.crt"], "tls.crt")[0])
         access.hosts = access.wanted.names or named or access.hosts

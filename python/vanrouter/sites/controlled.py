@@ -14,27 +14,29 @@ import binascii
 import logging
 import random
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import trio
 
 import vanrouter
 from vanrouter.errors import ConfigError, NotReady, StoreError, VanrouterError
-from vanrouter.kube.channel import CONTROL_PORT, Channel, ControllerLink, Leaf
+from vanrouter.kube.channel import Channel, Leaf
+from vanrouter.kube.controller_link import ControllerLink, Place
+from vanrouter.kube.status_parts import difference
 from vanrouter.plane import Visitor
 from vanrouter.sites.operator import Operator
 from vanrouter.sites.site import RunningSite
 from vanrouter.tokens.issuer import Answer
 from vanrouter.tokens.wire import BUSY
 
-__all__ = ["CONTROLLER", "Controlled"]
+__all__ = ["Controlled"]
 
 log: Final = logging.getLogger("vanrouter.sites")
 
-CONTROLLER: Final = "van-controller"
 ASKABLE: Final = ("network", "trace", "simulate", "status")
-PUSH_EVERY: Final = 1.0
-LOOK_EVERY: Final = 0.1  # where something happens all the time; and a twentieth of the time at most goes into looking
+PUSH_EVERY: Final = 0.25  # a change that follows another one waits so long
+LOOK_EVERY: Final = 0.1  # where something happens all the time; and a twentieth of the time at most goes into looking and telling
 SETTLE: Final = 0.02  # changes come in bunches
 JOIN_WAIT: Final = 3.0  # for a controller
 JOIN_ANSWER: Final = 9.0  # of one that is there; whoever redeems waits for 10 s
@@ -45,12 +47,13 @@ Params = dict[str, Any]
 class Controlled:
     """``run`` it while the site runs."""
 
-    def __init__(self, site: RunningSite, *, host: str = CONTROLLER, port: int = CONTROL_PORT, pod: str, rng: random.Random) -> None:
+    def __init__(self, site: RunningSite, *, places: Callable[[], Sequence[Place]], pod: str, rng: random.Random) -> None:
         self._site, self._pod = site, pod
         self._operator = Operator(site, released=lambda: None)
-        self._pushed: Params | None = None
+        self._told: Params | None = None  # the document that the controller has, over this connection
+        self._connections = 0
         self._anew = trio.Event()
-        self.link = ControllerLink(host, port, leaf=self._leaf, greet=self._greet, handler=self._answer, connected=self._connected, rng=rng)
+        self.link = ControllerLink(places, leaf=self._leaf, greet=self._greet, handler=self._answer, connected=self._connected, rng=rng)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -86,7 +89,7 @@ class Controlled:
         return {"router": str(self._site.context.own), "pod": self._pod, "version": vanrouter.__version__}
 
     def _connected(self) -> None:
-        self._pushed = None
+        self._told, self._connections = None, self._connections + 1
         self._anew.set()
 
     async def _answer(self, _channel: Channel, method: str, params: Params) -> Any:
@@ -95,7 +98,7 @@ class Controlled:
         return await self._operator.handle(method, params)
 
     async def _push(self) -> None:
-        """The latest status, when it is another one than was said; at most once a second."""
+        """The latest status, when it is another one than was told: whole, then what changed of it."""
         self._site.services.flushed = lambda: self._anew.set()
         while True:
             await self._anew.wait()
@@ -106,14 +109,16 @@ class Controlled:
             began, told = time.perf_counter(), False
             document = await self._operator.handle("status", {})
             document["site"].pop("controller", None)
-            if document != self._pushed:
-                told = True
+            if document != self._told:
+                told, connection = True, self._connections
+                in_parts = self._told is not None and self.link.peer.get("parts") is True
                 try:
-                    await self.link.tell("status", {"document": document})
-                    self._pushed = document
+                    await self.link.tell("status", difference(self._told or {}, document) if in_parts else {"document": document})
+                    if connection == self._connections:
+                        self._told = document
                 except NotReady:
                     pass  # it is told anew when the controller is back
                 except VanrouterError as exc:
                     log.warning("status not told to the controller", extra={"reason": str(exc)})
             spent = time.perf_counter() - began
-            await trio.sleep(PUSH_EVERY if told else max(LOOK_EVERY, 20 * spent))
+            await trio.sleep(max(PUSH_EVERY if told else LOOK_EVERY, 20 * spent))

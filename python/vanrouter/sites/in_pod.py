@@ -18,6 +18,7 @@ from vanrouter.kube.pods import Pod
 from vanrouter.plane import Visitor
 from vanrouter.sites.machine import local_addresses
 from vanrouter.stores import StateFiles
+from vanrouter.stores.resources import Problem
 from vanrouter.tokens import Endpoint
 from vanrouter.tokens.issuer import Answer
 from vanrouter.tokens.wire import BUSY
@@ -53,6 +54,7 @@ class InPod:
         self.namespace, self.name, self.link_port = namespace, name, link_port
         self.join: Join = _no_controller
         self.is_controlled: Callable[[], bool] = lambda: False  # whether there is a connection to the controller
+        self.problems: Callable[[], list[Problem]] = list  # what else is wrong, that only a router in a pod knows
         self.any_host = any_host or (ANY4 if any(":" not in address for address in local_addresses()) else "::")
         self._given = _Given()
         self._dialled: set[str] = set()  # the pods of other routers
@@ -82,6 +84,11 @@ class InPod:
         return [Endpoint(str(e.get("host", "")), int(e.get("port", 0))) for e in self._given.endpoints]
 
     @property
+    def going(self) -> set[tuple[str, int]]:
+        """Of these, those that are told for a while only, because they went."""
+        return {(str(e.get("host", "")), int(e.get("port", 0))) for e in self._given.endpoints if e.get("going")}
+
+    @property
     def learned(self) -> Mapping[str, list[tuple[str, int]]]:
         """By site: where it is linked to, as a router of this site learned it, perhaps one that is gone."""
         return self._given.learned
@@ -90,17 +97,22 @@ class InPod:
         """The other routers of this site that are not leaving."""
         return [pod for pod in self._routers() if not pod.leaving]
 
+    def serving(self) -> list[Pod]:
+        """The other routers of this site that serve. One that leaves does so too, for a while after it has a successor."""
+        return [pod for pod in self._routers() if pod.ready]
+
     def siblings(self) -> list[Pod]:
         """Those that this one dials: the ones that are older, once they serve, and then for as long as they exist.
 
-        One that waits for its keys shows a certificate that is not the site's: a link would take that for a refusal.
+        One that waits for its keys shows a certificate that is not the site's: a link would take that for a refusal. One that leaves counts
+        too: if it was the only one, it is the way to all sites until those have found this one.
         """
         pods = self.pods or {}
         if (own := pods.get(self.name)) is None:
             return []
         age = (own.created, own.name)
         found = [pod for pod in self._routers() if (pod.created, pod.name) < age]
-        found = [pod for pod in found if pod.name in self._dialled or (pod.ready and not pod.leaving)]
+        found = [pod for pod in found if pod.name in self._dialled or pod.ready]
         self._dialled = {pod.name for pod in found}
         return found
 

@@ -16,12 +16,12 @@ import trio
 import vanrouter
 from vanrouter.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from vanrouter.plane import Message, Strategy
-from vanrouter.routing.explain import Choice, LocalTarget, explain
-from vanrouter.routing.simulate import Outcome, parse_down, simulate
 from vanrouter.routing.trace import KEPT, Run, Tracer
 from vanrouter.routing.view import NetworkView, site_of
 
 if TYPE_CHECKING:
+    from vanrouter.routing.explain import Choice
+    from vanrouter.routing.simulate import Outcome
     from vanrouter.sites.site import RunningSite
 
 __all__ = ["Insight", "choice_doc", "hops_doc", "outcome_doc"]
@@ -69,6 +69,8 @@ class Insight:
     # ---- what if -------------------------------------------------------------------------------------------------------------------------
 
     def simulate(self, down: list[str]) -> Doc:
+        from vanrouter.routing.simulate import parse_down, simulate  # seldom asked
+
         view = self.view()
         states = self._site.links.states
         own_links: dict[str, list[str]] = {}
@@ -145,6 +147,8 @@ class Insight:
         return document
 
     def _choices(self, key: str) -> tuple[list[Choice], Strategy]:
+        from vanrouter.routing.explain import LocalTarget, explain  # seldom asked
+
         site = self._site
         counters = site.context.plane.counters()
         local = [

@@ -14,7 +14,7 @@ import math
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
@@ -34,10 +34,11 @@ from vanrouter.stores.resources import Problem
 from vanrouter.tokens import AccessToken, GrantStatus, Issuer, LinkCredential, Pending, format_token, parse_token, prepare
 from vanrouter.tokens.desk import pass_join, serve_health, serve_join
 from vanrouter.tokens.pending import refuse_if_redeemed
-from vanrouter.tokens.redeem import redeem, renew
-from vanrouter.tokens.sqlite_ledger import SqliteLedger
 from vanrouter.tokens.token import format_time
 from vanrouter.tokens.wire import ALPN_JOIN
+
+if TYPE_CHECKING:
+    from vanrouter.tokens.sqlite_ledger import SqliteLedger
 
 __all__ = ["Joining"]
 
@@ -95,6 +96,8 @@ class Joining:
         if keys.authority is None:
             raise ConfigError("this router makes no tokens: the controller of its namespace does", hint="ask there: van token create FILE")
         if self._issuer is None:
+            from vanrouter.tokens.sqlite_ledger import SqliteLedger  # not in pods: there the controller issues
+
             self._ledger = SqliteLedger(self._context.home.state.ledger)
             self._issuer = Issuer(
                 ledger=self._ledger,
@@ -202,6 +205,8 @@ class Joining:
             name = name or self._free_name(parse_name(link or token.name, "link name"), chosen=bool(link))
             self._save_pending(pending, name)
             try:
+                from vanrouter.tokens.redeem import redeem
+
                 credential = await redeem(pending, clock=self._context.wall)
             except TokenError as exc:
                 if getattr(exc, "reason", "") in ("refused", "malformed", "own", "used"):
@@ -357,6 +362,8 @@ class Joining:
             if renewal_state(credential.leaf, context.wall(), jitter=due.jitter) in (Renewal.FRESH, Renewal.NOT_YET):
                 due.at = renew_at(credential.leaf, jitter=due.jitter)
                 return
+            from vanrouter.tokens.redeem import renew
+
             renewed = await renew(credential, identity=context.keys.identity, clock=context.wall)
             context.home.state.write_credential(name, {file: secret.reveal() for file, secret in renewed.files().items()})
         except VanrouterError as exc:

@@ -17,13 +17,15 @@ import msgspec
 
 from vanrouter.conditions import Condition, Conditions, Status
 from vanrouter.errors import ConfigError, NotReady, StoreError
-from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor, Uplinks
+from vanrouter.links import Action, CancelDial, Endpoint, LinkStatus, LinkSupervisor, Retire, Uplinks
 from vanrouter.links.status import AFTER_LOSS, words_for_silence
+from vanrouter.messages import Reachable
 from vanrouter.model import SiteId
 from vanrouter.pki import build_credential
 from vanrouter.pki.authority import van_name
 from vanrouter.plane import Credential, Dial, DialResult, Link, LinkState, Ref
 from vanrouter.resources import Secret
+from vanrouter.resources.kinds import check_link_files
 from vanrouter.resources.shapes import format_host_port, is_ip
 from vanrouter.sites.context import Context
 from vanrouter.sites.doubles import Doubles
@@ -36,6 +38,7 @@ __all__ = ["DialledLink", "Links"]
 log = logging.getLogger("vanrouter.sites")
 
 UNKNOWN_SITE: Final = "unknown.van"
+MAX_GOING: Final = 16
 LOOK_FOR_STREAMS: Final = 1.0  # an uplink that is not needed any more is closed when it has none
 
 
@@ -77,6 +80,7 @@ class Links:
         self._conditions: dict[str, Conditions] = {}  # by router: how that link is, and since when
         self.doubles = Doubles(str(context.keys.site_id))
         self._learned = Learned(context.home.state)
+        self._going: dict[str, list[tuple[str, int]]] = {}  # by site: where it was linked to and is not, or not for long
         self._refused: frozenset[str] = frozenset()
         self._uplinks = Uplinks(now=context.now()) if context.edge else None
         self._stopped = False
@@ -105,16 +109,26 @@ class Links:
             known.wanted, known.secret = link, secret
             self._configure(known, dial_again=changed)
         self._stand_by()
-        self._learned.keep({link.expected_site for link in self.dialled.values()})
+        sites = {link.expected_site for link in self.dialled.values()}
+        self._learned.keep(sites)
+        self._going = {site: places for site, places in self._going.items() if site in sites}
 
     def _want_names(self, wanted: Iterable[WantedLink]) -> None:
         told = [host for link in self.dialled.values() for host, _ in self._learned.of(link.expected_site)]
+        told += [host for places in self._going.values() for host, _ in places]
         self._context.names.want("links", [*(host for w in wanted for host, _ in w.endpoints), *told])
 
-    def learn(self, site: str, endpoints: Sequence[tuple[str, int]]) -> None:
-        """A site that is linked with us says where it is linked to: the next lane may go there."""
+    def learn(self, site: str, endpoints: Sequence[Reachable]) -> None:
+        """A site that is linked with us says where it is linked to: the next lane may go there, and lanes to what goes are moved there."""
         links = [link for link in self.dialled.values() if link.expected_site == site and not link.is_to_siblings]
-        if links and self._learned.put(site, endpoints):
+        places = [(e.host, e.port) for e in endpoints]
+        staying = {(e.host, e.port) for e in endpoints if not e.going}
+        before = self._going.get(site, [])
+        went = dict.fromkeys([*(p for p in places if p not in staying), *self._learned.of(site), *before])
+        going = [place for place in went if place not in staying][:MAX_GOING]
+        changed = going != before
+        self._going[site] = going
+        if links and (self._learned.put(site, places) or changed):
             log.info("addresses learned", extra={"site": site, "links": len(links)})
             self._want_names(link.wanted for link in self.dialled.values())
             for link in links:
@@ -208,6 +222,7 @@ class Links:
         if files is not None and self._context.in_pod is not None and "link.json" not in files:
             given = files  # in a pod the Secrets of a user come with all other keys
         if given is not None:
+            check_link_files(wanted.credential, given)
             link.issued = None
             link.credential = build_credential(
                 name,
@@ -267,7 +282,12 @@ class Links:
             server_name = site_name if is_ip(host) and not link.verify_host else host
             endpoints += [Endpoint(host=a, port=port, server_name=server_name) for a in answer.addresses if (a, port) not in link.own]
         link.alone = self._alone(link) if link.own and not endpoints and not unresolved else None
-        self._carry_out(link.supervisor.set_endpoints(endpoints, now=now))
+        going: list[Endpoint] = []
+        for host, port in self._going.get(link.expected_site, ()):
+            if (answer := self._context.names.get(host)) is not None:
+                server_name = site_name if is_ip(host) and not link.verify_host else host
+                going += [Endpoint(host=a, port=port, server_name=server_name) for a in answer.addresses]
+        self._carry_out(link.supervisor.set_endpoints(endpoints, now=now, leaving=going))
         for host, error in unresolved:
             link.supervisor.unresolved(host, error, now=now)
 
@@ -388,6 +408,9 @@ class Links:
                     self._context.plane.dial(action)
                 case CancelDial():
                     self._context.plane.cancel_dial(action.id)
+                case Retire():
+                    log.info("lanes leave an address that goes", extra={"link": action.link, "address": str(action.endpoint)})
+                    self._context.plane.retire(action.link, action.endpoint.host, action.endpoint.port)
         self._context.timers.wake()
 
     # ---- what others ask -----------------------------------------------------------------------------------------------------------------

@@ -42,6 +42,9 @@ class Operator:
             "network": self._network,
             "simulate": self._simulate,
             "trace": self._trace,
+            "bench.open": self._bench_open,
+            "bench.sample": self._bench_sample,
+            "bench.close": self._bench_close,
             "token.issue": self._issue,
             "token.redeem": self._redeem,
             "link.delete": self._delete_link,
@@ -77,6 +80,16 @@ class Operator:
     async def _trace(self, params: Params) -> Params:
         key = parse_routing_key(_get(params, "key", str, ""))
         return await self._site.insight.trace(key, _get(params, "to", str, ""))
+
+    async def _bench_open(self, params: Params) -> Params:
+        self._not_leaving()
+        return await self._site.bench.open(_get(params, "site", str, ""), float(_get(params, "seconds", (int, float), 30)))
+
+    async def _bench_sample(self, _params: Params) -> Params:
+        return await self._site.bench.sample()
+
+    async def _bench_close(self, _params: Params) -> Params:
+        return await self._site.bench.close()
 
     async def _reconcile(self, _params: Params) -> Params:
         self._not_leaving()

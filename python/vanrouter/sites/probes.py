@@ -4,7 +4,8 @@ Makes the checks of targets: TCP connects and HTTP requests, each bounded in tim
 A TCP check is not a connection to the server's program: the last packet of the handshake is held back and the connection reset, so that the
 kernel at the other end answers for the listening socket and the program accepts nothing. Servers that log, count or ban connections which
 say nothing (sshd, MySQL, mail servers), or serve only one, do not notice. (Where there is no TCP_QUICKACK it is a connection that is closed
-at once.) Refuses to judge: what an answer means is the business of `addresses/health.py`. Writes no log line per check.
+at once.) One that speaks TLS is greeted: its program sees a handshake and a clean end. Refuses to judge: what an answer means is the
+business of `addresses/health.py`. Writes no log line per check.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ import logging
 import os
 import re
 import socket
+import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import trio
 
 from vanrouter.addresses.health import Health, Outcome, Probe
+from vanrouter.app_tls import in_words
+from vanrouter.plane import Tls
 from vanrouter.resources.shapes import format_host_port
+from vanrouter.sites.encrypted import greet, shake_hands
 
 __all__ = ["Probes", "make_check"]
 
@@ -78,7 +83,7 @@ async def make_check(probe: Probe) -> Outcome:
         with trio.move_on_at(deadline) as scope:
             return await (_http(probe) if probe.check.type == "http" else _tcp(probe))
     except OSError as error:
-        text = os.strerror(error.errno) if error.errno else str(error)
+        text = os.strerror(error.errno) if error.errno else error.strerror or str(error)
         if error.errno in _OURS:
             return Outcome(kind="void", error=text)
         return Outcome(kind="failed", error=text, refused=error.errno in _NOTHING_THERE)
@@ -89,6 +94,9 @@ async def make_check(probe: Probe) -> Outcome:
 
 
 async def _tcp(probe: Probe) -> Outcome:
+    if (tls := _tls_of(probe)) is not None:
+        await greet(await _connected(probe), tls, probe.host, patience=probe.check.timeout / 3)
+        return Outcome(kind="passed")
     with await _connected(probe, silently=True) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     return Outcome(kind="passed")
@@ -98,27 +106,50 @@ async def _http(probe: Probe) -> Outcome:
     check = probe.check
     host = check.host or format_host_port(probe.host, probe.port)
     request = f"GET {check.path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: vanrouter-check\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-    with trio.socket.from_stdlib_socket(await _connected(probe)) as sock:
-        sent = request.encode()
-        while sent:
-            sent = sent[await sock.send(sent) :]
+    stream = await _stream(probe)
+    async with stream:
         head = b""
-        while b"\n" not in head and len(head) < MAX_HEAD:
-            part = await sock.recv(MAX_HEAD)
-            if not part:
-                break
-            head += part
+        with _as_os_error():
+            await stream.send_all(request.encode())
+            while b"\n" not in head and len(head) < MAX_HEAD:
+                part = await stream.receive_some(MAX_HEAD)
+                if not part:
+                    break
+                head += part
         found = _STATUS.match(head)
         if found is None:
             said = "nothing before it closed the connection" if not head else f"{head[:40]!r}"
             return Outcome(kind="failed", error=f"GET {check.path} is answered with {said}, which is not HTTP")
-        with contextlib.suppress(OSError), trio.move_on_after(BODY_TIME):
+        with contextlib.suppress(trio.BrokenResourceError), trio.move_on_after(BODY_TIME):
             left = MAX_BODY
-            while left > 0 and (part := await sock.recv(left)):
+            while left > 0 and (part := await stream.receive_some(left)):
                 left -= len(part)
         if check.accepts(status := int(found[1])):
             return Outcome(kind="passed")
         return Outcome(kind="failed", error=f"GET {check.path} is answered with status {status}")
+
+
+async def _stream(probe: Probe) -> trio.abc.Stream:
+    sock = await _connected(probe)
+    if (tls := _tls_of(probe)) is not None:
+        return await shake_hands(sock, tls, probe.host)
+    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+
+def _tls_of(probe: Probe) -> Tls | None:
+    """A health port beside the target's own speaks as such ports do: in clear."""
+    return None if probe.check.port else probe.check.tls
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except trio.BrokenResourceError as error:
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLError):
+            raise in_words(cause) from error
+        raise (cause if isinstance(cause, OSError) else ConnectionResetError(str(error))) from error
 
 
 async def _connected(probe: Probe, *, silently: bool = False) -> socket.socket:

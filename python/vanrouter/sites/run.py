@@ -27,7 +27,6 @@ from vanrouter.model import RouterId, boot_number
 from vanrouter.plane import DataPlane, Listener, PlaneConfig
 from vanrouter.settings import Timing
 from vanrouter.sites.context import Context
-from vanrouter.sites.handover import Predecessor
 from vanrouter.sites.keys import load_given_keys, load_or_create_keys
 from vanrouter.sites.operator import Operator
 from vanrouter.sites.site import RunningSite
@@ -35,6 +34,7 @@ from vanrouter.sites.wanted import compute_wanted
 from vanrouter.stores import Loaded, SiteHome
 
 if TYPE_CHECKING:
+    from vanrouter.sites.handover import Predecessor
     from vanrouter.sites.in_pod import InPod
 
 __all__ = ["PlaneName", "make_plane", "run_site"]
@@ -89,6 +89,8 @@ async def run_site(
     if not home.lock():
         if not take_over:
             raise ConfigError(f"a router runs on {home.directory} already (pid {_pid(home)})", hint="see it: van -p linux status")
+        from vanrouter.sites.handover import Predecessor  # seldom
+
         predecessor = Predecessor(home, timeout=timing.handover)
         sockets, inherited = await predecessor.take_sockets()
     try:
@@ -121,7 +123,7 @@ async def run_site(
             edge=edge,
             in_pod=in_pod,
         )
-        return await _serve(RunningSite(context, loaded, inherited=inherited), stop, task_status)
+        return await _serve(RunningSite(context, loaded, inherited=inherited, measured=take_over), stop, task_status)
     finally:
         for _, _, fd in sockets:
             os.close(fd)

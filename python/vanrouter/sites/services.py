@@ -6,8 +6,9 @@ Listeners, connectors and what other sites serve: drives the address table, rout
 
 from __future__ import annotations
 
+import ipaddress
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -19,9 +20,9 @@ from vanrouter.checks import Check
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
 from vanrouter.messages import Reachable, SiteInfo
 from vanrouter.model import RouterId
-from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset
+from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset, Tls
 from vanrouter.resources.kinds import SiteSpec
-from vanrouter.resources.shapes import format_host_port
+from vanrouter.resources.shapes import format_host_port, is_ip
 from vanrouter.routing import Engine, Speaker
 from vanrouter.routing.prices import price_in_force, price_of_peer
 from vanrouter.sites.admissions import Admissions, held_admissions
@@ -29,6 +30,7 @@ from vanrouter.sites.context import Context
 from vanrouter.sites.probes import Probes
 from vanrouter.sites.wanted import Fault, WantedConnector, WantedListener
 from vanrouter.stores.resources import Problem
+from vanrouter.tokens import Endpoint
 
 if TYPE_CHECKING:
     from vanrouter.sites.in_pod import InPod
@@ -78,6 +80,7 @@ class Services:
             now=context.now(),
         )
         self._siblings: list[str] = []  # the other live routers of this site
+        self.reached_at: Callable[[], Sequence[Endpoint]] = list  # on a host: where its link accesses are
         self._speaker = Speaker(self.table, self.engine, info=self._info(spec))
         self.exchange = self._speaker.exchange
         self._hop_limit = 0
@@ -85,12 +88,14 @@ class Services:
         self._listeners: dict[str, LocalListener] = {}
         self._connectors: dict[str, LocalConnector] = {}
         self._embedded: dict[str, LocalConnector] = {}
+        self._lent: dict[str, LocalListener] = {}  # listeners for programs in this process
         self.faults: dict[tuple[str, str], Fault] = {}  # names that cannot be resolved
         self._health = Health(context.rng)
         self.probes = Probes(self._health, changed=self._checked)
         self._hosts: dict[str, str] = {}  # connector -> its host as it was written
         self._out: set[str] = set()  # connectors whose target is out
         self.flushed: Callable[[], None] = lambda: None  # something may have changed
+        self.watchers: list[Callable[[], None]] = []  # the same, for whoever comes and goes
         self._absent: dict[str, Verdict] = {}  # connectors that have no target at all
 
     def _info(self, spec: SiteSpec) -> SiteInfo:
@@ -102,8 +107,15 @@ class Services:
             namespace=(context.home.directory.name if in_pod is None else in_pod.namespace)[:63],
             routers=[str(context.own), *self._siblings][:MAX_ROUTERS],
             service_sync=spec.service_sync,
-            endpoints=[] if in_pod is None else [Reachable(e.host, e.port) for e in in_pod.endpoints][:MAX_ENDPOINTS],
+            endpoints=self._endpoints()[:MAX_ENDPOINTS],
         )
+
+    def _endpoints(self) -> list[Reachable]:
+        """Where others link to us. Of a host, unless that is this machine alone."""
+        in_pod = self._in_pod
+        if in_pod is not None:
+            return [Reachable(e.host, e.port, (e.host, e.port) in in_pod.going) for e in in_pod.endpoints]
+        return [Reachable(e.host, e.port) for e in self.reached_at() if not _is_loopback(e.host)]
 
     # ---- what is wanted ------------------------------------------------------------------------------------------------------------------
 
@@ -120,7 +132,7 @@ class Services:
         hosts = [x.host for x in listeners.values() if self._in_pod is None] + [x.host for x in connectors.values() if not x.absent]
         self._context.names.want("services", [spec.service_address, *hosts])
         self.faults.clear()
-        wanted_listeners = self._resolved_listeners(listeners)
+        wanted_listeners = {**self._resolved_listeners(listeners), **self._lent}
         wanted_connectors = {**self._resolved_connectors(connectors), **self._embedded}
         table.set_reserved(reserved, now=now)
         if (address := self._address("Site", "serviceAddress", spec.service_address)) is not None:
@@ -169,16 +181,36 @@ class Services:
         for name in self._hosts.keys() - found.keys():
             self._health.drop(name)
         for name, connector in found.items():
-            self._health.put(name, connector.host, connector.port, wanted[name].check, now=now)
+            check = wanted[name].check
+            if (tls := self._context.forwarding.entry("tls", connector.tls)) is not None:
+                assert isinstance(tls, Tls)
+                check = msgspec.structs.replace(check, tls=tls, port=0 if check.port == connector.port else check.port)
+            self._health.put(name, connector.host, connector.port, check, now=now)
         self._hosts = {name: wanted[name].host for name in found}
         self._take_verdicts()
         self.probes.wake()
 
+    def lend(self, listener: LocalListener) -> None:
+        """A listener that no resource asks for."""
+        self._lent[listener.name] = self._listeners[listener.name] = listener
+        self.table.put_listener(listener, now=self._context.now())
+        self.flush()
+
+    def take_back(self, name: str) -> None:
+        if self._lent.pop(name, None) is not None:
+            self._listeners.pop(name, None)
+            self.table.drop_listener(name, now=self._context.now())
+            self.flush()
+
+    def endpoints_changed(self) -> None:
+        """The link accesses are somewhere else, or only now open."""
+        self.exchange.set_info(self._info(self._spec))
+
     def embed(self, connector: LocalConnector) -> None:
-        """A target in this process."""
+        """A target in this process, or one that this process vouches for: it is not checked."""
         self._embedded[connector.name] = self._connectors[connector.name] = connector
         self.table.put_connector(connector, now=self._context.now())
-        self._health.put(connector.name, "", 0, Check(type="none"), now=self._context.now())
+        self._health.put(connector.name, connector.host, connector.port, Check(type="none"), now=self._context.now())
         self._take_verdicts()
         self.flush()
 
@@ -198,7 +230,15 @@ class Services:
                 continue
             kind, called = ("MultiKeyListener", name.partition("/")[2]) if w.keys else ("Listener", name)
             if (host := self._address(kind, called, w.host)) is not None:
-                found[name] = LocalListener(name=name, routing_key=w.routing_key, host=host, port=w.port, strategy=w.strategy, keys=w.keys)
+                found[name] = LocalListener(
+                    name=name,
+                    routing_key=w.routing_key,
+                    host=host,
+                    port=w.port,
+                    strategy=w.strategy,
+                    keys=w.keys,
+                    tls=w.tls.name if w.tls is not None else "",
+                )
         return found
 
     def _in_this_pod(self, in_pod: InPod, name: str, w: WantedListener) -> LocalListener | None:
@@ -216,6 +256,7 @@ class Services:
             strategy=w.strategy,
             keys=w.keys,
             reached_at=(w.host, w.port),
+            tls=w.tls.name if w.tls is not None else "",
         )
 
     def _resolved_connectors(self, wanted: Mapping[str, WantedConnector]) -> dict[str, LocalConnector]:
@@ -224,7 +265,8 @@ class Services:
             if w.absent:
                 found[name] = LocalConnector(name=name, routing_key=w.routing_key, port=w.port, service=w.service)
             elif (host := self._address("Connector", name, w.host)) is not None:
-                found[name] = LocalConnector(name=name, routing_key=w.routing_key, host=host, port=w.port, service=w.service)
+                tls = w.tls.name if w.tls is not None else ""
+                found[name] = LocalConnector(name=name, routing_key=w.routing_key, host=host, port=w.port, tls=tls, service=w.service)
         return found
 
     def _address(self, kind: str, name: str, host: str) -> str | None:
@@ -267,7 +309,7 @@ class Services:
         verdicts = self._health.take_changed()
         for name, verdict in verdicts.items():
             is_out, was_out = verdict is not None and verdict.is_out, name in self._out
-            if is_out:
+            if is_out and name in self._hosts:
                 self._context.names.ask_again(self._hosts[name])  # it may have moved
             if verdict is not None and is_out != was_out:
                 c = self._connectors[name]
@@ -352,6 +394,8 @@ class Services:
     def flush(self) -> None:
         """Hand changes to the plane and messages to the peers, until there is nothing new to hand over."""
         self.flushed()
+        for changed in self.watchers:
+            changed()
         context, now = self._context, self._context.now()
         for problem in self._speaker.work(now):
             extra = {"reason": problem.reason, "subject": problem.subject, "router": problem.peer, "problem": problem.message}
@@ -383,3 +427,7 @@ class Services:
                 if not taken:
                     return
                 self._speaker.sent(message)
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)

@@ -42,6 +42,8 @@ from vanrouter.plane import (
 )
 from vanrouter.resources import to_yaml
 from vanrouter.sites.accesses import Accesses
+from vanrouter.sites.app_tls import AppTls
+from vanrouter.sites.bench import Bench
 from vanrouter.sites.context import Context
 from vanrouter.sites.insight import Insight
 from vanrouter.sites.joining import Joining
@@ -88,8 +90,9 @@ class _Stop(msgspec.Struct):
 class RunningSite:
     """Make it, then ``run`` it. Everything else may be called while it runs, from tasks of the same trio loop."""
 
-    def __init__(self, context: Context, loaded: Loaded, *, inherited: Iterable[Listener] = ()) -> None:
-        """``inherited``: the automatic listeners of a predecessor, kept until the sites that they come from are linked again."""
+    def __init__(self, context: Context, loaded: Loaded, *, inherited: Iterable[Listener] = (), measured: bool = False) -> None:
+        """``inherited``: the automatic listeners of a predecessor, kept until the sites that they come from are linked again. ``measured``:
+        `van bench` may be used on it."""
         self.context = context
         self._inherited = [entry.name for entry in inherited]
         self._inherited_until = context.now() + SYNC_LINGER if self._inherited else math.inf
@@ -99,10 +102,14 @@ class RunningSite:
         self.conditions = Conditions()
         self.accesses = Accesses(context)
         self.links = Links(context)
+        self.app_tls = AppTls(context)
         self.joining = Joining(context, self.accesses, stored=self._credential_stored)
         self.joining.start()
         self.services = Services(context, self.wanted.site_spec)
+        self.services.reached_at = self.accesses.endpoints
         self.insight = Insight(self)
+        self.bench = Bench(self)
+        self._measured = measured
         self._stop = _Stop(context.timing.grace, context.timing.drain)
         self._stopping = trio.Event()
         self._refused = False
@@ -130,6 +137,8 @@ class RunningSite:
                     self._background = visitors
                     for task in (self._events, self._timers, self.context.names.run, self.services.probes.run, self._write):
                         control.start_soon(task)
+                    if self._measured:
+                        control.start_soon(self.bench.run)
                     self.reconcile()
                     task_status.started()
                     await self._stopping.wait()
@@ -226,7 +235,9 @@ class RunningSite:
         self.wanted = wanted
         self.accesses.reconcile(wanted.accesses, wanted.secrets)
         self._refuse_sites(wanted)
+        self.app_tls.reconcile(wanted)
         self.services.reconcile(wanted.site_spec, wanted.listeners, wanted.connectors, self.accesses.reserved())
+        self.app_tls.settle()
         self.context.forwarding.begin()
         self.links.reconcile(wanted.links, wanted.secrets)
         for state in self.links.states.values():
@@ -290,8 +301,9 @@ class RunningSite:
         if (in_pod := self.context.in_pod) is not None:  # it names ConfigMaps and keys, where the files' names mean nothing to people
             feeder = in_pod.feeder
             loaded = [*feeder.problems, *feeder.customs.problems, *([feeder.problem] if feeder.problem is not None else [])]
+            loaded += in_pod.problems()
             loaded += [Problem("API server", text, "what was heard before stays in force") for text in feeder.troubles()]
-        return [*stored, *loaded, *self.wanted.problems, *address, *self.joining.problems.values()]
+        return [*stored, *loaded, *self.wanted.problems, *self.app_tls.problems(), *address, *self.joining.problems.values()]
 
     def fault_since(self, kind: str, name: str) -> float:
         reason, now = f"{self.wanted.faults.get((kind, name))}{self.services.faults.get((kind, name))}", self.context.now()
@@ -386,6 +398,7 @@ class RunningSite:
                 self.links.handle_dial_result(event)
             case AccessState():
                 self.accesses.handle_access_state(event)
+                self.services.endpoints_changed()
             case Visitor():
                 self._receive(event)
             case Incoming():
@@ -397,13 +410,17 @@ class RunningSite:
 
     async def _serve_visitor(self, visitor: Visitor) -> None:
         with _bugs("visitor"):
-            await self.joining.receive(visitor, self.is_ready)
+            await self.joining.receive(visitor, self._takes_what_is_new)
 
     # ---- How it is -----------------------------------------------------------------------------------------------------------------------
 
     def is_ready(self) -> bool:
         ready = self.conditions.get("Ready")
         return ready is not None and ready.status == "True"
+
+    def _takes_what_is_new(self) -> bool:
+        """What probes see: as `is_ready`; one that leaves is ready for as long as it serves, so that nobody is led to no router at all."""
+        return self._announced and not self._refused if self.leaving else self.is_ready()
 
     def _describe(self) -> None:
         now, forwarding = self.context.now(), self.context.forwarding
@@ -450,9 +467,14 @@ class RunningSite:
         name = name or f"embedded-{routing_key}"
         if name in self._embedded:
             raise ConfigError(f"{routing_key} is served by this process already")
+        receive = self.receive(name)
+        self.services.embed(LocalConnector(name=name, routing_key=routing_key, embedded=True))
+        return receive
+
+    def receive(self, name: str) -> trio.MemoryReceiveChannel[Incoming]:
+        """Streams of the embedded connector of that name."""
         send, receive = trio.open_memory_channel[Incoming](INCOMING_WAITING)
         self._embedded[name] = send
-        self.services.embed(LocalConnector(name=name, routing_key=routing_key, embedded=True))
         return receive
 
     def unserve(self, routing_key: str, *, name: str = "") -> None:

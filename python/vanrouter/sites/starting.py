@@ -56,7 +56,7 @@ class Starting:
         if context.in_pod.pods is None:
             return "the pods of the namespace are not known yet"
         linked = [router for router in self._site.links.states if router.partition("/")[0] == str(context.keys.site_id)]
-        serving = [pod.name for pod in context.in_pod.others() if pod.ready]
+        serving = [pod.name for pod in context.in_pod.serving()]
         if len(linked) < len(serving):
             return f"linked with {len(linked)} of the {len(serving)} other routers of this site ({', '.join(sorted(serving)[:3])})"
         return ""

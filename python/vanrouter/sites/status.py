@@ -279,6 +279,8 @@ class Reporter:
         if not any(c.type == "Configured" for c in conditions):
             since = conditions[0].since if conditions else self._site.context.now()
             conditions.insert(0, Condition(type="Configured", status="True", reason="Ok", message="", since=since))
+        if (tls := self._site.app_tls.condition(kind, status.name)) is not None:
+            conditions.append(tls)
         spec = self._spec(kind, status.name) or {"routingKey": status.routing_key, "host": status.host, "port": status.port}
         return {
             "name": status.name,

@@ -1,8 +1,7 @@
 """
 Resources to what is wanted on a host: links, accesses, listeners and connectors, and what of them cannot be done and why. Pure.
 
-What this release cannot do on a host is never ignored: it is a fault with a reason and the next action. A listener that should speak
-TLS does not speak plain instead.
+What this release cannot do on a host is never ignored: it is a fault with a reason and the next action.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from vanrouter.kube.pods import Pod, labels_that_exist, selected
 from vanrouter.messages import ServicePort
 from vanrouter.plane import KeyWeight, Strategy
 from vanrouter.resources import Connector, Link, Listener, MultiKeyListener, Resource, RouterAccess, Secret, Site
-from vanrouter.resources.kinds import AccessGrant, AccessToken, HealthCheck, SiteSpec
+from vanrouter.resources.effects import TLS_ALPN, TLS_SERVER_NAME
+from vanrouter.resources.kinds import AccessGrant, AccessToken, ConnectorSpec, HealthCheck, MultiKeyListenerSpec, SiteSpec
 from vanrouter.resources.selectors import Selector, parse_selector
 from vanrouter.resources.shapes import parse_host_port
 from vanrouter.stores.resources import Key, Located, Problem
@@ -33,6 +33,7 @@ __all__ = [
     "WantedConnector",
     "WantedLink",
     "WantedListener",
+    "WantedTls",
     "compute_wanted",
     "multi_key_name",
 ]
@@ -68,6 +69,30 @@ class WantedAccess(msgspec.Struct, frozen=True, kw_only=True):
     admit: list[str] | None = None
 
 
+class WantedTls(msgspec.Struct, frozen=True, kw_only=True):
+    """TLS with applications. One for all targets that a selector chooses."""
+
+    of: Key
+    credential: str  # of the state in a pod, else a Secret among the resources
+    client_cert: bool = False
+    server_name: str = ""
+    verify_host: bool = False
+    alpn: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the entry in the plane."""
+        return f"{self.of[0].lower()}:{self.of[1]}"
+
+    @property
+    def shows(self) -> bool:
+        return self.of[0] != "Connector" or self.client_cert
+
+    @property
+    def trusts(self) -> bool:
+        return self.of[0] == "Connector" or self.client_cert
+
+
 class WantedListener(msgspec.Struct, frozen=True, kw_only=True):
     """Of a Listener or, with ``keys``, of a MultiKeyListener: two kinds in one space of names, see `multi_key_name`."""
 
@@ -77,6 +102,7 @@ class WantedListener(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     strategy: Strategy = "balanced"
     keys: tuple[KeyWeight, ...] = ()
+    tls: WantedTls | None = None
 
 
 class WantedConnector(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +114,7 @@ class WantedConnector(msgspec.Struct, frozen=True, kw_only=True):
     check: Check = Check()
     of: str = ""  # the Connector whose selector chose this target; empty: it is that Connector itself
     absent: str = ""  # there is no target now, and why
+    tls: WantedTls | None = None
 
 
 class InNamespace(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,14 +268,16 @@ def _router_access(wanted: Wanted, access: RouterAccess) -> None:
 
 def _listener(wanted: Wanted, listener: Listener, within: InNamespace | None) -> None:
     spec = listener.spec
-    if spec.tls_credentials:
-        fault = Fault("NotSupported", "TLS toward clients is not supported by this release, and it does not listen without", "")
-        wanted.faults["Listener", listener.name] = msgspec.structs.replace(fault, next="remove spec.tlsCredentials to listen without TLS")
-    elif spec.expose_pods_by_name and within is None:
+    if spec.expose_pods_by_name and within is None:
         wanted.faults["Listener", listener.name] = Fault("NotSupported", "there are no pods on a host", "remove spec.exposePodsByName")
     else:
         wanted.listeners[listener.name] = WantedListener(
-            name=listener.name, routing_key=spec.routing_key, host=spec.host, port=spec.port, strategy=spec.strategy
+            name=listener.name,
+            routing_key=spec.routing_key,
+            host=spec.host,
+            port=spec.port,
+            strategy=spec.strategy,
+            tls=_tls(listener),
         )
         if spec.expose_pods_by_name and not wanted.site_spec.service_sync:
             text = "pods get no listeners of their own while service sync is off; the listener itself serves all of them"
@@ -263,10 +292,9 @@ def multi_key_name(name: str) -> str:
 
 def _multi_key_listener(wanted: Wanted, listener: MultiKeyListener) -> None:
     spec = listener.spec
-    if spec.tls_credentials or spec.require_client_cert:
-        message = "TLS toward clients is not supported by this release, and it does not listen without"
-        todo = "remove spec.tlsCredentials and spec.requireClientCert to listen without TLS"
-        wanted.faults["MultiKeyListener", listener.name] = Fault("NotSupported", message, todo)
+    if spec.require_client_cert and not spec.tls_credentials:
+        todo = "name a Secret in spec.tlsCredentials, or remove spec.requireClientCert to listen without TLS"
+        wanted.faults["MultiKeyListener", listener.name] = Fault("NoCredential", "client certificates are for TLS, and it has none", todo)
         return
     strategy: Strategy
     if spec.strategy.priority is not None:
@@ -275,7 +303,8 @@ def _multi_key_listener(wanted: Wanted, listener: MultiKeyListener) -> None:
         weights = spec.strategy.weighted.routing_keys if spec.strategy.weighted is not None else {}
         strategy, keys = "weighted", [KeyWeight(key, weight) for key, weight in sorted(weights.items())]
     name = multi_key_name(listener.name)
-    wanted.listeners[name] = WantedListener(name=name, host=spec.host, port=spec.port, strategy=strategy, keys=tuple(keys))
+    tls = _tls(listener)
+    wanted.listeners[name] = WantedListener(name=name, host=spec.host, port=spec.port, strategy=strategy, keys=tuple(keys), tls=tls)
 
 
 def _connector(wanted: Wanted, connector: Connector, within: InNamespace | None) -> None:
@@ -283,9 +312,9 @@ def _connector(wanted: Wanted, connector: Connector, within: InNamespace | None)
     key = ("Connector", connector.name)
     if spec.selector and within is None:
         wanted.faults[key] = Fault("NotSupported", "a selector chooses pods, and there are none on a host", "set spec.host instead")
-    elif spec.tls_credentials or spec.use_client_cert:
-        message = "TLS toward the target is not supported by this release, and it does not connect without"
-        wanted.faults[key] = Fault("NotSupported", message, "remove spec.tlsCredentials to connect without TLS")
+    elif spec.use_client_cert and not spec.tls_credentials:
+        todo = "name a Secret in spec.tlsCredentials, or remove spec.useClientCert to connect without TLS"
+        wanted.faults[key] = Fault("NoCredential", "a client certificate is for TLS, and it has none", todo)
     else:
         service: ServicePort | None = None
         if spec.expose is not None:
@@ -298,11 +327,28 @@ def _connector(wanted: Wanted, connector: Connector, within: InNamespace | None)
             port=spec.port,
             service=service,
             check=(spec.health_check or HealthCheck()).resolve(),
+            tls=_tls(connector),
         )
         if spec.selector and within is not None:
             wanted.connectors |= _targets(one, parse_selector(spec.selector), within.pods, include_not_ready=spec.include_not_ready_pods)
         else:
             wanted.connectors[connector.name] = one
+
+
+def _tls(of: Listener | MultiKeyListener | Connector) -> WantedTls | None:
+    spec = of.spec
+    if not spec.tls_credentials:
+        return None
+    alpn = tuple(name for part in spec.settings.get(TLS_ALPN, "").split(",") if (name := part.strip()))
+    key = (of.kind, of.name)
+    if isinstance(spec, ConnectorSpec):
+        name = spec.settings.get(TLS_SERVER_NAME, "") or spec.host
+        verify = spec.verify_hostname if spec.verify_hostname is not None else bool(name)
+        return WantedTls(
+            of=key, credential=spec.tls_credentials, client_cert=spec.use_client_cert, server_name=name, verify_host=verify, alpn=alpn
+        )
+    wants = isinstance(spec, MultiKeyListenerSpec) and spec.require_client_cert
+    return WantedTls(of=key, credential=spec.tls_credentials, client_cert=wants, alpn=alpn)
 
 
 def _targets(

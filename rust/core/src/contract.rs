@@ -50,6 +50,7 @@ pub enum Entry {
     Connector(ConnectorEntry),
     Path(PathEntry),
     Route(RouteEntry),
+    Tls(TlsEntry),
 }
 
 impl Entry {
@@ -64,6 +65,7 @@ impl Entry {
             Self::Connector(e) => ("connector", &e.name),
             Self::Path(e) => ("path", &e.name),
             Self::Route(e) => ("route", &e.name),
+            Self::Tls(e) => ("tls", &e.name),
         };
         Ref {
             kind: kind.to_owned(),
@@ -103,6 +105,28 @@ pub struct LinkEntry {
     pub lanes: u32,
 }
 
+#[derive(Clone, Deserialize, Eq, PartialEq)]
+#[allow(missing_docs)]
+pub struct TlsEntry {
+    pub name: String,
+    pub certificates: Vec<serde_bytes::ByteBuf>,
+    pub private_key: serde_bytes::ByteBuf,
+    pub trust: Vec<serde_bytes::ByteBuf>,
+    pub client_cert: bool,
+    pub server_name: String,
+    pub verify_host: bool,
+    pub alpn: Vec<String>,
+}
+
+impl std::fmt::Debug for TlsEntry {
+    /// Without the private key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsEntry")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[allow(missing_docs)]
 pub struct ListenerEntry {
@@ -112,6 +136,7 @@ pub struct ListenerEntry {
     pub routing_key: String,
     pub strategy: Strategy,
     pub keys: Vec<KeyWeight>,
+    pub tls: String,
 }
 
 /// How a listener chooses.
@@ -141,6 +166,7 @@ pub struct ConnectorEntry {
     pub host: String,
     pub port: u16,
     pub embedded: bool,
+    pub tls: String,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]

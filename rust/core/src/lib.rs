@@ -3,6 +3,7 @@
 //! No Python, no async runtime. The deciding parts ([`frame`]) are sans-IO: bytes and time are arguments. The driving
 //! parts own sockets and threads.
 
+pub mod app_tls;
 pub mod certificate;
 pub mod chance;
 pub mod classes;

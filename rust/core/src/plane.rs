@@ -319,6 +319,18 @@ impl Plane {
         Ok(())
     }
 
+    /// Lanes that were dialled for this link to this address take no new streams, and close with their last one.
+    ///
+    /// # Errors
+    /// The plane has stopped, or the address is none.
+    pub fn retire(&self, link: &str, host: &str, port: u16) -> Result<(), PlaneError> {
+        self.alive()?;
+        let address = address(host, port)?;
+        let shared = &self.inner.shared;
+        shared.broadcast(|| Job::Retire(link.to_owned(), address));
+        Ok(())
+    }
+
     /// The site's live routers, for the HELLO of new lanes.
     pub fn set_siblings(&self, boots: Vec<u64>) {
         self.control.set_siblings(boots);

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::app_tls::Slot;
 use crate::chance::Chance;
 use crate::contract::Strategy;
 use crate::handshake::RouterId;
@@ -89,6 +90,8 @@ pub struct Target {
     pub routing_key: Arc<str>,
     /// `None`: embedded.
     pub address: Option<SocketAddr>,
+    /// It is spoken to in TLS.
+    pub tls: Option<Slot>,
     /// What went through.
     pub tally: Arc<Tally>,
     load: Arc<Load>,
@@ -113,6 +116,7 @@ impl Target {
             name,
             routing_key,
             address,
+            tls: None,
             tally,
             load: Arc::default(),
             failures: AtomicU32::new(0),

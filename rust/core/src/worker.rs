@@ -4,15 +4,17 @@
 //! bytes read from applications straight into the frames' places. No lock and no other thread is on that way. What comes
 //! from outside (new lanes, moved connections, commands) comes by one channel and a waker.
 //!
-//! The files: `conn` an application's connection, `lane` reading and writing one lane, `opening` from an accept to a stream,
-//! `target` from an OPEN to a target, `pair` a listener and a connector of the same router, `transit` a stream that crosses this router,
-//! `moving` a stream that changes lanes, `parking` where it is meanwhile,
+//! The files: `conn` an application's connection, `lane` reading and writing one lane, `greeting` the TLS handshake of a client,
+//! `opening` from an accept to a stream, `leg` TLS toward an application, `target` from an OPEN to a target, `pair` a listener and a
+//! connector of the same router, `transit` a stream that crosses this router, `moving` a stream that changes lanes, `parking` where it is meanwhile,
 //! `waiting` who waits for permission to open, `accept` listening sockets.
 
 mod accept;
 mod conn;
+mod greeting;
 mod heap;
 mod lane;
+mod leg;
 mod moving;
 mod opening;
 mod pair;
@@ -30,7 +32,7 @@ pub use parking::Parking;
 pub(crate) use socket::set_keepalive;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
@@ -42,6 +44,7 @@ use hashbrown::HashMap;
 use mio::{Events as Ready, Poll, Token, Waker};
 use slab::Slab;
 
+use crate::app_tls::Slot as TlsSlot;
 use crate::chance::Chance;
 use crate::classes::Attention;
 use crate::contract::{Event, Strategy};
@@ -191,6 +194,8 @@ pub struct ListenerRef {
     pub strategy: Strategy,
     /// Its keys, at least one.
     pub keys: Box<[Weighted]>,
+    /// Its clients speak TLS.
+    pub tls: Option<TlsSlot>,
     /// What went through.
     pub tally: Arc<Tally>,
 }
@@ -226,6 +231,8 @@ pub enum Job {
     Cut(RouterId, String),
     /// Close all lanes that were dialled for this link.
     CloseLink(String),
+    /// Of these, those to this address take no new streams and close with their last one.
+    Retire(String, SocketAddr),
     /// Close everything and end the thread.
     Stop,
 }
@@ -333,6 +340,8 @@ pub struct Worker {
     chance: Chance,
     /// Pairs that have more to move.
     busy_pairs: Vec<(ConnId, ConnId)>,
+    /// For pairs that move much.
+    pipes: pair::Pipes,
     /// Thousands of streams ended: freed memory goes back to the system on the next tick.
     trim: bool,
     /// And once more, for what others freed meanwhile.
@@ -384,6 +393,7 @@ pub fn create(index: usize, shared: Arc<Shared>) -> io::Result<(Worker, WorkerHa
         scratch: Box::new(Scratch::new()),
         chance: Chance::new(),
         busy_pairs: Vec::new(),
+        pipes: pair::Pipes::default(),
         trim: false,
         trim_again: None,
         stopping: false,
@@ -519,6 +529,7 @@ impl Worker {
                         }
                     }
                 }
+                Job::Retire(link, address) => self.retire_lanes(&link, address),
                 Job::Stop => self.stopping = true,
             }
         }

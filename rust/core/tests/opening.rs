@@ -281,6 +281,7 @@ fn local_pair(router: &mut Router, backend: SocketAddr) -> SocketAddr {
         host: backend.ip().to_string(),
         port: backend.port(),
         embedded: false,
+        tls: String::new(),
     }));
     router.open_listener()
 }

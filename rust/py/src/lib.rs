@@ -92,6 +92,11 @@ impl PyPlane {
         self.0.cut(router, reason).map_err(raise)
     }
 
+    /// Lanes of a link to this address take no new streams.
+    fn retire(&self, link: &str, host: &str, port: u16) -> PyResult<()> {
+        self.0.retire(link, host, port).map_err(raise)
+    }
+
     /// The site's live routers.
     fn set_siblings(&self, boots: Vec<u64>) {
         self.0.set_siblings(boots);

@@ -73,6 +73,7 @@ impl State {
             name: Arc::from(entry.name.as_str()),
             strategy: entry.strategy,
             keys: keys_of(entry),
+            tls: self.tls_of(&entry.tls),
             tally,
         });
         let mut listener = ListenerState {

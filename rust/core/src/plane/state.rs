@@ -6,8 +6,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 use super::listeners::ListenerState;
 use super::{Plane, PlaneError, address, duplicate, router_id};
+use crate::app_tls::{AppTls, Slot as TlsSlot};
 use crate::contract::{
     ConnectorEntry, Counters, CredentialEntry, Entry, Event, LinkEntry, ListenerEntry, PathEntry,
     Ref, RouteEntry, Strategy,
@@ -42,6 +45,7 @@ pub(super) struct State {
     pub linger: Duration,
     pub next_listening: u64,
     tallies: HashMap<Arc<str>, Arc<Tally>>,
+    tls: HashMap<String, TlsSlot>,
 }
 
 impl State {
@@ -59,6 +63,7 @@ impl State {
             linger,
             next_listening: 1,
             tallies: HashMap::new(),
+            tls: HashMap::new(),
         }
     }
 
@@ -180,6 +185,22 @@ impl State {
         }
     }
 
+    /// What listeners and connectors hold of an entry, also before it comes.
+    pub fn tls_of(&mut self, name: &str) -> Option<TlsSlot> {
+        (!name.is_empty()).then(|| {
+            let slot = self.tls.entry(name.to_owned());
+            Arc::clone(
+                slot.or_insert_with(|| Arc::new(ArcSwap::from_pointee(AppTls::absent(name)))),
+            )
+        })
+    }
+
+    fn put_tls(&mut self, name: &str, tls: AppTls) {
+        if let Some(slot) = self.tls_of(name) {
+            slot.store(Arc::new(tls));
+        }
+    }
+
     fn put_connector(
         &mut self,
         table: &mut Table,
@@ -195,18 +216,13 @@ impl State {
         let key: Arc<str> = Arc::from(entry.routing_key.as_str());
         let name: Arc<str> = Arc::from(entry.name.as_str());
         let tally = Arc::clone(self.tallies.entry(Arc::clone(&name)).or_default());
-        let target = Arc::new(Target::new(
-            name,
-            Arc::clone(&key),
-            address,
-            tally,
-            Instant::now(),
-        ));
+        let mut target = Target::new(name, Arc::clone(&key), address, tally, Instant::now());
+        target.tls = self.tls_of(&entry.tls);
         let mut serving = table
             .keys
             .get(&key)
             .map_or_else(KeyEntry::default, |e| KeyEntry::clone(e));
-        serving.local.push(target);
+        serving.local.push(Arc::new(target));
         table.keys.insert(Arc::clone(&key), Arc::new(serving));
         touched.insert(key);
     }
@@ -340,6 +356,7 @@ impl Plane {
                     state.drop_connector(&mut table, &reference.name, &mut touched, false)
                 }
                 "path" => paths.extend(state.drop_path(&mut table, &reference.name)),
+                "tls" => state.put_tls(&reference.name, AppTls::absent(&reference.name)),
                 _ => state.drop_route(&mut table, &reference.name, &mut touched),
             }
             state.entries.remove(&reference);
@@ -367,6 +384,7 @@ impl Plane {
                     paths.insert(state.put_path(&mut table, path)?);
                 }
                 Entry::Route(route) => state.put_route(&mut table, route, &mut touched)?,
+                Entry::Tls(tls) => state.put_tls(&tls.name, AppTls::new(tls)),
             }
             state.entries.insert(reference, entry);
         }
@@ -427,7 +445,7 @@ fn check(entry: &Entry) -> Result<(), PlaneError> {
                 e.name, e.expected_site
             )))
         }
-        Entry::Credential(_) | Entry::Connector(_) | Entry::Link(_) => Ok(()),
+        Entry::Credential(_) | Entry::Connector(_) | Entry::Link(_) | Entry::Tls(_) => Ok(()),
     }
 }
 

@@ -10,6 +10,7 @@ use mio::event::Event as ReadyEvent;
 
 use super::lane::Lane;
 use super::opening::Opening;
+use super::pair::Pipe;
 use super::socket::Socket;
 use super::{ConnId, ListenerRef, Source, Worker, source, token};
 use crate::contract::Strategy;
@@ -70,6 +71,11 @@ impl Embedded {
 /// What a connection is doing.
 #[derive(Debug)]
 pub(super) enum Stage {
+    /// A client of a listener with TLS, before its handshake is done: no target hears of it yet.
+    Greeting {
+        opening: Box<Opening>,
+        deadline: Instant,
+    },
     /// No target to try now; looked at again on ticks.
     Parked(Box<Opening>),
     /// The lane has no open credit.
@@ -93,8 +99,8 @@ pub(super) enum Stage {
     PairWaiting { opening: Box<Opening> },
     /// The target of a pair, being connected.
     PairConnecting { client: ConnId, deadline: Instant },
-    /// Bytes flow to the other connection of this router.
-    Paired { other: ConnId },
+    /// Bytes flow to the other connection of this router. `pipe`: what is in the kernel on its way to this one.
+    Paired { other: ConnId, pipe: Option<Pipe> },
 }
 
 /// Names and counts of a stream, for the log line at its end.
@@ -290,11 +296,10 @@ impl Conn {
     /// End our direction toward the application, if the peer's has ended and everything is written.
     pub fn shut_if_due(&mut self) {
         if self.fin && !self.shut && self.queue.is_empty() {
-            self.shut = true;
             if let Some(embedded) = &self.embedded {
                 embedded.set_fin();
             }
-            self.socket.shutdown_write();
+            self.shut = self.socket.shutdown_write();
         }
     }
 }
@@ -350,6 +355,10 @@ impl Worker {
             self.connect_progress(id);
             return;
         }
+        if let Stage::Greeting { .. } = conn.stage {
+            self.greet(id);
+            return;
+        }
         let left = event.is_read_closed() && event.is_write_closed();
         let wants_reset = left
             && conn
@@ -364,6 +373,13 @@ impl Worker {
                 Ok(None) => "the application reset it".to_owned(),
             };
             self.abort(id.0, class, &reason);
+            return;
+        }
+        if event.is_writable()
+            && let Err(error) = conn.socket.flush()
+        {
+            let class = conn.own_class();
+            self.abort(id.0, class, &error.to_string());
             return;
         }
         match conn.stage {
@@ -381,8 +397,9 @@ impl Worker {
                     self.flush_conn(id);
                 }
             }
-            Stage::Paired { other } => self.pump_pair(id, other),
-            Stage::Parked(_)
+            Stage::Paired { other, .. } => self.pump_pair(id, other),
+            Stage::Greeting { .. }
+            | Stage::Parked(_)
             | Stage::Waiting { .. }
             | Stage::PairWaiting { .. }
             | Stage::Connecting { .. }
@@ -465,7 +482,7 @@ impl Worker {
                 }
                 self.soil(lane);
             }
-            Stage::Paired { other } => {
+            Stage::Paired { other, .. } => {
                 if let Some(conn) = self.conn(other) {
                     // Otherwise it would come back to us.
                     conn.stage = Stage::Parked(Box::default());
@@ -478,7 +495,10 @@ impl Worker {
                     self.forget(client.0, Some((class, reason)));
                 }
             }
-            Stage::Parked(_) | Stage::Waiting { .. } | Stage::PairWaiting { .. } => {}
+            Stage::Greeting { .. }
+            | Stage::Parked(_)
+            | Stage::Waiting { .. }
+            | Stage::PairWaiting { .. } => {}
         }
         self.forget(index, Some((class, reason)));
     }

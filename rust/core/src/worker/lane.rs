@@ -1,6 +1,7 @@
 //! One lane: what it holds, how it begins, how alive it is, and how it ends. `reading` and `writing` move its bytes.
 
 mod reading;
+mod retiring;
 mod writing;
 
 use std::collections::VecDeque;
@@ -111,6 +112,8 @@ pub(super) struct Lane {
     pub promised: u32,
     /// Streams that cross, whose OPEN waits for its batch: with so much early data, and perhaps with their end.
     pub opened: Vec<(Arc<Crossing>, u32, bool)>,
+    /// It closes with its last stream.
+    retired: bool,
 }
 
 impl Lane {
@@ -182,6 +185,7 @@ impl Worker {
             waiting: Waiting::default(),
             promised: 0,
             opened: Vec::new(),
+            retired: false,
         });
         let entry = self.lanes.vacant_entry();
         let key = entry.key();
@@ -328,7 +332,10 @@ impl Worker {
                 lane.trunk.update(|facts| facts.rtt = rtt);
                 if health == LaneHealth::Leaving && lane.mux.stream_count() == 0 {
                     // Replaced, and its last stream has ended.
-                    if lane.mux.peer_leaving() == Some(GoAway::Replaced) || lane.mux.is_used_up() {
+                    if lane.mux.peer_leaving() == Some(GoAway::Replaced)
+                        || lane.mux.is_used_up()
+                        || lane.retired
+                    {
                         self.close_lane(key, Some(GoAway::Shutdown), "replaced");
                     }
                 }

@@ -98,6 +98,10 @@ impl Worker {
         };
         let is_inside = matches!(arrival.client, Client::Inside(..));
         let id = match arrival.client {
+            Client::Accepted(stream, listener) if listener.tls.is_some() => {
+                self.welcome(stream, listener, opening);
+                return;
+            }
             Client::Accepted(stream, listener) => {
                 let first = listener
                     .keys
@@ -541,6 +545,10 @@ impl Worker {
         conn.timed = false;
         match &conn.stage {
             Stage::Parked(_) => self.undecided.push(id),
+            Stage::Greeting { deadline, .. } => {
+                let deadline = *deadline;
+                self.wait_for_greeting(id, deadline);
+            }
             Stage::Waiting { opening, .. } => {
                 if now.saturating_duration_since(opening.since) >= RETRY_DEADLINE {
                     self.abort(

@@ -141,7 +141,14 @@ impl Worker {
         record: &Record,
     ) -> io::Result<(Socket, Option<Arc<Embedded>>, bool)> {
         if let Some(address) = target.address {
-            let socket = Socket::connect(address)?;
+            let mut socket = match &target.tls {
+                Some(tls) => {
+                    let (config, name) =
+                        tls.load().client(address.ip()).map_err(io::Error::other)?;
+                    Socket::connect(address)?.with_tls(config, name)?
+                }
+                None => Socket::connect(address)?,
+            };
             let connected = socket.is_connected()?;
             return Ok((socket, None, connected));
         }

@@ -199,6 +199,7 @@ impl Router {
             routing_key: KEY.to_owned(),
             strategy: Strategy::Balanced,
             keys: Vec::new(),
+            tls: String::new(),
         }));
         let port = self.wait("the listener", |r| {
             r.ports.get("in").copied().filter(|p| *p > 0)
@@ -239,6 +240,7 @@ impl Router {
             host: backend.map(|b| b.ip().to_string()).unwrap_or_default(),
             port: backend.map_or(0, |b| b.port()),
             embedded: backend.is_none(),
+            tls: String::new(),
         }));
     }
 

@@ -238,6 +238,7 @@ impl Worker {
         let asked = most - wanted;
         let read = conn.socket.read_vectored(&mut slots);
         drop(slots);
+        conn.read_closed |= conn.socket.has_ended();
         let (count, drained, ended) = match read {
             Ok(0) => (0, true, true),
             Ok(count) => (count, count < asked && !conn.read_closed, false),

@@ -1,0 +1,259 @@
+//! An application's socket with TLS on it. The state of TLS stays with the socket wherever it goes.
+//!
+//! Reads and writes are as those of a socket that never blocks, with one difference: what was written may still be here, encrypted, and
+//! goes out with [`Leg::flush`]. A direction ends with close_notify; a connection that ends without it is broken, after what came before.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+
+use mio::net::TcpStream;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+
+use crate::app_tls::words;
+
+/// Plaintext that is encrypted at once: two full records. So much may wait here for a slow application beside its credit.
+const WRITE: usize = 32_768;
+
+/// See the module.
+pub(crate) struct Leg {
+    tcp: TcpStream,
+    tls: Connection,
+    /// close_notify or the connection's end was read.
+    ended: bool,
+    /// Why it broke, for the read after the last bytes.
+    broken: Option<io::Error>,
+    /// close_notify was given to TLS.
+    shut: bool,
+}
+
+impl fmt::Debug for Leg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leg").field("tcp", &self.tcp).finish()
+    }
+}
+
+/// What reading from the connection gave.
+enum Fill {
+    Some,
+    Nothing,
+    End,
+}
+
+impl Leg {
+    /// Toward a client.
+    pub fn accept(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let tls = ServerConnection::new(config).map_err(io::Error::other)?;
+        Ok(Self::new(tcp, tls.into()))
+    }
+
+    /// Toward a target that is being connected.
+    pub fn connect(
+        tcp: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<Self> {
+        let tls = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        Ok(Self::new(tcp, tls.into()))
+    }
+
+    fn new(tcp: TcpStream, mut tls: Connection) -> Self {
+        tls.set_buffer_limit(Some(WRITE));
+        Self {
+            tcp,
+            tls,
+            ended: false,
+            broken: None,
+            shut: false,
+        }
+    }
+
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    pub fn tcp_mut(&mut self) -> &mut TcpStream {
+        &mut self.tcp
+    }
+
+    /// Go on with the handshake. `Ok(true)`: it is done.
+    pub fn handshake(&mut self) -> io::Result<bool> {
+        loop {
+            if !self.flush()? {
+                return Ok(false);
+            }
+            if !self.tls.is_handshaking() {
+                return Ok(true);
+            }
+            match self.fill()? {
+                Fill::Some => {}
+                Fill::Nothing => return Ok(false),
+                Fill::End => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "TLS: it closed the connection during the handshake",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Whether the other end said its last: then a short read does not mean that there is no more.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    fn fill(&mut self) -> io::Result<Fill> {
+        loop {
+            return match self.tls.read_tls(&mut self.tcp) {
+                Ok(0) => {
+                    self.ended = true;
+                    Ok(Fill::End)
+                }
+                Ok(_) => {
+                    let state = self.process()?;
+                    self.ended |= state.peer_has_closed();
+                    Ok(Fill::Some)
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Nothing),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+        }
+    }
+
+    fn process(&mut self) -> io::Result<rustls::IoState> {
+        let state = self.tls.process_new_packets().map_err(|error| {
+            // The alert that says why.
+            let _ = self.tls.write_tls(&mut self.tcp);
+            io::Error::new(io::ErrorKind::InvalidData, words(&error))
+        })?;
+        if self.tls.wants_write() {
+            self.flush()?;
+        }
+        Ok(state)
+    }
+
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
+        loop {
+            match self.tls.reader().read(buffer) {
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Fill::Nothing = self.fill()? {
+                        return Err(io::ErrorKind::WouldBlock.into());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "TLS: the connection was closed without close_notify: the end may be missing",
+                    ));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// As much as there is, as far as there is room: a short read means that there is no more now, unless it has [ended](Self::has_ended).
+    pub fn read_vectored(&mut self, slots: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let mut total = 0;
+        for slot in slots {
+            let mut rest: &mut [u8] = slot;
+            while !rest.is_empty() {
+                match self.read(rest) {
+                    Ok(0) => return Ok(total),
+                    Ok(count) => {
+                        total += count;
+                        rest = rest.get_mut(count..).unwrap_or_default();
+                    }
+                    Err(error) if total == 0 => return Err(error),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(total),
+                    Err(error) => {
+                        self.ended = true;
+                        self.broken = Some(error);
+                        return Ok(total);
+                    }
+                }
+            }
+        }
+        Ok(total)
+    }
+
+    /// Whether nothing but a clean end is left to read. What came is taken from the kernel as far as TLS has room for it.
+    pub fn is_at_end(&mut self) -> io::Result<bool> {
+        loop {
+            let state = self.process()?;
+            if state.plaintext_bytes_to_read() > 0 {
+                return Ok(false);
+            }
+            if state.peer_has_closed() {
+                return Ok(true);
+            }
+            match self.fill()? {
+                Fill::Some => {}
+                Fill::Nothing => return Ok(false),
+                Fill::End => return self.read(&mut []).map(|_| false),
+            }
+        }
+    }
+
+    /// Encrypt and write. Nothing is taken while something that was encrypted before waits for the kernel.
+    pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut total = 0;
+        let mut has_room = self.flush()?;
+        'all: for slice in slices {
+            let mut rest: &[u8] = slice;
+            while !rest.is_empty() {
+                if !has_room {
+                    break 'all;
+                }
+                let piece = rest.get(..WRITE.min(rest.len())).unwrap_or_default();
+                let count = self.tls.writer().write(piece)?;
+                if count == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                total += count;
+                rest = rest.get(count..).unwrap_or_default();
+                has_room = self.flush()?;
+            }
+        }
+        if total == 0 && !has_room {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(total)
+    }
+
+    /// Write what is encrypted already. `Ok(true)`: nothing of it is left.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        while self.tls.wants_write() {
+            match self.tls.write_tls(&mut self.tcp) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// End our direction cleanly: close_notify behind all that was written. Says whether it is in the kernel's hands.
+    pub fn shutdown_write(&mut self) -> bool {
+        if !self.shut {
+            self.shut = true;
+            self.tls.send_close_notify();
+        }
+        // That it broke shows where it is read.
+        let done = self.flush().unwrap_or(true);
+        if done {
+            let _ = self.tcp.shutdown(Shutdown::Write);
+        }
+        done
+    }
+}

@@ -1,0 +1,58 @@
+"""Lanes over an address that is about to go: new streams use others, those that are there stay to their end."""
+
+from __future__ import annotations
+
+import trio
+from applications import body, connect, echo, echo_through, served
+from plane_harness import Pair, free_port
+
+from vanrouter.plane import Access, BindStatus
+
+
+async def test_streams_of_a_retired_lane_end_by_themselves_and_new_ones_take_another(pair: Pair) -> None:
+    ingress, egress = pair.ingress, pair.egress
+    async with served(echo) as target:
+        port = await pair.expose(target.port)
+        old = await connect(port)
+        await old.send_all(b"before")
+        with trio.fail_after(5):
+            assert await old.receive_some() == b"before"
+        egress.put(Access(name="second", host="127.0.0.1", port=free_port(), credential="main"))
+        await egress.until(lambda: "second" in egress.accesses and egress.accesses["second"].status is BindStatus.LISTENING)
+        await pair.link(egress.accesses["second"].port)
+        await ingress.until(lambda: ingress.links[egress.id].lanes == 2)
+        wanted = ingress.links[egress.id].lanes_wanted
+        ingress.plane.retire("link", "127.0.0.1", pair.access_port)
+        await ingress.until(lambda: ingress.links[egress.id].lanes_wanted == wanted + 1)
+        ingress.plane.retire("link", "127.0.0.1", pair.access_port)  # again: nothing new
+        for number in range(5):
+            with trio.fail_after(10):
+                await echo_through(port, 50_000, number)
+        await old.send_all(body(100_000))
+        await old.send_eof()
+        got = bytearray()
+        with trio.fail_after(10):
+            async for data in old:
+                got += data
+        assert got == body(100_000)
+        await ingress.until(lambda: ingress.links[egress.id].lanes == 1)
+        await egress.until(lambda: egress.links[ingress.id].lanes == 1)
+        assert ingress.links[egress.id].lanes_wanted == wanted
+        assert ingress.links[egress.id].address.endswith(f":{egress.accesses['second'].port}")
+        assert not ingress.links[egress.id].draining
+        with trio.fail_after(10):
+            await echo_through(port, 50_000)
+        await pair.nothing_is_left()
+
+
+async def test_of_another_link_or_address_nothing_is_retired(pair: Pair) -> None:
+    before = pair.ingress.links[pair.egress.id]
+    pair.ingress.plane.retire("another", "127.0.0.1", pair.access_port)
+    pair.ingress.plane.retire("link", "127.0.0.2", pair.access_port)
+    async with served(echo) as target:
+        port = await pair.expose(target.port)
+        with trio.fail_after(5):
+            await echo_through(port, 1_000)
+    await trio.sleep(0.3)
+    after = pair.ingress.links[pair.egress.id]
+    assert (after.lanes, after.lanes_wanted) == (before.lanes, before.lanes_wanted)
