@@ -79,11 +79,11 @@ soak: $(CORE) ## faults and load at full size, also on two clusters, about 2 hou
 	VANROUTER_LONG=1 $(BIN)/pytest --timeout 3600 tests/system/faults tests/conformance/test_scale.py tests/cluster/test_operations.py $(SOAK_ARGS)
 
 .PHONY: bench
-bench: $(CORE) ## compare with a direct connection, the baseline and what else people use; BENCH_ARGS=--help
+bench: $(CORE) ## compare with a direct connection, the baseline and what else people use; BENCH_ARGS=--help, SKROUTERD=path
 	@.ci/need haproxy stunnel4 nginx wrk iperf3 ip=iproute2 pgbench=postgresql redis-benchmark=redis-tools redis-server h2load=nghttp2-client \
 		go=golang-go pkg-config || echo "make bench: what needs these is left out"
 	benches/peers/build.sh
-	$(BIN)/python -m benches $(BENCH_ARGS)
+	SKROUTERD="$(SKROUTERD)" $(BIN)/python -m benches $(BENCH_ARGS)
 ifeq ($(strip $(BENCH_ARGS)),)
 	$(BIN)/pytest benches --benchmark-disable-gc --benchmark-columns=median,iqr,ops,rounds
 endif

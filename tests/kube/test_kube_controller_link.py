@@ -40,7 +40,7 @@ async def looking(places: Callable[[], list[Place]], leaf: Leaf) -> AsyncIterato
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    with trio.fail_after(3):
+    with trio.fail_after(10):
         while True:
             if is_so():
                 return

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import trio
+from api_relay import api_relay
 from api_server import ApiServer
 from controllers import Namespace, in_namespace
 from custom_resources import DEFINITIONS, install_definitions, remove_definitions
 
+from vanrouter.controller import writing
 from vanrouter.controller.run import Controller
 from vanrouter.kube import following
 from vanrouter.kube.blocking import BlockingClient
-from vanrouter.kube.calls import Object, apply, create, delete
+from vanrouter.kube.calls import Object, apply, delete
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.crds import CUSTOM_KINDS, definition
 from vanrouter.kube.kinds import CONFIG_MAPS, ROLE_BINDINGS, ROLES, SERVICES
@@ -144,14 +146,14 @@ async def test_a_site_may_be_a_custom_resource_and_owns_what_belongs_to_it(clust
 
 
 @contextlib.asynccontextmanager
-async def as_user(server: ApiServer, here: Namespace, *rules: Object) -> AsyncIterator[Controller]:
+async def as_user(server: ApiServer, here: Namespace, *rules: Object, port: int = 0) -> AsyncIterator[Controller]:
     """A controller with these rights and no other."""
     user = f"controller-{here.name}"
-    await here.client.call(create(ROLES, here.name, {"metadata": {"name": "test"}, "rules": list(rules)}))
+    await here.client.call(apply(ROLES, here.name, {"metadata": {"name": "test"}, "rules": list(rules)}))
     subject = {"kind": "User", "name": user, "apiGroup": ROLES.group}
     reference = {"apiGroup": ROLES.group, "kind": ROLES.kind, "name": "test"}
-    await here.client.call(create(ROLE_BINDINGS, here.name, {"metadata": {"name": "test"}, "roleRef": reference, "subjects": [subject]}))
-    access = server.access(user, ())
+    await here.client.call(apply(ROLE_BINDINGS, here.name, {"metadata": {"name": "test"}, "roleRef": reference, "subjects": [subject]}))
+    access = server.access(user, (), port=port)
     with BlockingClient(access) as blocking:
         async with KubeClient(access) as client, trio.open_nursery() as nursery:
             controller = Controller(client, blocking, here.name, port=0, name="c-0")
@@ -185,6 +187,35 @@ async def test_a_controller_without_the_rights_works_as_without_definitions_and_
             site = await here.until(CONFIG_MAPS, "van-status.site.north", lambda m: m and "do not count" in site_text(m))
             assert "you may not list" in site_text(site)
             assert await here.get(SERVICES, "other") is None
+
+
+@pytest.mark.usefixtures("defined", "often")
+async def test_a_right_that_is_taken_away_is_said_and_takes_no_service_with_it(
+    api_server: ApiServer, cluster: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a controller that starts without it."""
+    monkeypatch.setattr(writing, "LINGER", 0.3)
+    async with in_namespace(cluster, namespace) as here:
+        await here.site()
+        await put(here, "db", DB)
+        rules = [*CONTROLLER_RULES, *CONTROLLER_CUSTOM_RULES]
+        async with (
+            api_relay(api_server.port) as relay,
+            as_user(api_server, here, *rules, port=relay.port) as controller,
+            here.router(controller) as router,
+        ):
+            router.say(listeners=[element("db", DB)])
+            before = await here.until(SERVICES, "db", bool)
+            await here.client.call(apply(ROLES, namespace, {"metadata": {"name": "test"}, "rules": CONTROLLER_RULES}))
+            relay.cut()  # as the server ends each watch some time
+            await here.until(CONFIG_MAPS, "van-status.site.north", lambda m: "do not count" in site_text(m), seconds=30.0)
+            assert controller.copies.customs.objects, "what there was stays known"
+        async with as_user(api_server, here, *CONTROLLER_RULES) as controller, here.router(controller) as router:
+            router.say(listeners=[element("db", DB)])
+            await here.until(CONFIG_MAPS, "van-status.site.north", lambda m: '"listeners":[{' in site_text(m))
+            await trio.sleep(1.0)
+            assert controller.copies.current(SERVICES)
+            assert await here.get(SERVICES, "db") == before
 
 
 @pytest.mark.usefixtures("often")

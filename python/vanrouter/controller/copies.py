@@ -22,7 +22,7 @@ from vanrouter.controller.rivals import manager_of
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Call, Kind, Object, apply, create, delete, merge_patch
 from vanrouter.kube.client import KubeClient
-from vanrouter.kube.errors import AlreadyExists, Conflict, Denied, Invalid, KubeError, NotFound
+from vanrouter.kube.errors import AlreadyExists, Conflict, Denied, Forbidden, Invalid, KubeError, NotFound
 from vanrouter.kube.following import CustomWatch
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.listwatch import Change, Removed
@@ -219,6 +219,13 @@ class Copies:
     @property
     def problems(self) -> list[KubeError]:
         return [copy.watcher.problem for copy in self._copies.values() if copy.watcher.problem is not None]
+
+    @property
+    def troubles(self) -> list[Problem]:
+        """Rights that this controller had and has no longer: what it saw last stays in force, and nothing is deleted."""
+        refused = {plural: copy.watcher.problem for plural, copy in self._copies.items() if isinstance(copy.watcher.problem, Forbidden)}
+        todo = "give the controller the right: van update"
+        return [Problem(f"controller: {plural}", f"{plural} are not seen: {error}", todo) for plural, error in refused.items()]
 
     # ---- Writing -------------------------------------------------------------------------------------------------------------------------
 

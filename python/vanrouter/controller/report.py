@@ -19,7 +19,7 @@ from vanrouter.kube.records import StatusRecord, hash_of, spec_hash
 from vanrouter.resources import Resource
 from vanrouter.resources.kinds import Site
 
-__all__ = ["Doc", "Said", "condition_doc", "merge_documents", "rfc3339", "slots_of", "status_records"]
+__all__ = ["Doc", "Said", "condition_doc", "merge_documents", "rfc3339", "slots_by_resources", "slots_of", "status_records"]
 
 Doc = dict[str, Any]
 
@@ -78,12 +78,19 @@ def _apart(pod: str, document: Doc) -> Iterator[Doc]:
 
 def slots_of(document: Doc) -> set[tuple[str, int]]:
     """(address, port) of the listeners that service sync made: they are named after it."""
-    found = set()
+    found: set[tuple[str, int]] = set()
     for listener in document.get("listeners") or []:
         host, _, port = str(listener.get("name", "")).rpartition(":")
         if listener.get("automatic") and host and port.isdigit():
             found.add((host, int(port)))
     return found
+
+
+def slots_by_resources(document: Doc) -> set[tuple[str, int]]:
+    """(host, port) of the listeners that resources say."""
+    listed = [*(document.get("listeners") or []), *(document.get("multiKeyListeners") or [])]
+    said = [(x.get("host"), x.get("port")) for x in listed if not x.get("automatic")]
+    return {(host, port) for host, port in said if isinstance(host, str) and host and isinstance(port, int)}
 
 
 class Said:

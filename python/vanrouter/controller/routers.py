@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import trio
 
-from vanrouter.controller.report import Doc, merge_documents, slots_of
+from vanrouter.controller.report import Doc, merge_documents, slots_by_resources, slots_of
 from vanrouter.errors import ConfigError, NotReady
 from vanrouter.kube.channel import Channel
 from vanrouter.kube.status_parts import heard_untrusted
@@ -50,6 +50,9 @@ class Routers:
 
     def slots(self) -> set[tuple[str, int]]:
         return {slot for document in self._documents().values() for slot in slots_of(document)}
+
+    def slots_by_resources(self) -> set[tuple[str, int]]:
+        return {slot for document in self._documents().values() for slot in slots_by_resources(document)}
 
     @property
     def are_certain(self) -> bool:

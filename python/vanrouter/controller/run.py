@@ -60,6 +60,7 @@ OVERDUE: Final = 0.25
 AGAIN: Final = 1.0
 AGAIN_CAP: Final = 20.0
 LONGEST: Final = 3600.0
+RIGHTS: Final = 60.0  # a right that was taken away wakes nobody: it is looked for so often
 PRUNE_EVERY: Final = 3600.0
 
 
@@ -167,7 +168,9 @@ class Controller:
         self._issuing.set_endpoints(reached.endpoints)
         self._issuing.condition = reached.condition
         self._issuing.refused_sites = frozenset(site.spec.refused_sites)
-        self._wishes = wished(resources, site.spec, self.routers, self._wishes, self._router_map(), now=trio.current_time())
+        self._wishes = wished(
+            resources, site.spec, self.routers, self._wishes, self._router_map(), now=trio.current_time(), all_seen=self._sees_listeners()
+        )
         document = self.routers.document()
 
         await self._step("identity", lambda: put_back_keys(self.copies, self.keys, self._owners))
@@ -212,6 +215,7 @@ class Controller:
         later = min(self._keys_at, self._redeeming.deadline, self._prune_at, self._leaf[1] if self._leaf else math.inf) - wall
         times = [
             now + min(max(later, 0.05), LONGEST),
+            now + RIGHTS,
             self._wishes.deadline,
             self._access.deadline,
             self._entrance.deadline,
@@ -265,6 +269,9 @@ class Controller:
 
     def _owners_of(self, site: Site) -> tuple[Object, ...]:
         return owner_of(site, self._records)
+
+    def _sees_listeners(self) -> bool:
+        return not {CUSTOM_KINDS[kind].resource for kind in ("Listener", "MultiKeyListener")} & set(self.copies.customs.unseen)
 
     def _router_map(self) -> Object | None:
         return self.copies.get(CONFIG_MAPS, "van-router")
@@ -323,6 +330,7 @@ class Controller:
             *self._making.problems,
             *self._view.problems(trio.current_time()),
             *self.copies.quarrels,
+            *self.copies.troubles,
         ]
         await self._statuses.write(
             self.copies,

@@ -80,7 +80,17 @@ class Workloads:
                 pass
             self._refused.pop(kind, None)
             self._wake()
-            await self._watchers[kind].run()
+            await self._watch(self._watchers[kind])
+
+    @staticmethod
+    async def _watch(watcher: Watcher) -> None:
+        """Until the right to it is taken away. What there was stays known."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watcher.run)
+            while True:
+                await trio.sleep(ASK_AGAIN)
+                if isinstance(watcher.problem, Forbidden):
+                    nursery.cancel_scope.cancel()
 
     def _heard(self, kind: Kind, changes: Sequence[Change]) -> None:
         """Most changes of a workload are of its status, and nothing to us."""

@@ -70,9 +70,18 @@ class Wishes:
 
 
 def wished(
-    resources: Iterable[Resource], spec: SiteSpec, routers: Routers, before: Wishes, router_map: Object | None, *, now: float
+    resources: Iterable[Resource],
+    spec: SiteSpec,
+    routers: Routers,
+    before: Wishes,
+    router_map: Object | None,
+    *,
+    now: float,
+    all_seen: bool = True,
 ) -> Wishes:
     """What service sync made is what the routers say; while none of them is certain, nothing of it is withdrawn.
+
+    ``all_seen``: whether each kind of listener may be looked at. If not, those that the routers have from before stay.
 
     What others withdraw lingers for 10 s, with its port: a router over there that restarts offers it again. What a person deletes here
     goes at once.
@@ -97,7 +106,8 @@ def wished(
     wishes.automatic = routers.slots()
     if not routers.are_certain:  # what a predecessor wrote, or another controller writes, stays too
         wishes.automatic |= (before.automatic | written) - wishes.deleted
-    wishes.slots = wishes.own | (wishes.automatic if spec.service_sync else set())
+    kept = set() if all_seen else routers.slots_by_resources() - wishes.deleted
+    wishes.slots = wishes.own | kept | (wishes.automatic if spec.service_sync else set())
     for slot in before.slots - wishes.slots - wishes.deleted:
         since = before.lingering.get(slot, now)
         if now < since + LINGER:

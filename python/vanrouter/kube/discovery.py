@@ -46,6 +46,7 @@ class Discovery:
     def __init__(self, wanted: frozenset[str], rng: random.Random) -> None:
         self.kinds: frozenset[str] = frozenset()
         self.looked = False  # whether the server ever answered
+        self.confirmed = False  # whether it said twice that there is nothing, or has something: one that starts knows no definitions yet
         self.failed: KubeError | None = None
         self.at = 0.0  # when to look (again)
         self._wanted, self._rng = wanted, rng
@@ -58,15 +59,17 @@ class Discovery:
         served = kinds & self._wanted
         missed = self.kinds - served
         self.kinds, self._missed = served | (missed - self._missed), missed - self._missed
-        self._versions, self.failed, self.looked = versions if not kinds else (), None, True
+        self._versions, self.failed = versions if not kinds else (), None
+        self.confirmed, self.looked = self.looked or bool(served), True
         self.denied = {kind: error for kind, error in self.denied.items() if kind in served}
-        self._again(LOOK, now)
+        self._again(LOOK if self.confirmed else SOON, now)
 
     def handle_failed(self, error: KubeError, now: float) -> None:
         """It could not be asked, or did not want to say. One that says so twice hides what it has: as if it had none."""
         hidden = isinstance(error, Forbidden) and isinstance(self.failed, Forbidden)
         self.failed = error
         self.looked |= hidden
+        self.confirmed |= hidden
         self._again(LOOK if hidden else SOON, now)
 
     def handle_denied(self, kind: str, error: Forbidden, now: float) -> None:

@@ -44,6 +44,7 @@ class CustomWatch:
         self._client, self._namespace, self._heard, self._rng = client, namespace, heard, rng
         self.discovery = Discovery(frozenset(kinds), rng)
         self._watchers: dict[str, tuple[Watcher, trio.CancelScope]] = {}
+        self._kept: dict[str, list[Object]] = {}  # of kinds that we may no longer list: what there was
         self._changed = trio.Event()
         self.looks = 0  # for tests
 
@@ -57,7 +58,7 @@ class CustomWatch:
     @property
     def current(self) -> bool:
         """Whether absence proves absence."""
-        return self.synced and all(watcher.current for watcher, _ in self._watchers.values())
+        return self.synced and self.discovery.confirmed and all(watcher.current for watcher, _ in self._watchers.values())
 
     def _late(self) -> list[str]:
         begun = {kind for kind, (watcher, _) in self._watchers.items() if watcher.synced}
@@ -66,12 +67,13 @@ class CustomWatch:
     @property
     def objects(self) -> dict[str, Object]:
         """By ``listeners.vanrouter.io/web``."""
-        return {custom_where(value): value for watcher, _ in self._watchers.values() for value in watcher.objects.values()}
+        seen = [value for watcher, _ in self._watchers.values() for value in watcher.objects.values()]
+        return {custom_where(value): value for value in (*(v for kept in self._kept.values() for v in kept), *seen)}
 
     @property
     def unseen(self) -> list[str]:
         """Of what nothing is known (yet), like ``listeners.vanrouter.io``: what was heard of it before is not contradicted."""
-        if not self.discovery.looked:
+        if not self.discovery.confirmed:
             return [kind.resource for kind in CUSTOM_KINDS.values()]
         return [CUSTOM_KINDS[kind].resource for kind in (*self._late(), *self.discovery.denied)]
 
@@ -95,11 +97,15 @@ class CustomWatch:
         async with trio.open_nursery() as nursery:
             while True:
                 await trio.sleep_until(self.discovery.at)
-                before, was_synced = self.problems, self.synced
+                before, was_synced, was_confirmed = self.problems, self.synced, self.discovery.confirmed
                 await self._look()
+                self._keep_denied()
                 for kind in sorted(self._watchers.keys() - self.discovery.kinds):
                     self._watchers.pop(kind)[1].cancel()
                     log.info("definition gone", extra={"kind": CUSTOM_KINDS[kind].resource, "namespace": self._namespace})
+                    self._heard(())
+                for kind in self._kept.keys() - self.discovery.kinds:
+                    del self._kept[kind]
                     self._heard(())
                 for kind in sorted(self.discovery.kinds - self._watchers.keys()):
                     if await self._may_list(kind):
@@ -109,7 +115,7 @@ class CustomWatch:
                     for problem in self.problems:
                         log.warning("not all resources count", extra={"reason": problem.message, "hint": problem.hint})
                     self._heard(())
-                elif self.synced != was_synced:
+                elif (self.synced, self.discovery.confirmed) != (was_synced, was_confirmed):
                     self._heard(())
 
     async def _look(self) -> None:
@@ -127,6 +133,15 @@ class CustomWatch:
                 self.discovery.handle_kinds(frozenset(), now(), versions=versions)
         except KubeError as error:
             self.discovery.handle_failed(error, now())
+
+    def _keep_denied(self) -> None:
+        """A right that was taken away while we watched: what there was stays, and it is asked for again as if it had never been."""
+        for kind, (watcher, scope) in list(self._watchers.items()):
+            if isinstance(watcher.problem, Forbidden):
+                self._kept[kind] = list(watcher.objects.values())
+                self.discovery.handle_denied(kind, watcher.problem, trio.current_time())
+                del self._watchers[kind]
+                scope.cancel()
 
     async def _may_list(self, kind: str) -> bool:
         try:
@@ -149,6 +164,7 @@ class CustomWatch:
                 async with trio.open_nursery() as both:
                     both.start_soon(watcher.run)
                     await watcher.wait_synced()
+                    self._kept.pop(kind, None)
                     self._tell()
                     self._heard(())
 
