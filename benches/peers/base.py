@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from benches.credentials import Authority, End
 from benches.processes import Address, BenchError, Child, child, free_port, wait_until_listening
 
-__all__ = ["LOOPBACK", "Between", "Ends", "InARow", "Pair", "Peer", "straight", "two_ends"]
+__all__ = ["LOOPBACK", "Between", "Ends", "InARow", "InOne", "Pair", "Peer", "straight", "two_ends"]
 
 LOOPBACK = "127.0.0.1"
 Between = Callable[[Address], Address]
@@ -57,6 +57,14 @@ class InARow(Protocol):
 
     def three(self, server: Address, tmp: Path) -> AbstractContextManager[Pair]:
         """Like ``pair``, with a third process between the two."""
+
+
+@runtime_checkable
+class InOne(Protocol):
+    """A peer that can also lead from clients to a server beside them, without a link."""
+
+    def one(self, server: Address, tmp: Path) -> AbstractContextManager[Pair]:
+        """Like ``pair``, in one process."""
 
 
 class Ends:

@@ -57,6 +57,12 @@ class Vanrouter:
             near, front = run.near(where, middle, target=far)
             yield Pair(front=front, processes=(near, far.process, middle.process))
 
+    @contextlib.contextmanager
+    def one(self, server: Address, tmp: Path) -> Iterator[Pair]:
+        with contextlib.ExitStack() as routers:
+            router, front = _Run(self._plane, tmp, routers, straight).alone(server)
+            yield Pair(front=front, processes=(router,))
+
 
 class _Router(NamedTuple):
     id: RouterId
@@ -85,6 +91,13 @@ class _Run:
         front = Address(LOOPBACK, free_port(LOOPBACK))
         listener = Listener(name="front", host=front.host, port=front.port, routing_key=_KEY)
         return self._start("near", [_link(to), listener], _dial(where, to), [_KEY], str(target.id) if target else "").process, front
+
+    def alone(self, server: Address) -> tuple[Child, Address]:
+        """Clients and the server are on the same router."""
+        front = Address(LOOPBACK, free_port(LOOPBACK))
+        connector = Connector(name="server", routing_key=_KEY, host=server.host, port=server.port)
+        listener = Listener(name="front", host=front.host, port=front.port, routing_key=_KEY)
+        return self._start("alone", [connector, listener]).process, front
 
     def _access(self) -> tuple[Access, Address]:
         here = Address(LOOPBACK, free_port(LOOPBACK))

@@ -25,6 +25,8 @@ _ALL: Final[tuple[Workload, ...]] = (
     stalled.Stalled(64),
     iperf.FarAway(20),
     iperf.FarAway(100),
+    iperf.LocalIperf(1),
+    iperf.LocalIperf(8),
     iperf.IperfOverThree(),
     http.RequestsOverThree(16),
     failover.FailOver(),

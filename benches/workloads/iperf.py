@@ -12,11 +12,11 @@ from pathlib import Path
 from benches.harness import Relay
 from benches.isolation import congestion_control
 from benches.peers import Pair, Peer
-from benches.peers.base import LOOPBACK, InARow
+from benches.peers.base import LOOPBACK, InARow, InOne
 from benches.processes import Address, BenchError, child, free_port, wait_until_listening
 from benches.workloads.base import ForAll
 
-__all__ = ["FarAway", "Iperf", "IperfOverThree", "parse"]
+__all__ = ["FarAway", "Iperf", "IperfOverThree", "LocalIperf", "parse"]
 
 
 class Iperf(ForAll):
@@ -70,6 +70,21 @@ class FarAway(Iperf):
 
             with peer.pair(server, tmp, between) as pair:
                 yield pair
+
+
+class LocalIperf(Iperf):
+    """Listener and connector on one router."""
+
+    def __init__(self, streams: int) -> None:
+        super().__init__(streams)
+        self.name, self.title = f"local{streams}", f"{self.title}, within one router"
+
+    def fits(self, peer: Peer) -> bool:
+        return isinstance(peer, InOne)
+
+    def way(self, peer: Peer, server: Address, tmp: Path) -> AbstractContextManager[Pair]:
+        assert isinstance(peer, InOne)
+        return peer.one(server, tmp)
 
 
 class IperfOverThree(Iperf):
