@@ -18,7 +18,6 @@ import msgspec
 import trio
 
 from vanrouter.controller.quarrels import Quarrels
-from vanrouter.controller.rivals import manager_of
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Call, Kind, Object, apply, create, delete, merge_patch
 from vanrouter.kube.client import KubeClient
@@ -26,6 +25,7 @@ from vanrouter.kube.errors import AlreadyExists, Conflict, Denied, Forbidden, In
 from vanrouter.kube.following import CustomWatch
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.listwatch import Change, Removed
+from vanrouter.kube.managers import manager_of
 from vanrouter.kube.names import ANY_TYPE
 from vanrouter.kube.watching import Watcher
 from vanrouter.stores.resources import Problem
