@@ -118,17 +118,31 @@ def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) 
         return DONE
     chosen = check(site, resource)
     existed = site.root() is not None
+    lacked = _lacked(site, resource, chosen) if existed and change.done == "unchanged" else []
     put_in_force(site, resource, chosen, write=change.done != "unchanged")
     if wait:
         _wait(site, f"site {resource.name}")
-    _say(site, resource.name, change.done if existed else "created", waited=wait)
+    _say(site, resource.name, change.done if existed else "created", waited=wait, lacked=lacked)
     return DONE
+
+
+def _lacked(site: NamespaceSite, resource: Any, chosen: Plan) -> list[str]:
+    """What an install that ended early, or somebody who deleted, left out."""
+    wanted_objects = manifests(resource, chosen, site.namespace, root=site.root(), custom=False)[1:]
+    with ThreadPoolExecutor(8) as at_once:
+        found = list(at_once.map(lambda manifest: site.get(manifest.kind, manifest.name), wanted_objects))
+    return [manifest.ref for manifest, known in zip(wanted_objects, found, strict=True) if known is None]
 
 
 def _chosen(site: NamespaceSite, resource: Any) -> tuple[Plan, bool]:
     """And whether Routes of OpenShift are the default."""
     routes = entrance.has_routes(site, resource)
     return plan(resource, image=built_in_image(__version__), routes=routes), routes
+
+
+def require_plan(resource: Any) -> None:
+    """Raise ConfigError for a Site of which no install can be made, wherever."""
+    plan(resource, image=built_in_image(__version__), routes=False)
 
 
 def check(site: NamespaceSite, resource: Any) -> Plan:
@@ -237,11 +251,13 @@ def _deployment(site: NamespaceSite, name: str) -> Object:
     return site.client.call(get(DEPLOYMENTS, site.namespace, name))
 
 
-def _say(site: NamespaceSite, name: str, done: str, *, waited: bool) -> None:
+def _say(site: NamespaceSite, name: str, done: str, *, waited: bool, lacked: list[str]) -> None:
     if site.invocation.output == "name":
         say(f"site/{name}")
         return
     what = {"created": "is ready", "updated": "was updated", "unchanged": "existed already; it is unchanged"}[done]
+    if lacked:
+        what = f"existed already; what was missing of it was made: {', '.join(lacked)}"
     if not waited:
         say(f"Site {name} is starting. See: {site.invocation.van('status')}" if done == "created" else f"Site {name} {what}.")
         return

@@ -91,6 +91,8 @@ class CustomStatuses:
             if resource is not None:
                 record = listed[resource.kind, resource.name]
                 said, seen = _with_site(resource, record.status, document), record.spec_hash == spec_hash(resource)
+                if problem is None and resource.kind == "Site":  # another one than that which counts
+                    problem = refused.get(f"{resource.ref}: metadata.name")
                 if problem is None:
                     problem = said_of.get(resource.ref)
                 if problem is None and resource.kind not in _CONDITIONAL:
