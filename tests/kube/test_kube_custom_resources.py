@@ -31,7 +31,7 @@ LISTENER = "apiVersion: vanrouter.io/v1alpha1\nkind: Listener\nmetadata: {name: 
 
 
 @pytest.fixture
-def defined(cluster: Any) -> None:
+def defined(cluster: Any, undefined_afterwards: None) -> None:
     with BlockingClient(cluster) as client:
         install_definitions(client)
 
