@@ -42,7 +42,7 @@ test-rust: $(INSTALLED)
 	cargo test $(QUICK) --no-fail-fast
 
 test-python: $(CORE)
-	@.ci/need ip=iproute2 nft=nftables || echo "make test: tests that need these are skipped"
+	@.ci/need ip=iproute2 nft=nftables pgbench=postgresql || echo "make test: tests that need these are skipped"
 	$(BIN)/pytest -n 2 --dist worksteal $(if $(strip $(TEST_ARGS)),,-m "not api_server") $(TEST_ARGS)
 
 # On real API servers and on two real Kubernetes clusters, after the others: those want the machine for themselves. Where clusters cannot be, or TEST_ARGS wants something
@@ -79,11 +79,11 @@ soak: $(CORE) ## faults and load at full size, also on two clusters, about 2 hou
 	VANROUTER_LONG=1 $(BIN)/pytest --timeout 3600 tests/system/faults tests/conformance/test_scale.py tests/cluster/test_operations.py $(SOAK_ARGS)
 
 .PHONY: bench
-bench: $(CORE) ## compare with a direct connection, the baseline and what else people use; BENCH_ARGS=--help
+bench: $(CORE) ## compare with a direct connection, the baseline and what else people use; BENCH_ARGS=--help, SKROUTERD=path
 	@.ci/need haproxy stunnel4 nginx wrk iperf3 ip=iproute2 pgbench=postgresql redis-benchmark=redis-tools redis-server h2load=nghttp2-client \
 		go=golang-go pkg-config || echo "make bench: what needs these is left out"
 	benches/peers/build.sh
-	$(BIN)/python -m benches $(BENCH_ARGS)
+	SKROUTERD="$(SKROUTERD)" $(BIN)/python -m benches $(BENCH_ARGS)
 ifeq ($(strip $(BENCH_ARGS)),)
 	$(BIN)/pytest benches --benchmark-disable-gc --benchmark-columns=median,iqr,ops,rounds
 endif
@@ -91,6 +91,10 @@ endif
 .PHONY: bench-routing
 bench-routing: $(CORE) ## what one change costs in networks of 10 to 1,000 interiors, 10,000 edges; BENCH_ARGS="--sizes 10,100 --sampled 100"
 	$(BIN)/python -m benches.routing $(BENCH_ARGS)
+
+.PHONY: bench-embed
+bench-embed: $(CORE) ## streams of a Python program against ports and socket pairs; BENCH_ARGS="--rounds 3 --out figures.json"
+	$(BIN)/python -m benches.embed $(BENCH_ARGS)
 
 .PHONY: bench-kube
 bench-kube: $(CORE) ## the marks of sites in Kubernetes, on two real clusters, about 15 minutes; BENCH_ARGS="--only operations --rounds 1"
@@ -112,6 +116,7 @@ lint-types: $(CORE)
 	$(BIN)/mypy
 	MYPYPATH=tests/cluster:tests/system/faults:tests/system:tests:deploy/image $(BIN)/mypy -p benches
 	MYPYPATH=deploy/image $(BIN)/mypy deploy/image/build.py
+	$(BIN)/mypy examples
 	$(BIN)/stubtest --concise --mypy-config-file pyproject.toml vanrouter._core
 
 lint-imports: $(CORE)

@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _write(output, measured)
     output.with_name("machine.json").write_text(json.dumps(about, indent=2) + "\n")
     print(f"\n{report.table(measured, options.workloads)}\n\nrows: {output}")
+    from benches import plots  # loading what draws takes a second, and memory, that no cell should have beside it
+
+    print(f"pictures: {', '.join(str(path) for path in plots.draw(measured, output.parent / 'pictures'))}")
     for failure in failures:
         print(f"FAILED {failure}")
     return 1 if failures else 0

@@ -12,7 +12,7 @@ from benches.peers import OURS, PEERS, REQUIRED
 from benches.peers.skupper_router import configuration
 from benches.report import Row, rows, table
 from benches.sockets import parse
-from benches.workloads import WORKLOADS
+from benches.workloads import METRICS, WORKLOADS
 
 OTHERS = [peer for peer in REQUIRED if peer not in OURS]
 MARK = Mark("connect16", "connections", "core", BEST, at_least=True, bound=3)
@@ -114,6 +114,14 @@ def test_what_builds_peers_stops_where_a_step_fails_and_touches_nothing_else(tmp
 
 def test_every_mark_names_what_there_is() -> None:
     from benches.marks import MARKS
-    from benches.workloads import METRICS
 
     assert all({mark.workload, mark.than or mark.workload} <= WORKLOADS.keys() and mark.metric in METRICS for mark in MARKS)
+
+
+def test_pictures_are_drawn_of_what_there_is_and_nothing_else(tmp_path: Path) -> None:
+    from benches import plots
+
+    some = [*measured(dict.fromkeys(REQUIRED, 50.0)), *measured({"core": 9.0}, "far20", "throughput")]
+    assert {path.name for path in plots.draw(some, tmp_path)} == {"connections.png", "far.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
+    assert all(picture.metric in METRICS and set(picture.workloads) <= WORKLOADS.keys() for picture in plots.PICTURES.values())

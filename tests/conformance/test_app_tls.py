@@ -8,8 +8,8 @@ import time
 import pytest
 import trio
 from applications import body, connect, echo, is_reset, reset, served
-from plane_harness import Pair, Router, free_port
-from site_credentials import Authority, der
+from plane_harness import KINDS, Pair, Router, free_port
+from site_credentials import Authority, Site, der
 from tls_programs import Shown, TlsPeer, Truncated, client_context, entry, server_context, tls_client, tls_served
 
 from vanrouter.plane import BindStatus, Connector, Listener, Ref, Tls
@@ -303,6 +303,31 @@ async def test_a_target_that_wants_a_certificate_and_gets_none_says_so(pair: Pai
         assert "it wants a certificate of ours, and got none" in pair.egress.ends[0].reason
         assert pair.egress.ends[0].stream_class == "target"
         assert target.accepted
+
+
+async def test_clients_that_never_finish_their_handshake_are_let_go_and_hold_nobody_up(nursery: trio.Nursery, ca: Authority) -> None:
+    """Both planes at once: it takes the 10 s that a handshake may."""
+    async with served(echo) as target, trio.open_nursery() as both:
+
+        async def check(kind: str) -> None:
+            router = Router(kind, Site("alone"))
+            await router.start(nursery)
+            router.add_connector(target.port)
+            port = await _listen(router, entry("shown", shown=Shown(ca)))
+            silent = [await connect(port) for _ in range(20)]
+            for stream in silent[:10]:
+                await stream.send_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc")  # how a ClientHello begins
+            with trio.fail_after(5):
+                client = await tls_client(await connect(port), client_context(ca))
+                await client.send(b"hello")
+                assert await client.receive() == b"hello"
+            await router.until(lambda: len(router.ends) == 20, within=15)
+            assert {(end.stream_class, end.reason) for end in router.ends} == {("client", "TLS: no handshake within 10 s")}
+            assert router.plane.counters().handshakes_failed == 20
+
+        for kind in KINDS:
+            both.start_soon(check, kind)
+    assert target.accepted == 2
 
 
 # ---- Certificates come and go ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,7 +66,7 @@ def test_httpx_reuses_connections_streams_bodies_and_says_what_failed(directory:
                 await asgi.serve(van, "web", app, task_status=task_status)
 
             await tasks.start(serve)
-            async with httpx.AsyncClient(transport=Transport(van)) as client:
+            async with httpx.AsyncClient(transport=Transport(van, wait=0.1)) as client:
                 for _ in range(3):
                     body = (await client.get("http://web/")).content
                     assert body == b"".join(bytes([n]) * 50_000 for n in range(20))
@@ -80,15 +81,21 @@ def test_httpx_reuses_connections_streams_bodies_and_says_what_failed(directory:
     run(main)
 
 
-@pytest.mark.skipif(server.POSTGRES is None, reason="there is no PostgreSQL: apt-get install postgresql")
-def test_asyncpg_asks_a_database_of_another_site(directory: Path, plane: Any, tmp_path: Path) -> None:
-    async def main(port: int) -> None:
-        async with vanrouter.open(directory, plane=plane) as hub, hub.expose("db", port):
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    if server.POSTGRES is None:
+        pytest.skip("there is no PostgreSQL: apt-get install postgresql")
+    with server.postgres(tmp_path_factory.mktemp("postgres")) as port:
+        yield port
+
+
+def test_asyncpg_asks_a_database_of_another_site(directory: Path, plane: Any, database: int) -> None:
+    async def main() -> None:
+        async with vanrouter.open(directory, plane=plane) as hub, hub.expose("db", database):
             said = await example("postgres").version(directory, "db", user="van", database="postgres", plane=plane)
             assert said.startswith("PostgreSQL ")
 
-    with server.postgres(tmp_path / "pg") as port:
-        asyncio.run(main(port))
+    asyncio.run(main())
 
 
 def test_grpc_calls_go_between_sites(directory: Path, plane: Any) -> None:
@@ -120,3 +127,20 @@ def test_the_hello_example_works_in_both_loops(directory: Path, run: Run) -> Non
             tasks.cancel_scope.cancel()
 
     run(main)
+
+
+def test_the_program_in_the_readme_works_as_typed(directory: Path, tmp_path: Path) -> None:
+    from vanrouter.admin import client
+
+    text = (EXAMPLES.parent / "README.md").read_text().partition("## From Python")[2]
+    (tmp_path / "ping.py").write_text(text.partition("```python\n")[2].partition("```")[0])
+
+    async def main() -> bytes:
+        async with vanrouter.open(directory):
+            issued = await asyncio.to_thread(client.call, directory, "token.issue", {"uses": 1})
+            (tmp_path / "token.yaml").write_text(issued["yaml"])
+            done = await anyio.run_process([sys.executable, "ping.py", "token.yaml"], cwd=tmp_path)
+            assert done.stderr == b""
+            return done.stdout
+
+    assert asyncio.run(main()) == b"HELLO\n"

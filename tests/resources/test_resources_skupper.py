@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,52 @@ def test_our_own_resources_pass_as_they_are() -> None:
     document = resource("Connector", {"routingKey": "k", "port": 1, "host": "h", "expose": {"port": 80}}, version="vanrouter.io/v1alpha1")
     made = read(document)
     assert (made.resources, made.notes, made.faults) == ([read_document(document)], [], [])
+
+
+# ---- The incumbent's first version ------------------------------------------------------------------------------------------------
+
+
+def first_version(what: str, **data: Any) -> dict[str, Any]:
+    text = {key.replace("_", "-"): value if isinstance(value, str) else json.dumps(value) for key, value in data.items()}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"skupper-{what}"}, "data": text}
+
+
+POD = {"name": "hello", "selector": "app=hello", "targetPorts": {"80": 8080}}
+HELLO = {"address": "hello", "protocol": "tcp", "ports": [80], "targets": [POD]}
+
+
+def test_services_of_the_first_version_become_connectors_that_are_exposed() -> None:
+    far = {"address": "far", "protocol": "http", "ports": [1], "targets": [{"name": "far", "selector": "a=b"}], "origin": "other"}
+    several = {
+        "address": "api",
+        "protocol": "http2",
+        "ports": [80, 443],
+        "targets": [{**POD, "name": "one"}, {"name": "two", "service": "two", "namespace": "x"}],
+        "aggregate": "json",
+    }
+    made = read(first_version("services", hello=HELLO, far=far, api=several))
+    assert not made.faults
+    specs = {r.name: to_dict(r)["spec"] for r in made.resources}
+    assert specs["hello"] == {"routingKey": "hello", "port": 8080, "selector": "app=hello", "expose": {"port": 80, "address": "hello"}}
+    assert specs.keys() == {"hello", "api-one", "api-one-443", "api-two", "api-two-443"}
+    assert specs["api-one-443"]["routingKey"] == specs["api-two-443"]["routingKey"] == "api:443"
+    assert (specs["api-two"]["host"], specs["api-two"]["expose"]["protocol"]) == ("two.x", "http2")
+    assert said(made) == {
+        "ConfigMap/skupper-services: data[far]": "is served by other sites: it comes from them by service sync",
+        "ConfigMap/skupper-services: data[api].aggregate": "is left out",
+    }
+    assert "is pods; it is left out" in said(read(first_version("services", hello=HELLO), platform="linux")).popitem()[1]
+
+
+def test_a_broken_service_of_the_first_version_is_a_fault_that_names_its_key() -> None:
+    made = read(first_version("services", hello="{", other={"ports": [1]}))
+    assert [f.path for f in made.faults] == [f"f.yaml, document 1: ConfigMap/skupper-services: data[{key}]" for key in ("hello", "other")]
+
+
+def test_a_site_of_the_first_version_is_a_site() -> None:
+    data = {"name": "west", "ingress": "nodeport", "ingress_host": "node.example", "service_sync": "false", "routers": "2"}
+    made = read(first_version("site", **data))
+    (site,) = made.resources
+    assert (site.name, to_dict(site)["spec"]["linkAccess"], to_dict(site)["spec"]["serviceSync"]) == ("west", "nodeport", False)
+    assert said(made)["ConfigMap/skupper-site: data[routers]"] == "2 is left out"
+    assert to_dict(read(first_version("site", name="e", router_mode="edge")).resources[0])["spec"] == {"edge": True}

@@ -42,6 +42,7 @@ async def test_a_listener_that_is_a_custom_resource_is_served(space: Namespace, 
     space.put_ports()
     space.put("Site", "north")
     space.put("Connector", "hello", routingKey="hello", host="127.0.0.1", port=backend)
+    space.put("AttachedConnectorBinding", "shop", connectorNamespace="shop", routingKey="shop")
     spec = {"routingKey": "hello", "host": "hello", "port": 8080}
     with BlockingClient(cluster) as client:
         install_definitions(client)
@@ -49,6 +50,7 @@ async def test_a_listener_that_is_a_custom_resource_is_served(space: Namespace, 
     home = await routers.start(space)
     status = await routers.status(home)
     assert element(status, "listeners", "hello"), "a first start is over only when it knows them"
+    assert not status["problems"], "a binding is the controller's business"
     await routers.until(home, "it listens", lambda s: condition(element(s, "listeners", "hello"), "Listening")["status"] == "True")
     assert await trio.to_thread.run_sync(http_get, port) == b'{"message":"Hello"}'
 

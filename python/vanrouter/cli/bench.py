@@ -14,6 +14,7 @@ import click
 from vanrouter.cli.base import Invocation, command, pass_invocation
 from vanrouter.cli.output import dump, say, strong, table
 from vanrouter.cli.running import open_site
+from vanrouter.cli.values import spell_duration, timeout_option
 from vanrouter.errors import NotReady
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ _KEEP: Final = 1.0  # a sample so often keeps the session
 @click.option(
     "--seconds", metavar="COUNT", type=click.FloatRange(0.2, 10, clamp=False), default=2.0, help="Of each of 7 measurements; default: 2."
 )
+@timeout_option(120)
 @pass_invocation
-def bench(invocation: Invocation, site: str, seconds: float) -> None:
+def bench(invocation: Invocation, site: str, seconds: float, timeout: float) -> None:
     """Measure what this site and another one carry between them.
 
     Throughput in both directions on 1 and on 4 connections, requests and new connections per second, latency, and a verdict in words: what
@@ -44,9 +46,11 @@ def bench(invocation: Invocation, site: str, seconds: float) -> None:
 
     A site whose owner does not want this says so among the settings of its Site resource: bench: "off". SITE is a name or an id.
     """
-    whole = 7 * seconds + 4 * 1.0
-    here = open_site(invocation, whole + 60)
-    opened: Doc = here.call("bench.open", site=site, seconds=whole + 30)
+    whole = 7 * seconds + 4 * min(1.0, seconds)
+    if timeout < whole:
+        raise click.UsageError(f"--seconds {seconds:g} makes it {whole:.0f} s, and --timeout is {spell_duration(timeout)}")
+    here = open_site(invocation, timeout)
+    opened: Doc = here.call("bench.open", site=site, seconds=min(whole + 30, 120))
     try:
         document = _measured(here, opened, seconds, _Display(invocation.output is None or invocation.output == "table"))
     finally:

@@ -24,13 +24,13 @@ from vanrouter.kube.drift import drifted
 from vanrouter.kube.entrances import front_rules
 from vanrouter.kube.errors import Forbidden
 from vanrouter.kube.kinds import NETWORK_POLICIES, PODS
-from vanrouter.kube.manifests import CONTROLLER, ROUTER, manifests
+from vanrouter.kube.manifests import manifests
 from vanrouter.kube.names import CONTROLLER_LABELS
 from vanrouter.kube.plan import Plan, built_in_image, plan
 from vanrouter.kube.pods import keep_pod
 from vanrouter.kube.policies import deniers
-from vanrouter.kube.rights import LEASE_INSTALLER_RULES, ask, is_allowed, needed, role_granting
-from vanrouter.kube.rollout import install_troubles, missing
+from vanrouter.kube.rights import CENTRAL_OWNER_RULES, LEASE_INSTALLER_RULES, ask, is_allowed, needed, rights_in, role_granting
+from vanrouter.kube.rollout import central_controller, install_troubles, missing
 
 __all__ = ["examine_namespace"]
 
@@ -66,6 +66,7 @@ class _Examination:
         self.pods: list[Object] = []
         self.told: list[Finding] = []
         self.status: dict[str, Any] | None = None
+        self.central = central_controller(site.deployments())  # where the controller is, if not here
 
     def steps(self) -> Findings:
         yield from _step("resources", self._resources)
@@ -92,7 +93,7 @@ class _Examination:
         more = list(front_rules(self.plan.entrance)) if self.plan is not None else []
         if self.plan is not None and self.plan.controllers > 1:
             more += LEASE_INSTALLER_RULES
-        wanted = needed(more)
+        wanted = rights_in(CENTRAL_OWNER_RULES) if self.central else needed(more)
         with ThreadPoolExecutor(8) as at_once:
             answers = list(at_once.map(lambda right: self.site.client.call(ask(right, self.site.namespace)), wanted))
         lacking = [right for right, answer in zip(wanted, answers, strict=True) if not is_allowed(answer)]
@@ -106,6 +107,9 @@ class _Examination:
     def _objects(self) -> Findings:
         if self.resource is None or self.plan is None:
             yield Finding("objects", "skipped", "without a Site it is not known what there should be")
+            return
+        if self.central:
+            yield Finding("objects", "ok", f"the controller of the cluster keeps them ({self.central})")
             return
         made = manifests(self.resource, self.plan, self.site.namespace, root=self.site.root(), custom=may_give_custom_rights(self.site))
         todo = f"bring them back: {self.site.invocation.van('update')}"
@@ -127,7 +131,7 @@ class _Examination:
     def _pods(self) -> Findings:
         self.pods = self.site.objects(PODS, labels=OURS)
         deployments = self.site.deployments()
-        troubles = install_troubles(deployments, self.pods, wanted=(CONTROLLER, ROUTER))
+        troubles = install_troubles(deployments, self.pods)
         wrong = [Finding(t.what, "failed", t.why, t.next) for t in troubles]
         if not wrong:
             wrong = [Finding("pods", "failed", said, "kubectl get pods") for said in map(missing, deployments) if said]
@@ -136,7 +140,7 @@ class _Examination:
     def _controller(self) -> Findings:
         """It answers a question, which a router of the site answers in its turn."""
         mine = [pod for value in self.pods if CONTROLLER_LABELS.items() <= (pod := keep_pod(value)).labels.items()]
-        if not any(pod.ready for pod in mine):
+        if not self.central and not any(pod.ready for pod in mine):
             yield Finding("controller", "failed", "no pod of it is ready, so nobody is asked", "see what is said of its pods")
             return
         self.site.hurry(ANSWER_SECONDS)
@@ -171,7 +175,8 @@ class _Examination:
         policies, pods = self.site.objects(NETWORK_POLICIES), self.site.objects(PODS)
         links = [x.resource for x in self.site.resources.load().resources.values()]
         denied: dict[tuple[str, ...], list[str]] = {}
-        for flow in flows_of(links, pods, edge=self.plan is not None and self.plan.entrance.type == "none"):
+        edge = self.plan is not None and self.plan.entrance.type == "none"
+        for flow in flows_of(links, pods, edge=edge, central=bool(self.central)):
             if names := deniers(policies, flow):
                 denied.setdefault(tuple(names), []).append(str(flow))
         wrong = []

@@ -18,6 +18,7 @@ import click
 from vanrouter import __version__
 from vanrouter.cli import entrance, wanted
 from vanrouter.cli.base import DONE, Invocation
+from vanrouter.cli.central import custom_document, log_of_controller, not_taken_up
 from vanrouter.cli.health import is_ready, troubles
 from vanrouter.cli.namespace import SETTLES, NamespaceSite
 from vanrouter.cli.output import dump_objects, say, warn
@@ -41,7 +42,7 @@ from vanrouter.kube.manifests import (
 from vanrouter.kube.names import resource_map
 from vanrouter.kube.plan import Plan, built_in_image, plan, settings_from
 from vanrouter.kube.rights import LEASE_INSTALLER_RULES, ask, is_allowed, needed, rights_in, role_granting
-from vanrouter.kube.rollout import missing
+from vanrouter.kube.rollout import central_controller, missing
 
 __all__ = ["check", "fields_of", "image_setting", "init", "may_give_custom_rights", "put_in_force", "update", "wait_and_say"]
 
@@ -110,6 +111,9 @@ def _defaults(fields: Doc) -> Doc:
 
 def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) -> int:
     resource, output = change.resource, site.invocation.output
+    central = central_controller(site.deployments())
+    if central:
+        return _change_site(site, change, print_only=print_only, wait=wait)
     if print_only:
         chosen, _ = _chosen(site, resource)
         custom = may_give_custom_rights(site)
@@ -132,6 +136,39 @@ def _lacked(site: NamespaceSite, resource: Any, chosen: Plan) -> list[str]:
     with ThreadPoolExecutor(8) as at_once:
         found = list(at_once.map(lambda manifest: site.get(manifest.kind, manifest.name), wanted_objects))
     return [manifest.ref for manifest, known in zip(wanted_objects, found, strict=True) if known is None]
+
+
+def _change_site(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) -> int:
+    """Where the controller of the whole cluster makes all else of it."""
+    resource, output = change.resource, site.invocation.output
+    _chosen(site, resource)
+    if print_only:
+        dump_objects([custom_document(resource, site.namespace)], output if output in ("json", "yaml") else "yaml")
+        return DONE
+    if change.done != "unchanged":
+        ResourceObjects(site.client, site.namespace, secrets=False).put(resource)
+        site.forget()
+    if wait:
+        _wait_taken_up(site, resource)
+        _wait(site, f"site {resource.name}")
+    _say(site, resource.name, change.done, waited=wait, lacked=[])
+    return DONE
+
+
+def _wait_taken_up(site: NamespaceSite, resource: Any) -> None:
+    """Until the controller of the cluster has made it so."""
+    while True:
+        deployments = site.deployments()
+        known = next((d for d in deployments if d["metadata"]["name"] == ROUTER), None)
+        paths = ["metadata"] if known is None else not_taken_up(resource, known, central_controller(deployments))
+        if not paths:
+            return
+        if site.expired:
+            raise DeadlineExceeded(
+                f"site {resource.name}: the controller of the cluster has not taken up the change within {spell_duration(site.timeout)}",
+                hint=f"see why: {site.invocation.van('status')}; {log_of_controller(deployments)}",
+            )
+        time.sleep(min(0.1, site.left))
 
 
 def _chosen(site: NamespaceSite, resource: Any) -> tuple[Plan, bool]:
@@ -229,7 +266,8 @@ def _wait(site: NamespaceSite, what: str) -> None:
     why = "it was not looked at yet"
     while True:
         try:
-            lacking = [said for name in (CONTROLLER, ROUTER) if (said := missing(_deployment(site, name)))]
+            names = (ROUTER,) if central_controller(site.deployments()) else (CONTROLLER, ROUTER)
+            lacking = [said for name in names if (said := missing(_deployment(site, name)))]
             if not lacking:
                 return
             found = site.troubles()

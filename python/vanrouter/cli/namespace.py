@@ -18,6 +18,7 @@ import msgspec
 
 from vanrouter.admin.protocol import decode_reply
 from vanrouter.cli.base import Invocation
+from vanrouter.cli.central import log_of_controller, unserved
 from vanrouter.cli.running import Resources, Site, commands_here, named_here
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, StoreError, VanrouterError
 from vanrouter.kube.blocking import BlockingClient
@@ -27,7 +28,6 @@ from vanrouter.kube.errors import Forbidden, NotFound
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SECRETS
 from vanrouter.kube.kubeconfig import load_access
 from vanrouter.kube.leaf_dates import late, leaf_dates
-from vanrouter.kube.manifests import CONTROLLER, ROUTER
 from vanrouter.kube.names import PART_OF, REQUEST, RESOURCE, resource_map, selector, status_map
 from vanrouter.kube.records import ROOT, SITE_KEY, reference_to, root_order, site_text
 from vanrouter.kube.rollout import install_troubles, missing
@@ -163,7 +163,10 @@ class NamespaceSite(Site):
 
     def troubles(self) -> list[dict[str, str]]:
         """What is wrong with the site's own pods, as problems of the status document."""
-        found = install_troubles(self.deployments(), self.objects(PODS, labels=OURS), wanted=(CONTROLLER, ROUTER))
+        deployments, root = self.deployments(), self.root()
+        if not deployments and root is not None and root.get("kind") == "Site":
+            return [unserved(root, self.invocation)]
+        found = install_troubles(deployments, self.objects(PODS, labels=OURS))
         return [{"path": t.what, "message": t.why, "hint": commands_here(t.next, self.invocation)} for t in found]
 
     def deployments(self) -> list[Object]:
@@ -195,7 +198,7 @@ class NamespaceSite(Site):
                 why = "; ".join(f"{t['path']}: {t['message']}" for t in troubles) or "is it running?"
                 raise DeadlineExceeded(
                     f"the controller of namespace {self.namespace} did not answer '{method}' within {self.patience:g} s: {why}",
-                    hint=next((t["hint"] for t in troubles if t["hint"]), "kubectl logs deployment/van-controller"),
+                    hint=next((t["hint"] for t in troubles if t["hint"]), log_of_controller(self.deployments())),
                 )
             time.sleep(min(pause, self.left))
             pause = min(pause * 1.3, 0.4)

@@ -22,8 +22,8 @@ SOME_POD: Final = Peer(in_cluster=True)
 FIRST_LISTENER: Final = 20000
 
 
-def flows_of(resources: Iterable[Any], pods: Iterable[Object], *, edge: bool) -> Iterator[Flow]:
-    """``edge``: nobody links to this site."""
+def flows_of(resources: Iterable[Any], pods: Iterable[Object], *, edge: bool, central: bool = False) -> Iterator[Flow]:
+    """``edge``: nobody links to this site. ``central``: its controller is in another namespace."""
     listed, kept = list(resources), [(value, keep_pod(value)) for value in pods]
     routers = _labels(kept, ROUTER_LABELS)
     controllers = _labels(kept, CONTROLLER_LABELS)
@@ -33,11 +33,14 @@ def flows_of(resources: Iterable[Any], pods: Iterable[Object], *, edge: bool) ->
         ports = port if isinstance(port, tuple) else (port,)
         return Flow(direction=direction, labels=labels, ports=ports, peer=peer, what=what, **{"names": names, **more})
 
-    for word, labels in (("router", routers), ("controller", controllers)):
+    for word, labels in (("router", routers), ("controller", controllers))[: 1 if central else 2]:
         yield flow("egress", labels, API_PORTS, ANYWHERE, f"the {word}'s way to the API server")
         yield flow("egress", labels, 53, SOME_POD, f"the {word}'s way to the DNS", protocol="UDP")
-    yield flow("egress", routers, CONTROL_PORT, Peer(labels=controllers), "the router's way to the controller")
-    yield flow("ingress", controllers, CONTROL_PORT, Peer(labels=routers), "the router's way to the controller")
+    if central:
+        yield flow("egress", routers, CONTROL_PORT, SOME_POD, "the router's way to the controller")
+    else:
+        yield flow("egress", routers, CONTROL_PORT, Peer(labels=controllers), "the router's way to the controller")
+        yield flow("ingress", controllers, CONTROL_PORT, Peer(labels=routers), "the router's way to the controller")
     if not edge:
         yield flow("ingress", routers, LINK_PORT, SOME_POD, "the way of other sites to the router")
     for link in listed:

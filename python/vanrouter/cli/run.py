@@ -13,6 +13,7 @@ from typing import Literal
 import click
 
 from vanrouter.cli.base import Invocation, command, pass_invocation
+from vanrouter.cli.values import HOST_PORT, HostPort
 from vanrouter.errors import ConfigError, VanrouterError
 
 __all__ = ["run", "run_site_in_foreground"]
@@ -25,6 +26,14 @@ __all__ = ["run", "run_site_in_foreground"]
     "--plane", type=click.Choice(["core", "baseline"]), envvar="VAN_PLANE", help="Data plane; default: core where it is built in."
 )
 @click.option("--kubernetes", is_flag=True, help="DIR follows a namespace: what the routers of a site on Kubernetes run.")
+@click.option(
+    "--controller",
+    type=HOST_PORT,
+    envvar="VAN_CONTROLLER",
+    default=HostPort("van-controller", 55672),
+    show_default="van-controller:55672",
+    help="With --kubernetes: where the controller is.",
+)
 @click.option("--pod", envvar="VAN_POD", help="With --kubernetes: the name of this pod; default: the host's name.", default="")
 @click.option(
     "--port",
@@ -42,6 +51,7 @@ def run(
     kubernetes: bool,
     pod: str,
     port: int,
+    controller: HostPort,
 ) -> int:
     """Run a site in the foreground.
 
@@ -53,7 +63,7 @@ def run(
     if kubernetes:
         if directory is None or name:
             raise click.UsageError("--kubernetes needs a directory, and no name of a site")
-        return _run_in_namespace(invocation, directory.absolute(), plane, pod, port)
+        return _run_in_namespace(invocation, directory.absolute(), plane, pod, port, controller)
     if directory is not None and (name or invocation.name):
         raise click.UsageError("name a directory or a site, not both")
     if directory is None:
@@ -70,12 +80,14 @@ def run_site_in_foreground(directory: Path, plane: Literal["core", "baseline"] |
     return _one_error(lambda: run_process(directory, plane))
 
 
-def _run_in_namespace(invocation: Invocation, directory: Path, plane: Literal["core", "baseline"] | None, pod: str, port: int) -> int:
+def _run_in_namespace(
+    invocation: Invocation, directory: Path, plane: Literal["core", "baseline"] | None, pod: str, port: int, controller: HostPort
+) -> int:
     from vanrouter.kube.kubeconfig import load_access
     from vanrouter.sites.process import Within, run_process
 
     access = load_access(kubeconfig=invocation.kubeconfig, context=invocation.context, namespace=invocation.name)
-    return _one_error(lambda: run_process(directory, plane, within=Within(access, pod, port)))
+    return _one_error(lambda: run_process(directory, plane, within=Within(access, pod, port, controller)))
 
 
 def _one_error(running: Callable[[], int]) -> int:

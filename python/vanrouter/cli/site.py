@@ -415,7 +415,7 @@ def generate(
 
 
 @command("manifest", outputs=("json", "yaml"), platforms=("kubernetes",))
-@click.argument("what", type=click.Choice(["site", "crds"]), default="site", required=False)
+@click.argument("what", type=click.Choice(["site", "crds", "controller"]), default="site", required=False)
 @click.option("--site-name", type=NAME, help="What other sites see; default: the namespace.")
 @site_options
 @kube_options
@@ -436,11 +436,17 @@ def manifest(
     """Print every object that init or update would apply; change nothing. For Kubernetes.
 
     With crds: the CustomResourceDefinitions, for whoever administers the cluster: van manifest crds | kubectl apply -f -
+    With controller: these, and a controller that serves every namespace with a Site, in the namespace vanrouter (or -n).
     """
     if what == "crds":
         from vanrouter.kube.crds import cluster_roles, definitions
 
         dump_objects([*definitions(), *cluster_roles()], invocation.output or "yaml")
+        return DONE
+    if what == "controller":
+        from vanrouter.cli.cluster import manifest_of_controller
+
+        dump_objects(manifest_of_controller(invocation.name, options), invocation.output or "yaml")
         return DONE
     from vanrouter.cli import install
 

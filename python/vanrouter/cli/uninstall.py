@@ -37,6 +37,7 @@ from vanrouter.kube.kinds import (
 )
 from vanrouter.kube.manifests import CONTROLLER, ROUTER
 from vanrouter.kube.names import CONTROLLER_LABELS, ROUTER_LABELS, SERVICE, TYPE
+from vanrouter.kube.rollout import central_controller
 
 __all__ = ["uninstall"]
 
@@ -66,6 +67,9 @@ def uninstall(invocation: Invocation, *, drain: bool, timeout: float) -> None:
     taken = [s for s in site.objects(SERVICES) if is_taken(s)]
     if root is None and not taken and not any(site.objects(kind, labels=OURS, metadata_only=True) for kind in _KINDS):
         site.require()
+    if root is not None and central_controller(site.deployments()):
+        # The controller of the cluster would make again what goes, as long as there is a Site.
+        _delete(site, CUSTOM_KINDS["Site"] if root.get("kind") == "Site" else CONFIG_MAPS, root)
     _stop_controller(site)
     for service in taken:
         _give_back(site, service)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -20,14 +19,15 @@ import trio
 from vanrouter.controller.quarrels import Quarrels
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Call, Kind, Object, apply, create, delete, merge_patch
-from vanrouter.kube.client import KubeClient
+from vanrouter.kube.cluster_customs import CustomView
 from vanrouter.kube.errors import AlreadyExists, Conflict, Denied, Forbidden, Invalid, KubeError, NotFound
 from vanrouter.kube.following import CustomWatch
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.listwatch import Change, Removed
 from vanrouter.kube.managers import manager_of
 from vanrouter.kube.names import ANY_TYPE
-from vanrouter.kube.watching import Watcher
+from vanrouter.kube.sharing import Followed, SharedWatches, Watches
+from vanrouter.kube.turns import Calling
 from vanrouter.stores.resources import Problem
 
 __all__ = ["Copies"]
@@ -55,7 +55,7 @@ class _Written(msgspec.Struct):
 class _Copy:
     """Of one kind: what the watch brought, and our own writes that it has not brought yet."""
 
-    def __init__(self, namespace: str, watcher: Callable[[Callable[[Sequence[Change]], None]], Watcher], wake: Callable[[], None]) -> None:
+    def __init__(self, namespace: str, watcher: Callable[[Callable[[Sequence[Change]], None]], Followed], wake: Callable[[], None]) -> None:
         self._namespace, self._wake = namespace, wake
         self.written: dict[str, _Written] = {}
         self._brought: dict[tuple[str, str], None] = {}  # names and versions, lately, also of what is gone again
@@ -119,21 +119,31 @@ class _Copy:
 class Copies:
     """ConfigMaps and Secrets of ours, all Services, and custom resources where the cluster has them."""
 
-    def __init__(self, client: KubeClient, namespace: str, *, rng: random.Random, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        client: Calling,
+        namespace: str,
+        *,
+        watches: Watches | SharedWatches,
+        customs: CustomWatch | CustomView,
+        wake: Callable[[], None],
+        more: Iterable[tuple[Kind, str]] = (),
+    ) -> None:
+        """``more``: kinds, and their selectors, beside those that every site has."""
         self.client, self.namespace, self.wake = client, namespace, wake
         self._quarrels = Quarrels()
         self._refusals: dict[str, KubeError] = {}  # why, of what the server refused
         self.writes = 0  # of all kinds, answered: for tests, and a log line
-        self.customs = CustomWatch(client, namespace, heard=lambda _: wake(), rng=rng)
-        self._rng = rng
+        self.customs = customs
+        self._watches = watches
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[str, trio.CancelScope] = {}  # of kinds that are followed for a while
 
         def made(kind: Kind, labels: str) -> _Copy:
-            return _Copy(namespace, lambda heard: Watcher(client, kind, namespace, heard=heard, rng=rng, labels=labels), wake)
+            return _Copy(namespace, lambda heard: watches.follow(kind, namespace, heard=heard, labels=labels), wake)
 
         self._copies: Final = {
-            kind.plural: made(kind, labels) for kind, labels in ((CONFIG_MAPS, ANY_TYPE), (SECRETS, ANY_TYPE), (SERVICES, ""))
+            kind.plural: made(kind, labels) for kind, labels in ((CONFIG_MAPS, ANY_TYPE), (SECRETS, ANY_TYPE), (SERVICES, ""), *more)
         }
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -157,12 +167,8 @@ class Copies:
         """Follow one object of one more kind, until ``unfollow``."""
         if kind.plural not in self._copies:
             assert self._nursery is not None
-            client, rng = self.client, self._rng
-            copy = _Copy(
-                self.namespace,
-                lambda heard: Watcher(client, kind, self.namespace, heard=heard, rng=rng, fields=f"metadata.name={name}"),
-                self.wake,
-            )
+            watches, fields = self._watches, f"metadata.name={name}"
+            copy = _Copy(self.namespace, lambda heard: watches.follow(kind, self.namespace, heard=heard, fields=fields), self.wake)
             self._copies[kind.plural] = copy
             scope = self._scopes[kind.plural] = trio.CancelScope()
 

@@ -47,8 +47,12 @@ class CustomStatuses:
         problems: Sequence[Problem],
         notes: Mapping[str, Note],
         since: Callable[[str, str], str],
+        told: Mapping[tuple[str, str], Doc] | None = None,
     ) -> None:
-        """Raises KubeError: the first of those that failed, when all were tried."""
+        """Raises KubeError: the first of those that failed, when all were tried.
+
+        ``told``: of resources of which routers say nothing; None: nobody serves the whole cluster.
+        """
         now = trio.current_time()
         if now < self._next:
             self.deadline = self._next
@@ -58,7 +62,9 @@ class CustomStatuses:
         units = {where: unit for where, unit in records.customs().items() if where in objects}
         listed = {(r.kind, r.name): r for r in status_records(_resources(units), Said(document), notes, since=since)}
         self._sent = {uid: sent for uid, sent in self._sent.items() if now < sent[1]}
-        wanted = self._wanted(objects, units, listed, document, {p.path: p for p in problems})
+        if told is not None:  # whoever serves the cluster says what of these is so
+            units = {where: unit for where, unit in units.items() if objects[where].get("kind") != "AttachedConnector"}
+        wanted = self._wanted(objects, units, listed, document, {p.path: p for p in problems}, told or {})
         wanted = [(value, status) for value, status in wanted if status != value.get("status") and not self._is_sent(value, status, now)]
         uids = {str(value["metadata"].get("uid")) for value, _ in wanted}
         self._tried = {uid: at for uid, at in self._tried.items() if uid in uids}
@@ -78,6 +84,7 @@ class CustomStatuses:
         listed: Mapping[tuple[str, str], StatusRecord],
         document: Doc,
         refused: Mapping[str, Problem],
+        told: Mapping[tuple[str, str], Doc],
     ) -> list[tuple[Object, Object]]:
         said_of = {str(p.get("path")): Problem(str(p.get("path")), str(p.get("message")), str(p.get("hint"))) for p in _problems(document)}
         made = []
@@ -95,7 +102,9 @@ class CustomStatuses:
                     problem = refused.get(f"{resource.ref}: metadata.name")
                 if problem is None:
                     problem = said_of.get(resource.ref)
-                if problem is None and resource.kind not in _CONDITIONAL:
+                if problem is None and (found := told.get((resource.kind, resource.name))) is not None:
+                    said, seen = found, True
+                elif problem is None and resource.kind not in _CONDITIONAL:
                     said, seen = {"conditions": [_taken(self._date(value, "True", "", kept))]}, True
             if problem is None and not document and value.get("status") and resource is not None and resource.kind in _CONDITIONAL:
                 continue  # what was said last stays until a router says something

@@ -10,12 +10,14 @@ given back, and the process ends: whoever started it starts it again, and it wai
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import math
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import trio
@@ -23,6 +25,7 @@ import trio
 import vanrouter
 from vanrouter.controller.access import LinkAccess, Reached
 from vanrouter.controller.answers import Answerer, answer_requests
+from vanrouter.controller.attached import needs_the_cluster
 from vanrouter.controller.copies import Copies
 from vanrouter.controller.custom_statuses import CustomStatuses
 from vanrouter.controller.entrance_watch import EntranceWatch
@@ -32,6 +35,7 @@ from vanrouter.controller.making import Making
 from vanrouter.controller.redeeming import Redeeming, credentials_in
 from vanrouter.controller.routers import Routers
 from vanrouter.controller.services import ServicePlan, give_back, is_taken
+from vanrouter.controller.shared import Chore, Look, Shared, watches_of
 from vanrouter.controller.start import controller_leaf, establish_keys, put_back_keys
 from vanrouter.controller.view import ViewKeeper
 from vanrouter.controller.workloads import Workloads
@@ -39,7 +43,7 @@ from vanrouter.controller.writing import Statuses, Wishes, told_endpoints, wishe
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Call, Object
-from vanrouter.kube.channel import CONTROL_PORT, Leaf, serve_channels
+from vanrouter.kube.channel import CONTROL_PORT, Leaf, Served, serve_channels
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
@@ -47,8 +51,20 @@ from vanrouter.kube.ledger import SecretLedger
 from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, SERVICES_MAP, STATUS, TYPE, resource_map
 from vanrouter.kube.records import Records, owner_of
 from vanrouter.kube.state import files_in, secret_of
+from vanrouter.kube.turns import TurnClient
 from vanrouter.pki.authority import LEAF_LIFETIME, van_name
-from vanrouter.resources.kinds import TOKEN_VALUE, Connector, Link, Listener, MultiKeyListener, Secret, Site
+from vanrouter.resources import Resource
+from vanrouter.resources.kinds import (
+    TOKEN_VALUE,
+    AttachedConnector,
+    AttachedConnectorBinding,
+    Connector,
+    Link,
+    Listener,
+    MultiKeyListener,
+    Secret,
+    Site,
+)
 from vanrouter.stores.resources import Loaded, Problem
 
 __all__ = ["Controller"]
@@ -56,6 +72,7 @@ __all__ = ["Controller"]
 log: Final = logging.getLogger("vanrouter.controller")
 
 SETTLE: Final = 0.02  # changes come in bunches
+LONGEST_REST: Final = 2.0  # where others wait for their pass: as long as ours took
 OVERDUE: Final = 0.25
 AGAIN: Final = 1.0
 AGAIN_CAP: Final = 20.0
@@ -69,7 +86,7 @@ class Controller:
 
     def __init__(
         self,
-        client: KubeClient,
+        client: KubeClient | TurnClient,
         blocking: BlockingClient,
         namespace: str,
         *,
@@ -78,14 +95,18 @@ class Controller:
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
         leaf_lifetime: float = LEAF_LIFETIME,
+        shared: Shared | None = None,
     ) -> None:
-        self._lifetime = leaf_lifetime
+        """``shared``: what it has in common with those of other namespaces; then ``client`` is its turn, and no port is its own."""
+        self._lifetime, self._shared = leaf_lifetime, shared
         self.namespace, self.name = namespace, name or socket.gethostname()
         self._blocking, self._port, self._rng, self._clock = blocking, port, rng or random.SystemRandom(), clock
         self._woken = trio.Event()
-        self.copies = Copies(client, namespace, rng=self._rng, wake=self.wake)
+        watches, customs = watches_of(client, namespace, shared, wake=self.wake, rng=self._rng)
+        more = shared.more if shared is not None else ()
+        self.copies = Copies(client, namespace, watches=watches, customs=customs, wake=self.wake, more=more)
         self.routers = Routers(wake=self.wake, hello=lambda: {"controller": self.name, "version": vanrouter.__version__})
-        self._workloads = Workloads(client, namespace, rng=self._rng, wake=self.wake)
+        self._workloads = Workloads(client, namespace, watches=watches, wake=self.wake)
         self._making = Making(self.copies, self._workloads)
         self._records = Records()
         self._plan = ServicePlan(namespace)
@@ -95,15 +116,21 @@ class Controller:
         self._statuses = Statuses(clock=clock)
         self._custom_statuses = CustomStatuses(clock=clock)
         self._wishes = Wishes()
+        self._owners: tuple[Object, ...] = ()
         self._leaf: tuple[Leaf, float] | None = None
         self._keys_at = math.inf  # wall clock
         self._failing: dict[str, tuple[float, float]] = {}  # step -> (try again at, delay)
         self._grants: list[dict[str, Any]] | None = None
         self._prune_at = 0.0
         self.port = 0  # in which routers are served
+        self._open_to: Callable[[Served], None] = lambda _: None
 
     def wake(self) -> None:
         self._woken.set()
+
+    @property
+    def has_site(self) -> bool:
+        return bool(self._owners)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until the Site is gone, or cancelled. ``started`` when routers are served."""
@@ -121,7 +148,8 @@ class Controller:
             self._redeeming = Redeeming(self.copies, self.keys, site.name, rng=self._rng, clock=self._clock)
             self._answerer = Answerer(self._issuing, self.routers)
             log.info("controller runs", extra={"namespace": self.namespace, "site": site.name, "site_id": self.keys.site_id})
-            await self._work(nursery, task_status)
+            with self._place() as self._open_to:
+                await self._work(nursery, task_status)
             nursery.cancel_scope.cancel()
 
     # ---- The loop ------------------------------------------------------------------------------------------------------------------------
@@ -129,7 +157,7 @@ class Controller:
     async def _work(self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
         served = False
         while True:
-            self._woken = trio.Event()
+            self._woken, began = trio.Event(), trio.current_time()
             try:
                 if not await self._pass(nursery):
                     return
@@ -139,14 +167,13 @@ class Controller:
             else:
                 self._failing.pop("pass", None)
             if not served:  # routers that are connected find their keys
-                listeners = await trio.open_tcp_listeners(self._port)
-                self.port = listeners[0].socket.getsockname()[1]
-                nursery.start_soon(self._serve, listeners)
+                await self._serve(nursery)
                 task_status.started()
                 served = True
+            took = trio.current_time() - began
             with trio.move_on_at(self._deadline()):
                 await self._woken.wait()
-            await trio.sleep(SETTLE)
+            await trio.sleep(SETTLE if self._shared is None else min(max(SETTLE, took), LONGEST_REST))
 
     async def _pass(self, nursery: trio.Nursery) -> bool:
         """Whether there is still a Site."""
@@ -160,6 +187,7 @@ class Controller:
             return True
         loaded.problems.extend(_second(other, site) for other in sites if other is not site)
         resources = [located.resource for located in loaded.resources.values()]
+        loaded.problems.extend(self._unattached(resources))
         links = [r for r in resources if isinstance(r, Link)]
         tokens = {r.name: r for r in resources if isinstance(r, Secret) and r.is_token}
         given = {r.name: r for r in resources if isinstance(r, Secret) and not r.is_token}
@@ -173,6 +201,8 @@ class Controller:
         )
         document = self.routers.document()
 
+        for chore in self._chores:
+            await self._step(chore.name, functools.partial(chore.do, Look(self.copies, site, resources, document, self._owners)))
         await self._step("identity", lambda: put_back_keys(self.copies, self.keys, self._owners))
         named = [r.spec.tls_credentials for r in resources if isinstance(r, Listener | MultiKeyListener | Connector)]
         await self._step("keys", lambda: self._write_keys(reached, links, given, named))
@@ -225,6 +255,7 @@ class Controller:
             self._plan.deadline(now),
             self._view.deadline(now),
             self.copies.deadline,
+            *(chore.deadline for chore in self._chores),
         ]
         times += [at for at, _ in self._failing.values()]
         times.append(self.routers.deadline)
@@ -331,6 +362,7 @@ class Controller:
             *self._view.problems(trio.current_time()),
             *self.copies.quarrels,
             *self.copies.troubles,
+            *(problem for chore in self._chores for problem in chore.problems),
         ]
         await self._statuses.write(
             self.copies,
@@ -351,6 +383,7 @@ class Controller:
             problems=loaded.problems,
             notes=self._statuses.notes,
             since=self._statuses.since,
+            told=None if self._shared is None else {key: said for chore in self._chores for key, said in chore.said.items()},
         )
 
     async def _prune(self) -> None:
@@ -371,10 +404,33 @@ class Controller:
         self._grants = None
         self.wake()
 
+    @property
+    def _chores(self) -> Sequence[Chore]:
+        return self._shared.chores if self._shared is not None else ()
+
+    def _unattached(self, resources: Iterable[Resource]) -> Iterator[Problem]:
+        """What only a controller of the whole cluster can do."""
+        for resource in resources:
+            if isinstance(resource, AttachedConnector | AttachedConnectorBinding) and self._shared is None:
+                yield needs_the_cluster(resource)
+
     # ---- Routers -------------------------------------------------------------------------------------------------------------------------
 
-    async def _serve(self, listeners: list[trio.SocketListener]) -> None:
-        await serve_channels(listeners, self._shown, self.routers.handle, changed=self.routers.changed, refused=self.routers.refused)
+    def _place(self) -> contextlib.AbstractContextManager[Callable[[Served], None]]:
+        """Raises ConfigError where another namespace has the very site."""
+        if self._shared is None:
+            return contextlib.nullcontext(self._open_to)
+        return self._shared.door.place(self.namespace, van_name(self.keys.site_id))
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        if self._shared is not None:
+            self._open_to(Served(self._shown, self.routers.handle, self.routers.changed, self.routers.refused))
+            return
+        listeners = await trio.open_tcp_listeners(self._port)
+        self.port = listeners[0].socket.getsockname()[1]
+        routers = self.routers
+        serve = functools.partial(serve_channels, listeners, self._shown, routers.handle, changed=routers.changed, refused=routers.refused)
+        nursery.start_soon(serve)
 
     def _shown(self) -> Leaf:
         if self._leaf is None or self._clock() >= self._leaf[1]:

@@ -8,18 +8,17 @@ all else goes on. The right is looked for once a minute.
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
 
 from vanrouter.kube.calls import Kind, list_page
-from vanrouter.kube.client import KubeClient
 from vanrouter.kube.errors import Forbidden, KubeError
 from vanrouter.kube.kinds import DAEMON_SETS, DEPLOYMENTS, STATEFUL_SETS
 from vanrouter.kube.listwatch import Change, Removed
-from vanrouter.kube.watching import Watcher
+from vanrouter.kube.sharing import Followed, SharedWatches, Watches
+from vanrouter.kube.turns import Calling
 from vanrouter.kube.workloads import Workload, keep_workload
 from vanrouter.stores.resources import Problem
 
@@ -32,15 +31,15 @@ ASK_AGAIN: Final = 60.0  # seconds
 class Workloads:
     """``run`` it. ``wake`` is called when something changed that counts here."""
 
-    def __init__(self, client: KubeClient, namespace: str, *, rng: random.Random, wake: Callable[[], None]) -> None:
+    def __init__(self, client: Calling, namespace: str, *, watches: Watches | SharedWatches, wake: Callable[[], None]) -> None:
         self._client, self._namespace, self._wake = client, namespace, wake
         self._refused: dict[Kind, Forbidden] = {}
         self._seen: dict[tuple[str, str], Workload] = {}
-        self._watchers = {kind: self._watcher(kind, rng) for kind in FOLLOWED}
+        self._watchers = {kind: self._watcher(kind, watches) for kind in FOLLOWED}
 
-    def _watcher(self, kind: Kind, rng: random.Random) -> Watcher:
+    def _watcher(self, kind: Kind, watches: Watches | SharedWatches) -> Followed:
         heard, keep = functools.partial(self._heard, kind), functools.partial(keep_workload, kind.kind)
-        return Watcher(self._client, kind, self._namespace, heard=heard, rng=rng, keep=keep)
+        return watches.follow(kind, self._namespace, heard=heard, keep=keep)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -83,7 +82,7 @@ class Workloads:
             await self._watch(self._watchers[kind])
 
     @staticmethod
-    async def _watch(watcher: Watcher) -> None:
+    async def _watch(watcher: Followed) -> None:
         """Until the right to it is taken away. What there was stays known."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watcher.run)

@@ -22,7 +22,7 @@ import httpcore
 import httpx
 
 from vanrouter.embed.stream import Stream, StreamBusy
-from vanrouter.embed.van import Van
+from vanrouter.embed.van import NAME_WAIT, Van
 from vanrouter.errors import ConfigError, StreamError
 
 __all__ = ["Transport"]
@@ -42,13 +42,16 @@ class Transport(httpx.AsyncBaseTransport):
         van: Van,
         *,
         verify: ssl.SSLContext | None = None,
+        wait: float = NAME_WAIT,
         max_connections: int | None = 100,
         max_keepalive_connections: int | None = 20,
         keepalive_expiry: float | None = 5.0,
         http1: bool = True,
         http2: bool = False,
     ) -> None:
-        """``verify``: for ``https`` URLs, which is TLS to the server itself, beyond that of the links; default: httpx's own context."""
+        """``verify``: for ``https`` URLs, which is TLS to the server itself, beyond that of the links; default: httpx's own context.
+        ``wait``: how long a name that nobody serves yet has to appear.
+        """
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=verify or httpx.create_ssl_context(),
             max_connections=max_connections,
@@ -56,7 +59,7 @@ class Transport(httpx.AsyncBaseTransport):
             keepalive_expiry=keepalive_expiry,
             http1=http1,
             http2=http2,
-            network_backend=_Backend(van),
+            network_backend=_Backend(van, wait),
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -158,8 +161,8 @@ class _Connection(httpcore.AsyncNetworkStream):
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
-    def __init__(self, van: Van) -> None:
-        self._van = van
+    def __init__(self, van: Van, wait: float) -> None:
+        self._van, self._wait = van, wait
 
     async def connect_tcp(
         self,
@@ -170,7 +173,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,  # noqa: ARG002
     ) -> httpcore.AsyncNetworkStream:
         with _as_httpcore(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
-            stream = await self._van.connect(host if port in _DEFAULT_PORTS else f"{host}:{port}")
+            stream = await self._van.connect(host if port in _DEFAULT_PORTS else f"{host}:{port}", wait=self._wait)
         return _Connection(stream, stream)
 
     async def sleep(self, seconds: float) -> None:

@@ -22,7 +22,7 @@ from vanrouter.plane import PlaneStream
 from vanrouter.sites.site import RunningSite
 from vanrouter.sites.status import Reporter
 
-__all__ = ["TaskStatus", "Van"]
+__all__ = ["NAME_WAIT", "TaskStatus", "Van"]
 
 NAME_WAIT: Final = 3.0  # a name that nobody serves yet has so long to appear, as a connection to a listener has
 

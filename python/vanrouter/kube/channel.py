@@ -24,7 +24,18 @@ from cryptography.x509.oid import NameOID
 from vanrouter.errors import ConfigError, DeadlineExceeded, LinkError, NotReady, PeerRejected, RemoteProtocolError, VanrouterError
 from vanrouter.kube.conversation import Answered, Asked, Conversation, Told
 
-__all__ = ["ALPN_CONTROL", "CONTROL_PORT", "Channel", "Leaf", "one_error", "peer_address", "serve_channels", "shake_hands"]
+__all__ = [
+    "ALPN_CONTROL",
+    "CONTROL_PORT",
+    "Channel",
+    "Leaf",
+    "Served",
+    "one_error",
+    "peer_address",
+    "serve_channels",
+    "serve_sites",
+    "shake_hands",
+]
 
 log: Final = logging.getLogger("vanrouter.kube")
 
@@ -34,7 +45,8 @@ HANDSHAKE_SECONDS: Final = 5.0
 ASK_SECONDS: Final = 3.0
 LONGEST_WORK: Final = 30.0  # of answering one question
 SEND_SECONDS: Final = 10.0  # an end that does not read is none
-MAX_CHANNELS: Final = 64
+MAX_CHANNELS: Final = 64  # of one site
+MAX_HANDSHAKES: Final = 256  # that are not over
 READ: Final = 65_536
 
 Params = dict[str, Any]
@@ -197,6 +209,18 @@ class Channel:
 # ---- The controller's end ---------------------------------------------------------------------------------------------------------------
 
 
+class Served(msgspec.Struct, frozen=True):
+    """One site at the controller's end. ``leaf`` is asked for each connection; ``changed`` is told who came and who left, ``refused`` from
+    where somebody came with whom no hands could be shaken, and why; one that only knocks, as probes do, is nobody.
+    """
+
+    leaf: Callable[[], Leaf]
+    handler: Handler
+    changed: Callable[[Channel, bool], None] = lambda _channel, _here: None
+    refused: Callable[[str, str], None] = lambda _address, _why: None
+    limit: trio.CapacityLimiter = msgspec.field(default_factory=lambda: trio.CapacityLimiter(MAX_CHANNELS))  # of its connections
+
+
 async def serve_channels(
     listeners: Sequence[trio.SocketListener],
     leaf: Callable[[], Leaf],
@@ -205,41 +229,101 @@ async def serve_channels(
     changed: Callable[[Channel, bool], None] = lambda _channel, _here: None,
     refused: Callable[[str, str], None] = lambda _address, _why: None,
 ) -> None:
-    """Accept routers until cancelled. ``leaf`` is asked for each connection; ``changed`` is told who came and who left, ``refused`` from
-    where somebody came with whom no hands could be shaken, and why; one that only knocks, as probes do, is nobody.
+    """Accept the routers of one site until cancelled: as ``Served``."""
+    only = Served(leaf, handler, changed, refused)
+    await serve_sites(listeners, lambda _name: only, refused=refused)
+
+
+async def serve_sites(
+    listeners: Sequence[trio.SocketListener],
+    find: Callable[[str], Served | None],
+    *,
+    refused: Callable[[str, str], None] = lambda _address, _why: None,
+) -> None:
+    """Accept routers until cancelled. ``find`` gives the site that a router names (SNI, as ``van_name`` gives it); None: nobody's.
+
+    ``refused`` is told of those that named none.
     """
-    limit = trio.CapacityLimiter(MAX_CHANNELS)
+    shaking = trio.CapacityLimiter(MAX_HANDSHAKES)
 
     async def serve(sock: trio.SocketStream) -> None:
-        address, is_router = peer_address(sock), False
+        address, chosen, is_router = peer_address(sock), _Chosen(find), False
         try:
-            limit.acquire_on_behalf_of_nowait(sock)
+            shaking.acquire_on_behalf_of_nowait(sock)
         except trio.WouldBlock:
             await trio.aclose_forcefully(sock)
             return
         try:
-            shown = leaf()
-            stream = trio.SSLStream(sock, shown.context(server_side=True), server_side=True, https_compatible=True)
-            await shake_hands(stream, shown.site)
-            is_router = True
-            channel = Channel(stream, handler, address=address)
-            changed(channel, True)
             try:
-                await channel.run()
+                stream = trio.SSLStream(sock, chosen.context(), server_side=True, https_compatible=True)
+                await shake_hands(stream, lambda: chosen.site)
+                is_router = True
             finally:
-                changed(channel, False)
+                shaking.release_on_behalf_of(sock)
+            await _serve_router(stream, chosen.served, address)
         except Knock as exc:
             log.debug("somebody only knocked", extra={"from": address, "reason": str(exc)})  # probes come each second
         except (LinkError, ConfigError) as exc:
             log.info("connection of a router ended" if is_router else "refused", extra={"from": address, "reason": str(exc)})
             if not is_router:
-                refused(address, str(exc))
+                (chosen.found.refused if chosen.found is not None else refused)(address, str(exc))
         finally:
             await trio.aclose_forcefully(sock)
-            limit.release_on_behalf_of(sock)
 
     async with trio.open_nursery() as nursery:
         await trio.serve_listeners(serve, list(listeners), handler_nursery=nursery)
+
+
+async def _serve_router(stream: trio.SSLStream[trio.SocketStream], site: Served, address: str) -> None:
+    try:
+        site.limit.acquire_on_behalf_of_nowait(stream)
+    except trio.WouldBlock:
+        raise LinkError(f"this site has {MAX_CHANNELS} connections already") from None
+    try:
+        channel = Channel(stream, site.handler, address=address)
+        site.changed(channel, True)
+        try:
+            await channel.run()
+        finally:
+            site.changed(channel, False)
+    finally:
+        site.limit.release_on_behalf_of(stream)
+
+
+class _Chosen:
+    """Which site one connection is for: known when the other end has said whom it wants, which is before we show anything."""
+
+    def __init__(self, find: Callable[[str], Served | None]) -> None:
+        self._find = find
+        self.site = ""
+        self.found: Served | None = None
+
+    @property
+    def served(self) -> Served:
+        assert self.found is not None, "hands are shaken with a site only"
+        return self.found
+
+    def context(self) -> ssl.SSLContext:
+        """It has no leaf of its own: who names no site gets none."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.num_tickets = 0
+        context.sni_callback = self._choose
+        return context
+
+    def _choose(self, stream: ssl.SSLSocket | ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> int | None:
+        self.found = self._find(name or "")
+        if self.found is None:
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        try:
+            leaf = self.found.leaf()
+            stream.context = leaf.context(server_side=True)
+        except ConfigError as error:
+            log.warning("nothing to show to routers", extra={"site": name, "reason": str(error)})
+            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+        self.site = leaf.site
+        return None
 
 
 # ---- Both -------------------------------------------------------------------------------------------------------------------------------
@@ -249,8 +333,8 @@ class Knock(LinkError):
     """Whoever it was said nothing that is TLS."""
 
 
-async def shake_hands(stream: trio.SSLStream[trio.SocketStream], site: str) -> None:
-    """With an end of our own site, else LinkError. The stream is the caller's to close."""
+async def shake_hands(stream: trio.SSLStream[trio.SocketStream], site: Callable[[], str]) -> None:
+    """With an end of our own site, else LinkError. The stream is the caller's to close. ``site`` is asked once it is known."""
     try:
         with trio.fail_after(HANDSHAKE_SECONDS):
             await stream.do_handshake()
@@ -263,7 +347,7 @@ async def shake_hands(stream: trio.SSLStream[trio.SocketStream], site: str) -> N
         raise (LinkError if said_tls else Knock)(text) from None
     if stream.selected_alpn_protocol() != ALPN_CONTROL:
         raise RemoteProtocolError(f"the other end does not speak {ALPN_CONTROL}")
-    _check_site_untrusted(stream.getpeercert(binary_form=True), site)
+    _check_site_untrusted(stream.getpeercert(binary_form=True), site())
 
 
 def _check_site_untrusted(der: bytes | None, site: str) -> None:

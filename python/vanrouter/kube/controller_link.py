@@ -184,7 +184,7 @@ class ControllerLink:
             raise NotReady(f"nobody answered within {seconds:g} s")
         stream = trio.SSLStream(sock, context, server_hostname=van_name(leaf.site), https_compatible=True)  # type: ignore[arg-type]
         try:
-            await shake_hands(stream, leaf.site)
+            await shake_hands(stream, lambda: leaf.site)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise

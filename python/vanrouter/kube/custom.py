@@ -35,6 +35,7 @@ _FIELDS: Final = {
     ("Listener", "hasMatchingConnector"): "matched",
     ("Connector", "hasMatchingListener"): "matched",
     ("MultiKeyListener", "hasDestination"): "matched",
+    ("AttachedConnectorBinding", "hasMatchingListener"): "matched",
     ("Site", "siteId"): "id",
     ("Site", "linkedSites"): "linkedSites",
 }

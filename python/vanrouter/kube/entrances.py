@@ -32,6 +32,7 @@ __all__ = [
     "FRONT_KINDS",
     "Entrance",
     "entrance",
+    "every_front_rule",
     "faults",
     "front_rules",
     "kinds_in_front",
@@ -55,6 +56,7 @@ _READ_BY: Final = {
     "ingress-annotations": tuple(t for t in ACCESS_TYPES if t != "none"),
     "gateway": ("gateway",),
 }
+_CUSTOM_HOST: Final[Object] = {"apiGroups": [ROUTES.group], "resources": ["routes/custom-host"], "verbs": ["create", "update"]}
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 Fault = tuple[str, str, str]
@@ -99,12 +101,26 @@ def front_rules(chosen: Entrance) -> list[Object]:
     """Rights of the controller, for what this choice makes and for nothing else. Only ``create`` cannot be granted by name."""
     rules: list[Object] = []
     for first, *_ in kinds_in_front(chosen):
-        named = {"resourceNames": [ACCESS_NAME], "verbs": ["list", "watch", "patch", "delete"]}
-        rules.append({"apiGroups": [first.group], "resources": [first.plural], **named})
-        rules.append({"apiGroups": [first.group], "resources": [first.plural], "verbs": ["create"]})
+        rules += _rules(first)
     if chosen.type == "route" and chosen.hosts:
-        rules.append({"apiGroups": [ROUTES.group], "resources": ["routes/custom-host"], "verbs": ["create", "update"]})
+        rules.append(_CUSTOM_HOST)
     return rules
+
+
+def every_front_rule() -> list[Object]:
+    """Rights of a controller that serves all namespaces: of every choice."""
+    rules: list[Object] = []
+    for kind in (ROUTES, INGRESSES, HTTP_PROXIES, GATEWAYS, TLS_ROUTES[0]):
+        rules += _rules(kind)
+    return [*rules, _CUSTOM_HOST]
+
+
+def _rules(kind: Kind) -> list[Object]:
+    named = {"resourceNames": [ACCESS_NAME], "verbs": ["list", "watch", "patch", "delete"]}
+    return [
+        {"apiGroups": [kind.group], "resources": [kind.plural], **named},
+        {"apiGroups": [kind.group], "resources": [kind.plural], "verbs": ["create"]},
+    ]
 
 
 # ---- What can be wrong ------------------------------------------------------------------------------------------------------------------

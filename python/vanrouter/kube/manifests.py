@@ -32,13 +32,18 @@ __all__ = [
     "CONTROLLER",
     "CONTROLLER_CUSTOM_RULES",
     "CONTROLLER_RULES",
+    "CONTROLLER_VARIABLE",
     "LEASE_RULES",
     "OPTIONAL",
     "ROUTER",
     "ROUTER_CUSTOM_RULES",
     "ROUTER_RULES",
     "Manifest",
+    "controller_address",
+    "controller_deployment",
+    "controller_service",
     "manifests",
+    "router_manifests",
 ]
 
 ROUTER: Final = "van-router"
@@ -46,6 +51,9 @@ CONTROLLER: Final = "van-controller"
 _LABELS: Final = {ROUTER: ROUTER_LABELS, CONTROLLER: CONTROLLER_LABELS}
 
 _WORDS: Final = {ROUTER: ("run", "--kubernetes", "/var/lib/vanrouter/site"), CONTROLLER: ("controller",)}
+
+CONTROLLER_VARIABLE: Final = "VAN_CONTROLLER"
+"""Of a router whose controller is not in its namespace: HOST:PORT."""
 
 LINK_PORT: Final = 55671
 CONTROL_PORT: Final = 55672
@@ -106,6 +114,20 @@ class Manifest(NamedTuple):
         return f"{self.kind.kind}/{self.name}"
 
 
+def router_manifests(plan: Plan, namespace: str, *, owners: tuple[Object, ...], controller: str) -> list[Manifest]:
+    """What of an install a namespace has whose controller is the one of the whole cluster, at ``controller`` (HOST:PORT)."""
+    made = [m for m in _install(plan, namespace, owners=owners, custom=True) if _is_of_router(m)]
+    for manifest in made:
+        if manifest.kind == DEPLOYMENTS:
+            (container,) = manifest.value["spec"]["template"]["spec"]["containers"]
+            container["env"].append({"name": CONTROLLER_VARIABLE, "value": controller})
+    return made
+
+
+def _is_of_router(manifest: Manifest) -> bool:
+    return manifest.name in (ROUTER, f"{ROUTER}{RESOURCES}")
+
+
 def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = None, custom: bool = False) -> list[Manifest]:
     """``root``: as it is in the cluster. What is printed before there is one names no owner: an owner is known by its uid only.
 
@@ -114,6 +136,11 @@ def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = N
     owners: tuple[Object, ...] = ()
     if root is not None:
         owners = (reference_to(root),)
+    first = _root(site, namespace, custom=root is not None and root.get("kind") == "Site")
+    return [first, *_install(plan, namespace, owners=owners, custom=custom)]
+
+
+def _install(plan: Plan, namespace: str, *, owners: tuple[Object, ...], custom: bool) -> list[Manifest]:
     made: list[Manifest] = []
 
     def add(kind: Kind, name: str, suffix: str = "", **content: Any) -> None:
@@ -124,7 +151,6 @@ def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = N
             metadata["ownerReferences"] = list(owners)
         made.append(Manifest(kind, {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, **content}))
 
-    made.append(_root(site, namespace, custom=root is not None and root.get("kind") == "Site"))
     for name in (ROUTER, CONTROLLER):
         add(SERVICE_ACCOUNTS, name, automountServiceAccountToken=False)
     lease_rules = LEASE_RULES if plan.controllers > 1 else []
@@ -138,13 +164,12 @@ def manifests(site: Site, plan: Plan, namespace: str, *, root: Object | None = N
         account = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
         add(ROLE_BINDINGS, name, suffix, roleRef=reference, subjects=[account])
     # Routers ask the controller before it is ready, and it decides whom it answers.
-    port = {"name": "control", "port": CONTROL_PORT, "targetPort": CONTROL_PORT, "protocol": "TCP"}
-    add(SERVICES, CONTROLLER, spec={"type": "ClusterIP", "selector": CONTROLLER_LABELS, "ports": [port], "publishNotReadyAddresses": True})
+    add(SERVICES, CONTROLLER, spec=controller_service())
     if plan.routers > 1:
         add(POD_DISRUPTION_BUDGETS, ROUTER, spec={"maxUnavailable": 1, "selector": {"matchLabels": ROUTER_LABELS}})
     if plan.controllers > 1:
         add(LEASES, CONTROLLER, spec={})
-    add(DEPLOYMENTS, CONTROLLER, spec=_controller(plan))
+    add(DEPLOYMENTS, CONTROLLER, spec=controller_deployment(plan))
     add(DEPLOYMENTS, ROUTER, spec=_router(plan))
     return made
 
@@ -183,7 +208,17 @@ def _router(plan: Plan) -> Object:
     }
 
 
-def _controller(plan: Plan) -> Object:
+def controller_address(namespace: str) -> str:
+    """Where routers of other namespaces find the controller in this one."""
+    return f"{CONTROLLER}.{namespace}.svc:{CONTROL_PORT}"
+
+
+def controller_service() -> Object:
+    port = {"name": "control", "port": CONTROL_PORT, "targetPort": CONTROL_PORT, "protocol": "TCP"}
+    return {"type": "ClusterIP", "selector": CONTROLLER_LABELS, "ports": [port], "publishNotReadyAddresses": True}
+
+
+def controller_deployment(plan: Plan) -> Object:
     ports = [{"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"}]
     probes = {
         # It takes mutual TLS only, and the kubelet has no certificate of this site.

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from vanrouter.kube.calls import Call, Object, create
+from vanrouter.kube.crds import CUSTOM_KINDS, GROUP
 from vanrouter.kube.kinds import ACCESS_REVIEWS
 from vanrouter.kube.manifests import CONTROLLER_RULES, LEASE_RULES, ROUTER_RULES
 
-__all__ = ["LEASE_INSTALLER_RULES", "Right", "ask", "is_allowed", "needed", "rights_in", "role_granting"]
+__all__ = ["CENTRAL_OWNER_RULES", "LEASE_INSTALLER_RULES", "Right", "ask", "is_allowed", "needed", "rights_in", "role_granting"]
 
 _INSTALL: Final = ("list", "create", "patch", "delete")
 INSTALLER_RULES: Final[list[Object]] = [
@@ -25,6 +26,15 @@ INSTALLER_RULES: Final[list[Object]] = [
     {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": list(_INSTALL)},
     {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": list(_INSTALL)},
 ]
+
+
+CENTRAL_OWNER_RULES: Final[list[Object]] = [
+    {"apiGroups": [GROUP], "resources": [kind.plural for kind in CUSTOM_KINDS.values()], "verbs": list(_INSTALL)},
+    {"apiGroups": [""], "resources": ["configmaps", "secrets", "services"], "verbs": list(_INSTALL)},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+    {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "list"]},
+]
+"""Of whoever owns a site that the controller of the whole cluster serves."""
 
 
 LEASE_INSTALLER_RULES: Final[list[Object]] = [

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from vanrouter.kube.calls import Object
+from vanrouter.kube.manifests import CONTROLLER, CONTROLLER_VARIABLE, ROUTER
 from vanrouter.kube.names import COMPONENT
 
-__all__ = ["Trouble", "install_troubles", "is_rolled_out", "missing", "pod_troubles", "rollout_troubles"]
+__all__ = ["Trouble", "central_controller", "install_troubles", "is_rolled_out", "missing", "pod_troubles", "rollout_troubles"]
 
 _IMAGE: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _LONGEST: Final = 300
@@ -20,6 +21,16 @@ class Trouble(NamedTuple):
     what: str
     why: str
     next: str
+
+
+def central_controller(deployments: Iterable[Object]) -> str:
+    """Where the controller of the site is, HOST:PORT, when it is the one of the whole cluster; empty: the site has its own."""
+    known = {_name(value): value for value in deployments}
+    if CONTROLLER in known or ROUTER not in known:
+        return ""
+    containers = _dict(_dict(_dict(known[ROUTER], "spec"), "template"), "spec").get("containers") or ()
+    env = [e for c in containers for e in c.get("env") or () if isinstance(e, dict)]
+    return next((str(e.get("value") or "") for e in env if e.get("name") == CONTROLLER_VARIABLE), "")
 
 
 def is_rolled_out(deployment: Object) -> bool:
@@ -48,13 +59,13 @@ def rollout_troubles(deployment: Object) -> Iterator[Trouble]:
             yield Trouble(f"deployment {_name(deployment)}", message, todo)
 
 
-def install_troubles(deployments: Sequence[Object], pods: Iterable[Object], *, wanted: Sequence[str]) -> Iterator[Trouble]:
-    """What is wrong with our own Deployments and pods. ``wanted``: the names of the Deployments that a site has.
+def install_troubles(deployments: Sequence[Object], pods: Iterable[Object]) -> Iterator[Trouble]:
+    """What is wrong with our own Deployments and pods.
 
     A pod that has failed (an eviction leaves it there for hours) is no trouble once another one does its work.
     """
     known = {_name(value): value for value in deployments}
-    for name in wanted:
+    for name in (ROUTER,) if central_controller(deployments) else (CONTROLLER, ROUTER):
         if name not in known:
             yield Trouble(
                 f"deployment {name}", "it is not there: somebody deleted it, or the install ended before it", "make it again: van update"

@@ -66,8 +66,7 @@ def notes_on(resource: Resource, platform: Platform, *, settings: Collection[str
         case Connector():
             yield from _connector(resource, platform)
         case AttachedConnector() | AttachedConnectorBinding():
-            hint = "install a site in the namespace of the pods, or name them there in a Connector"
-            yield Note("spec", "is kept, and not in force in this release: a site has the pods of its own namespace", hint)
+            yield from _attached(resource, platform)
         case AccessGrant():
             yield Note(
                 "spec", "no controller makes tokens of it in this release: it is not in force", "make a token: van token create FILE"
@@ -153,6 +152,15 @@ def _connector(connector: Connector, platform: Platform) -> Iterator[Note]:
     if spec.include_not_ready_pods and not spec.selector:
         yield Note("spec.includeNotReadyPods", "has no effect without spec.selector", "")
     yield from _unused_settings(spec.settings, known=(TLS_ALPN, TLS_SERVER_NAME) if spec.tls_credentials else ())
+
+
+def _attached(resource: AttachedConnector | AttachedConnectorBinding, platform: Platform) -> Iterator[Note]:
+    if platform == "linux":
+        yield Note("spec", "is about pods, and there are none on a host: it is not in force", "name the servers in a Connector")
+    if isinstance(resource, AttachedConnector) and resource.spec.use_client_cert and not resource.spec.tls_credentials:
+        yield Note("spec.useClientCert", _NO_TLS, "name a Secret there, or remove it to connect without TLS")
+    tls = isinstance(resource, AttachedConnector) and bool(resource.spec.tls_credentials)
+    yield from _unused_settings(resource.spec.settings, known=(TLS_ALPN, TLS_SERVER_NAME) if tls else ())
 
 
 def _unused_settings(settings: dict[str, str], *, known: Collection[str] = ()) -> Iterator[Note]:

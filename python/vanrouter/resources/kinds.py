@@ -420,6 +420,9 @@ class AttachedConnector(Resource, frozen=True, kw_only=True):
     KIND = "AttachedConnector"
     spec: AttachedConnectorSpec
 
+    def check(self) -> Iterator[Fault]:
+        yield from _fault("spec.selector", lambda: parse_selector(self.spec.selector))
+
 
 class AttachedConnectorBindingSpec(Shape, frozen=True, kw_only=True):
     connector_namespace: str

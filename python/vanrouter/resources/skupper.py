@@ -17,6 +17,7 @@ from vanrouter.errors import InvalidResource
 from vanrouter.resources.effects import Note, Platform, notes_on
 from vanrouter.resources.kinds import KINDS, SKUPPER_API_VERSION, TLS_KEYS, Link, Resource, Secret, Site
 from vanrouter.resources.reading import read_document
+from vanrouter.resources.skupper_v1 import is_first_version, resources_of
 
 __all__ = ["Source", "Translation", "translate"]
 
@@ -58,7 +59,7 @@ def translate(sources: Iterable[Source], *, platform: Platform, namespace: str, 
     """``namespace``: where the resources go; documents that name another one are faults. ``settings``: those of a Site that count here."""
     made = Translation()
     seen: dict[tuple[str, str], str] = {}
-    sources = list(sources)
+    sources = [one for source in sources for one in _unfolded(made, source, platform)]
     used = _credentials_used(sources)
     for source in sources:
         try:
@@ -84,6 +85,16 @@ def translate(sources: Iterable[Source], *, platform: Platform, namespace: str, 
     return made
 
 
+def _unfolded(made: Translation, source: Source, platform: Platform) -> list[Source]:
+    """What an object of the incumbent's first version says, as documents of ours; any other as it is."""
+    if not is_first_version(source.document):
+        return [source]
+    found, notes, faults = resources_of(source.document, platform)
+    made.notes += notes
+    made.faults += [Note(f"{source.where}: {fault.path}", fault.message, fault.hint) for fault in faults]
+    return [Source(source.where, document) for document in found]
+
+
 def _one(made: Translation, source: Source, platform: Platform, used: Mapping[str, bool]) -> Resource | None:
     """The resource, or None with a note. Raises InvalidResource."""
     document = source.document
@@ -94,7 +105,7 @@ def _one(made: Translation, source: Source, platform: Platform, used: Mapping[st
     group = version.partition("/")[0] if "/" in version else ""
     ours = group in _API_GROUPS or (kind == Secret.KIND and version == "v1")
     if not ours and (kind not in KINDS or group):
-        made.notes.append(Note(ref, f"{version} {kind} is no resource of a site; it is left out", _how_else(document, platform)))
+        made.notes.append(Note(ref, f"{version} {kind} is no resource of a site; it is left out", _how_else(platform)))
         return None
     if version == SKUPPER_API_VERSION:
         if hint := _MADE_THERE.get(kind) or _SKIPPED.get(kind):
@@ -156,9 +167,7 @@ def _foreign_secret(document: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _how_else(document: Mapping[str, Any], platform: Platform) -> str:
-    if document.get("kind") == "ConfigMap" and _name(document) == "skupper-site":
-        return "the incumbent's first version; make the site with van init --site-name NAME"
+def _how_else(platform: Platform) -> str:
     return "apply it with kubectl" if platform == "kubernetes" else "it is for Kubernetes"
 
 

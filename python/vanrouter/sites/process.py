@@ -36,6 +36,7 @@ class Within(NamedTuple):
     access: Access
     pod: str
     port: int
+    controller: tuple[str, int]
 
 
 def run_process(
@@ -90,11 +91,13 @@ async def _in_namespace(
         await let_go.wait()  # one task at a time may hear the signals
         await _obey(signals, site)
 
-    access, pod, port = within
+    access, pod, port, controller = within
     early, let_go = trio.CancelScope(), trio.Event()
     with trio.CancelScope() as waiting:
         nursery.start_soon(give_up)
-        return await run_in_pod(directory, access, pod=pod, link_port=port, plane=plane, timing=timing, task_status=Started())
+        return await run_in_pod(
+            directory, access, pod=pod, controller=controller, link_port=port, plane=plane, timing=timing, task_status=Started()
+        )
     return True
 
 

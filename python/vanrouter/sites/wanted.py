@@ -19,7 +19,16 @@ from vanrouter.messages import ServicePort
 from vanrouter.plane import KeyWeight, Strategy
 from vanrouter.resources import Connector, Link, Listener, MultiKeyListener, Resource, RouterAccess, Secret, Site
 from vanrouter.resources.effects import TLS_ALPN, TLS_SERVER_NAME
-from vanrouter.resources.kinds import AccessGrant, AccessToken, ConnectorSpec, HealthCheck, MultiKeyListenerSpec, SiteSpec
+from vanrouter.resources.kinds import (
+    AccessGrant,
+    AccessToken,
+    AttachedConnector,
+    AttachedConnectorBinding,
+    ConnectorSpec,
+    HealthCheck,
+    MultiKeyListenerSpec,
+    SiteSpec,
+)
 from vanrouter.resources.selectors import Selector, parse_selector
 from vanrouter.resources.shapes import parse_host_port
 from vanrouter.stores.resources import Key, Located, Problem
@@ -170,7 +179,7 @@ def compute_wanted(
                 _multi_key_listener(wanted, resource)
             case Secret():
                 (wanted.tokens if resource.is_token else wanted.secrets)[name] = resource
-            case AccessGrant() | AccessToken() if within is not None:
+            case AccessGrant() | AccessToken() | AttachedConnector() | AttachedConnectorBinding() if within is not None:
                 pass  # the controller's business
             case _:
                 wanted.problems.append(_unsupported(kind, name, located.file))

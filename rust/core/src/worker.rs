@@ -338,6 +338,8 @@ pub struct Worker {
     chance: Chance,
     /// Pairs that have more to move.
     busy_pairs: Vec<(ConnId, ConnId)>,
+    /// For pairs that move much.
+    pipes: pair::Pipes,
     /// Thousands of streams ended: freed memory goes back to the system on the next tick.
     trim: bool,
     /// And once more, for what others freed meanwhile.
@@ -389,6 +391,7 @@ pub fn create(index: usize, shared: Arc<Shared>) -> io::Result<(Worker, WorkerHa
         scratch: Box::new(Scratch::new()),
         chance: Chance::new(),
         busy_pairs: Vec::new(),
+        pipes: pair::Pipes::default(),
         trim: false,
         trim_again: None,
         stopping: false,

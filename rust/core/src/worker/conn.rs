@@ -10,6 +10,7 @@ use mio::event::Event as ReadyEvent;
 
 use super::lane::Lane;
 use super::opening::Opening;
+use super::pair::Pipe;
 use super::socket::Socket;
 use super::{ConnId, ListenerRef, Source, Worker, source, token};
 use crate::contract::Strategy;
@@ -98,8 +99,8 @@ pub(super) enum Stage {
     PairWaiting { opening: Box<Opening> },
     /// The target of a pair, being connected.
     PairConnecting { client: ConnId, deadline: Instant },
-    /// Bytes flow to the other connection of this router.
-    Paired { other: ConnId },
+    /// Bytes flow to the other connection of this router. `pipe`: what is in the kernel on its way to this one.
+    Paired { other: ConnId, pipe: Option<Pipe> },
 }
 
 /// Names and counts of a stream, for the log line at its end.
@@ -396,7 +397,7 @@ impl Worker {
                     self.flush_conn(id);
                 }
             }
-            Stage::Paired { other } => self.pump_pair(id, other),
+            Stage::Paired { other, .. } => self.pump_pair(id, other),
             Stage::Greeting { .. }
             | Stage::Parked(_)
             | Stage::Waiting { .. }
@@ -481,7 +482,7 @@ impl Worker {
                 }
                 self.soil(lane);
             }
-            Stage::Paired { other } => {
+            Stage::Paired { other, .. } => {
                 if let Some(conn) = self.conn(other) {
                     // Otherwise it would come back to us.
                     conn.stage = Stage::Parked(Box::default());

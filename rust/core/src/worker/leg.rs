@@ -215,6 +215,9 @@ impl Leg {
                 }
                 let piece = rest.get(..WRITE.min(rest.len())).unwrap_or_default();
                 let count = self.tls.writer().write(piece)?;
+                if count == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
                 total += count;
                 rest = rest.get(count..).unwrap_or_default();
                 has_room = self.flush()?;

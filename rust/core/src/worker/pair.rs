@@ -1,4 +1,10 @@
 //! A listener and a connector of the same router: bytes go from one application to the other without a lane.
+//!
+//! They are copied at first. A direction that has carried [`BULKY`] bytes is moved by the kernel, through a pipe that it has only
+//! while there are bytes in it: taken empty, filled from one socket, drained into the other. A pipe is filled only when it is
+//! empty and nothing is queued, so bytes keep their order and an end is read behind all of them.
+
+mod pipe;
 
 use std::io;
 use std::sync::Arc;
@@ -11,11 +17,14 @@ use crate::contract::Event;
 use crate::credit::FLOOR;
 use crate::payload::Class;
 use crate::table::{Target, Tried};
+pub(super) use pipe::{PIPE, Pipe, Pipes};
 
 /// Reads of one direction before others get their turn.
 const ROUNDS: usize = 16;
 /// Bytes that one direction of a pair may have read and not yet written, where the budget has room; else the floor.
 const PAIR_BUFFER: u32 = 65_536;
+/// A direction that carried so much goes through a pipe.
+const BULKY: u64 = 1 << 20;
 
 impl Worker {
     /// Connect a parked client to a target of this router.
@@ -118,7 +127,7 @@ impl Worker {
             let Some(conn) = self.conn(side) else {
                 continue;
             };
-            let stage = std::mem::replace(&mut conn.stage, Stage::Paired { other });
+            let stage = std::mem::replace(&mut conn.stage, Stage::Paired { other, pipe: None });
             conn.writable = true;
             if let Stage::PairWaiting { opening } = stage
                 && let Some(target) = self.conn(id)
@@ -200,17 +209,138 @@ impl Worker {
 
     /// `Ok(true)`: there may be more to move.
     fn pump(&mut self, from: ConnId, to: ConnId) -> Result<bool, (ConnId, io::Error)> {
-        let mut scratch = std::mem::take(&mut self.scratch.pair);
-        let outcome = self.pump_with(&mut scratch, from, to);
-        self.scratch.pair = scratch;
+        let outcome = if self.is_bulky(from, to) {
+            self.splice(from, to)
+        } else {
+            let mut scratch = std::mem::take(&mut self.scratch.pair);
+            let outcome = self.pump_with(&mut scratch, from, to);
+            self.scratch.pair = scratch;
+            outcome
+        };
         if let Some(sink) = self.conn(to)
             && sink.queue.is_empty()
+            && !matches!(sink.stage, Stage::Paired { pipe: Some(_), .. })
         {
             // Nothing is stored, so nothing is kept.
             let reserved = std::mem::take(&mut sink.reserved);
             self.shared.budget.release(reserved);
         }
         outcome
+    }
+
+    /// Whether the kernel should move the bytes of this direction from now on.
+    fn is_bulky(&mut self, from: ConnId, to: ConnId) -> bool {
+        let bulky = self.conn(from).is_some_and(|source| {
+            let carried = if source.ingress {
+                source.record.bytes_in
+            } else {
+                source.record.bytes_out
+            };
+            carried >= BULKY && source.socket.plain_tcp().is_some()
+        });
+        bulky
+            && self
+                .conn(to)
+                .is_some_and(|sink| sink.queue.is_empty() && sink.socket.plain_tcp().is_some())
+    }
+
+    /// Like [`Self::pump_with`], without seeing the bytes.
+    fn splice(&mut self, from: ConnId, to: ConnId) -> Result<bool, (ConnId, io::Error)> {
+        let Some(sink) = self.conn(to) else {
+            return Ok(false);
+        };
+        let kept = match &mut sink.stage {
+            Stage::Paired { pipe, .. } => pipe.take(),
+            _ => return Ok(false),
+        };
+        let Some(mut pipe) = kept.or_else(|| self.pipe_for(to)) else {
+            let mut scratch = std::mem::take(&mut self.scratch.pair);
+            let outcome = self.pump_with(&mut scratch, from, to);
+            self.scratch.pair = scratch;
+            return outcome;
+        };
+        let outcome = self.splice_with(&mut pipe, from, to);
+        if pipe.stored() > 0
+            && let Some(sink) = self.conn(to)
+            && let Stage::Paired { pipe: place, .. } = &mut sink.stage
+        {
+            *place = Some(pipe);
+        } else {
+            self.pipes.give_back(pipe);
+        }
+        outcome
+    }
+
+    /// A pipe, if the budget has room for what it may hold.
+    fn pipe_for(&mut self, to: ConnId) -> Option<Pipe> {
+        let sink = self.conn(to)?;
+        if sink.reserved < PIPE {
+            let more = PIPE - sink.reserved;
+            if !self.shared.budget.reserve(more) {
+                return None;
+            }
+            self.conn(to)?.reserved = PIPE;
+        }
+        self.pipes.take()
+    }
+
+    fn splice_with(
+        &mut self,
+        pipe: &mut Pipe,
+        from: ConnId,
+        to: ConnId,
+    ) -> Result<bool, (ConnId, io::Error)> {
+        for _ in 0..ROUNDS {
+            while pipe.stored() > 0 {
+                let Some(sink) = self.conn(to) else {
+                    return Ok(false);
+                };
+                let Some(socket) = sink.socket.plain_tcp() else {
+                    return Ok(false);
+                };
+                match pipe.drain(socket) {
+                    Ok(count) => sink.count(false, count),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        sink.writable = false;
+                        return Ok(false);
+                    }
+                    Err(error) => return Err((to, error)),
+                }
+            }
+            if let Some(sink) = self.conn(to) {
+                sink.shut_if_due();
+            }
+            let Some(source) = self.conn(from) else {
+                return Ok(false);
+            };
+            if source.eof || !source.readable {
+                return Ok(false);
+            }
+            let Some(socket) = source.socket.plain_tcp() else {
+                return Ok(false);
+            };
+            match pipe.fill(socket) {
+                Ok(0) => {
+                    source.eof = true;
+                    if let Some(sink) = self.conn(to) {
+                        sink.fin = true;
+                        sink.shut_if_due();
+                    }
+                    return Ok(false);
+                }
+                Ok(count) => source.count(true, count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    source.readable = false;
+                    return Ok(false);
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.pipes.refuse();
+                    return Ok(true);
+                }
+                Err(error) => return Err((from, error)),
+            }
+        }
+        Ok(true)
     }
 
     fn pump_with(

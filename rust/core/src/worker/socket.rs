@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,6 +130,14 @@ impl Socket {
             Ok((_, count)) => Ok(count == 0),
             Err(Errno::AGAIN | Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The descriptor of what the kernel can move bytes from and to by itself: plain TCP alone.
+    pub fn plain_tcp(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(s) => Some(s.as_fd()),
+            Self::Unix(_) | Self::Tls(_) => None,
         }
     }
 
