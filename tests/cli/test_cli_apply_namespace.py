@@ -267,3 +267,16 @@ def test_a_site_is_printed_as_it_would_be_written_or_refused_as_it_would_be(here
     refused = here.van(f"apply {words} -f -", input=SITE_TEXT % "routers: many")
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "routers" in refused.stderr
+
+
+def test_two_listeners_may_swap_their_ports_and_two_new_ones_may_not_have_the_same(here: Here) -> None:
+    ok(here.van("init --site-name west --link-access none --no-wait"))
+
+    def two(first: int, second: int) -> str:
+        return "---\n".join((LISTENER % port).replace("{name: hello", f"{{name: {name}") for name, port in (("a", first), ("b", second)))
+
+    ok(here.van("apply -f -", input=two(80, 81)))
+    assert ok(here.van("apply -f -", input=two(81, 80))).stdout == "listener/a configured\nlistener/b configured\n"
+    refused = here.van("apply -f -", input=two(82, 82))
+    assert refused.exit_code == 1
+    assert "has host" in refused.stderr

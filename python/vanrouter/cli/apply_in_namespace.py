@@ -64,7 +64,7 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
     todo = changes(loaded, [_with_settings_kept(loaded, resource) for resource in resources])
     ofsite = [change for change in todo if isinstance(change.resource, SiteResource)]
     plans = [install.check(site, change.resource) for change in ofsite]
-    notes = [note for change in todo if change.done != "unchanged" for note in check_fit(site, change.resource)]
+    notes = [note for change in todo if change.done != "unchanged" for note in check_fit(site, change.resource, together=resources)]
     for said, what in notes:
         warn(said, what)
     _warn_of_missing(site, loaded, resources)
