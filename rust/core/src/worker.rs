@@ -221,6 +221,8 @@ pub enum Job {
     Hop(Arc<Crossing>, usize),
     /// Let every stream go to another lane.
     Shuffle,
+    /// Take a move back on this lane: its name, and the bytes sent before.
+    Withdraw(u64, u64, u64),
     /// Put a stream on a lane.
     Settle(Box<Settling>),
     /// Tell every peer.
@@ -497,6 +499,7 @@ impl Worker {
                 }
                 Job::Cross(lane, crossing, onward) => self.cross(lane, &crossing, onward),
                 Job::Shuffle => self.shuffle(),
+                Job::Withdraw(lane, name, total) => self.withdraw(lane, name, total),
                 Job::Settle(settling) => self.settle(*settling),
                 Job::Hop(crossing, side) => self.hop_news.push((crossing, side)),
                 Job::GoAway(code, reason) => {

@@ -210,6 +210,39 @@ impl Mux {
         Some((self.detach(key)?, name))
     }
 
+    /// The moves that were asked for and not answered: name, and bytes sent. When the lane is lost, the other end may have let them go.
+    #[must_use]
+    pub fn unanswered_moves(&self) -> Vec<(u64, u64)> {
+        let asked = self.moves.asked.iter();
+        asked
+            .filter_map(|(&key, &name)| {
+                let stream = self.streams.get(key as usize)?;
+                (!stream.has(Flags::WANT_MOVE)).then_some((name, stream.sent))
+            })
+            .collect()
+    }
+
+    /// Tell the other end that the stream of a move, asked for on a lane that is lost, is over.
+    pub fn withdraw(&mut self, name: u64, total: u64) {
+        if self.is_used_up() || !self.config.moves {
+            return;
+        }
+        let id = self.next_id;
+        self.next_id += 2;
+        if self.opening.is_empty() {
+            self.opening_from = id;
+        }
+        let reason = "its lane was lost while it moved";
+        payload::put_move(&mut self.opening, id, name, total);
+        payload::put_reason(
+            &mut self.opening,
+            id,
+            Kind::Reset,
+            Class::Link as u8,
+            reason,
+        );
+    }
+
     fn detach(&mut self, key: Key) -> Option<Detached> {
         self.moves.asked.remove(&key);
         let mut stream = self.streams.try_remove(key as usize)?;

@@ -402,6 +402,7 @@ impl Worker {
         lane.trunk.messages.fetch_sub(lost, Ordering::Relaxed);
         lane.trunk
             .update(|facts| reason.clone_into(&mut facts.error));
+        self.withdraw_moves(&lane);
         let owners: Vec<u32> = lane.mux.owners().collect();
         for owner in owners {
             if is_hop(owner) {

@@ -274,6 +274,28 @@ impl Worker {
         Ok(())
     }
 
+    /// A lane is lost. What we asked for on it is lost too, and the other end may keep it for another lane.
+    pub(super) fn withdraw_moves(&self, lane: &Lane) {
+        let places = lane.trunk.places();
+        let Some(place) = places.iter().max_by_key(|place| place.open) else {
+            return;
+        };
+        for (name, total) in lane.mux.unanswered_moves() {
+            self.shared
+                .send(place.worker, Job::Withdraw(place.id, name, total));
+        }
+    }
+
+    /// Say on a lane of ours that a move is over.
+    pub(super) fn withdraw(&mut self, lane: u64, name: u64, total: u64) {
+        if let Some(&key) = self.lane_keys.get(&lane)
+            && let Some(Some(lane)) = self.lanes.get_mut(key)
+        {
+            lane.mux.withdraw(name, total);
+            self.soil(key);
+        }
+    }
+
     /// RESET for a stream that is not here any more.
     pub(super) fn late_reset(&mut self, lane: &Lane, id: u32, class: Class, reason: &str) {
         let found = self.shared.parking().take_from(lane.reference.id, id);
