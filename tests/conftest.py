@@ -61,14 +61,31 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         server.stop()
 
 
-@pytest.fixture
-def cluster(request: pytest.FixtureRequest) -> Any:
-    """An administrator's way to a cluster (``Access``): the one that VAN_TEST_KUBECONFIG names, else the test's own API server."""
+def _administrator(request: pytest.FixtureRequest) -> Any:
     from vanrouter.kube.kubeconfig import load_access
 
     if path := os.environ.get("VAN_TEST_KUBECONFIG"):
         return load_access(kubeconfig=path)
     return request.getfixturevalue("api_server").access()
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> Any:
+    """An administrator's way to a cluster (``Access``): the one that VAN_TEST_KUBECONFIG names, else the test's own API server."""
+    return _administrator(request)
+
+
+@pytest.fixture(scope="module")
+def undefined_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For modules whose tests install definitions of custom resources: what other tests meet depends on them."""
+    from custom_resources import remove_definitions
+
+    from vanrouter.kube.blocking import BlockingClient
+
+    access = _administrator(request)
+    yield
+    with BlockingClient(access) as client:
+        remove_definitions(client)
 
 
 @pytest.fixture

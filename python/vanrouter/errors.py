@@ -123,7 +123,7 @@ class NoSuchKey(StreamError):
 class StreamRefused(StreamError):
     """The stream was opened nowhere: every target refused, or none answered in time.
 
-    ``stream_class`` is the word of what the last one said: ``refused``, ``link``, ``drain``, ``resource``, ``policy``.
+    ``stream_class``: ``refused`` (the message has the last reason; later it may be taken), ``policy``, ``drain`` (this router is leaving).
     """
 
     def __init__(self, message: str, *, stream_class: str = "refused", hint: str = "") -> None:

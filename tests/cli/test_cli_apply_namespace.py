@@ -253,3 +253,30 @@ def test_beside_a_site_that_cannot_be_read_nothing_is_written(here: Here) -> Non
         result.output
     )
     assert here.listing() == before
+
+
+SITE_TEXT = "apiVersion: vanrouter.io/v1alpha1\nkind: Site\nmetadata: {name: west}\nspec: {linkAccess: local, settings: {%s}}\n"
+
+
+@pytest.mark.parametrize("words", ["--objects", "-o yaml"])
+def test_a_site_is_printed_as_it_would_be_written_or_refused_as_it_would_be(here: Here, words: str) -> None:
+    ok(here.van("init --site-name west --link-access local --routers 2 --no-wait"))
+    printed = ok(here.van(f"apply {words} -f -", input=SITE_TEXT % "log-level: debug")).stdout
+    assert "routers: '2'" in printed.replace('"', "'"), "what the install keeps is part of it"
+    assert "log-level: debug" in printed
+    refused = here.van(f"apply {words} -f -", input=SITE_TEXT % "routers: many")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "routers" in refused.stderr
+
+
+def test_two_listeners_may_swap_their_ports_and_two_new_ones_may_not_have_the_same(here: Here) -> None:
+    ok(here.van("init --site-name west --link-access none --no-wait"))
+
+    def two(first: int, second: int) -> str:
+        return "---\n".join((LISTENER % port).replace("{name: hello", f"{{name: {name}") for name, port in (("a", first), ("b", second)))
+
+    ok(here.van("apply -f -", input=two(80, 81)))
+    assert ok(here.van("apply -f -", input=two(81, 80))).stdout == "listener/a configured\nlistener/b configured\n"
+    refused = here.van("apply -f -", input=two(82, 82))
+    assert refused.exit_code == 1
+    assert "has host" in refused.stderr

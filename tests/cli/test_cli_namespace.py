@@ -290,7 +290,11 @@ def test_a_half_of_an_install_becomes_a_whole(here: Here) -> None:
         (SERVICE_ACCOUNTS, "van-router"),
     ):
         here.client.call(delete(kind, here.name, name))
-    ok(here.van("init --no-wait"))
+    said = ok(here.van("init --no-wait")).stdout
+    lacked = (
+        "what was missing of it was made: ServiceAccount/van-router, Role/van-controller, Service/van-controller, Deployment/van-router"
+    )
+    assert lacked in said
     assert here.listing() == whole
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import trio
-from applications import body, connect, echo, is_reset, reset, served
+from applications import body, connect, echo, is_reset, read_to_end, reset, served
 from plane_harness import KINDS, Pair, Router, free_port
 from site_credentials import Authority, Site, der
 from tls_programs import Shown, TlsPeer, Truncated, client_context, entry, server_context, tls_client, tls_served
@@ -27,6 +27,12 @@ async def _answer_at_the_end(peer: TlsPeer) -> None:
     await peer.send(got)
     await peer.end()
     await peer.stream.send_eof()
+
+
+async def _plain_answer(stream: trio.SocketStream) -> None:
+    got = await read_to_end(stream)
+    await stream.send_all(got)
+    await stream.send_eof()
 
 
 async def _echo(peer: TlsPeer) -> None:
@@ -85,15 +91,27 @@ async def test_both_ends_speak_tls_and_halves_end_one_after_the_other(pair: Pair
     assert pair.ingress.plane.counters().by_listener["l"] == [0, 1, size, size]
 
 
-async def test_a_listener_and_a_connector_of_one_router_speak_tls(router: Router, ca: Authority) -> None:
-    async with tls_served(_answer_at_the_end, server_context(Shown(ca))) as target:
-        _connect(router, target.port, _to_target(ca))
-        port = await _listen(router, entry("shown", shown=Shown(ca)))
+@pytest.mark.parametrize("ends", ["both", "the client", "the target"])
+async def test_a_listener_and_a_connector_of_one_router_speak_tls(router: Router, ca: Authority, ends: str) -> None:
+    """With more than what the kernel would move by itself."""
+    async with tls_served(_answer_at_the_end, server_context(Shown(ca))) as secret, served(_plain_answer) as plain:
+        if ends == "the client":
+            router.add_connector(plain.port)
+        else:
+            _connect(router, secret.port, _to_target(ca))
+        tls = entry("shown", shown=Shown(ca)) if ends != "the target" else None
+        port = await _listen(router, tls) if tls else await router.add_listener()
         with trio.fail_after(20):
-            client = await tls_client(await connect(port), client_context(ca))
-            await client.send(body(400_000))
-            await client.end()
-            assert await client.receive_all() == body(400_000)
+            stream = await connect(port)
+            if tls:
+                client = await tls_client(stream, client_context(ca))
+                await client.send(body(3_000_000))
+                await client.end()
+                assert await client.receive_all() == body(3_000_000)
+            else:
+                await stream.send_all(body(3_000_000))
+                await stream.send_eof()
+                assert await read_to_end(stream) == body(3_000_000)
         await router.until(lambda: not router.plane.counters().streams_open)
 
 

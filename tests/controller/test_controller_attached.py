@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import trio
@@ -9,6 +10,7 @@ import trio.testing
 
 from vanrouter.controller.attached import connectors_of, consent, targets_of, verdict_of_binding, verdict_of_connector
 from vanrouter.kube.calls import Call, Object, get
+from vanrouter.kube.cluster_customs import ClusterCustoms, CustomView
 from vanrouter.kube.kinds import SERVICES
 from vanrouter.kube.pods import Pod
 from vanrouter.kube.turns import ALL, EACH, TurnClient
@@ -77,6 +79,16 @@ def test_each_pod_is_a_connector_and_by_name_two() -> None:
     assert [c.spec.routing_key for c in made] == ["db", "db.db-0", "db", f"db.{'a' * 63}"]
     assert len({c.name for c in made}) == 4
     assert all(len(c.name) <= 63 for c in made)
+
+
+def test_what_was_there_stays_when_the_right_to_list_it_is_taken_away() -> None:
+    nobody: Any = None
+    customs = ClusterCustoms(nobody, told=lambda _: None, rng=random.Random(1))
+    site = {"kind": "Site", "metadata": {"namespace": "north", "name": "north"}}
+    customs._kept["Site"] = [site]
+    assert customs.of_kind("Site") == {("north", "north"): site}
+    assert CustomView(customs, "north").objects == {"sites.vanrouter.io/north": site}
+    assert CustomView(customs, "south").objects == {}
 
 
 class Slow:

@@ -6,10 +6,11 @@ import copy
 from typing import Any
 
 from vanrouter.controller.rivals import MOST, WITHIN
-from vanrouter.controller.services import CONTROLLED, ServicePlan, WantedService
+from vanrouter.controller.services import ServicePlan, WantedService
 from vanrouter.controller.view import ViewKeeper, services_view
 from vanrouter.kube.calls import Call, Object
 from vanrouter.kube.names import ROUTER_LABELS, SERVICE, labelled
+from vanrouter.kube.workloads import CONTROLLED
 
 WANTED = {"hello": WantedService("hello", {80: 20000}, named=True)}
 

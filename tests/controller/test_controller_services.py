@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from vanrouter.controller.services import CONTROLLED, SAVED, ServicePlan, WantedService, give_back
+from vanrouter.controller.services import ServicePlan, WantedService, give_back
 from vanrouter.kube.calls import Call, Object
 from vanrouter.kube.names import ROUTER_LABELS, SERVICE, labelled
+from vanrouter.kube.workloads import CONTROLLED, SAVED
 
 ROOT = ({"apiVersion": "v1", "kind": "ConfigMap", "name": "van.site.north", "uid": "u"},)
 

@@ -24,6 +24,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 import pytest
+import sniffio
 import trio
 
 import vanrouter
@@ -41,6 +42,14 @@ async def echo(stream: vanrouter.Stream) -> None:
     async for part in stream:
         await stream.send(part)
     await stream.send_eof()
+
+
+def living_tasks(*vans: Van) -> int:
+    """Of the program's loop, and of the routers'."""
+    if sniffio.current_async_library() == "trio":
+        return trio.lowlevel.current_statistics().tasks_living
+    routers = sum(van._home.call(trio.lowlevel.current_statistics).tasks_living for van in vans)
+    return len(asyncio.all_tasks()) + routers
 
 
 @contextlib.asynccontextmanager
@@ -206,7 +215,7 @@ def test_cancelled_connects_and_accepts_leave_nothing_open(directory: Path, plan
         chance = random.Random(13)
         async with network(directory, plane) as (hub, leaf, tasks):
             await tasks.start(hub.serve, "echo", echo)
-            before = len(os.listdir("/proc/self/fd"))
+            before, tasks_before = len(os.listdir("/proc/self/fd")), living_tasks(leaf, hub)
             opened = 0
             for _ in range(150):
                 with anyio.move_on_after(chance.random() * 0.006):
@@ -220,6 +229,7 @@ def test_cancelled_connects_and_accepts_leave_nothing_open(directory: Path, plan
                     await anyio.sleep(0.02)
             gc.collect()
             assert len(os.listdir("/proc/self/fd")) <= before + 2
+            assert living_tasks(leaf, hub) <= tasks_before + 2
 
     run(main)
 
@@ -319,6 +329,17 @@ def test_services_listeners_status_and_events_tell_how_it_is(directory: Path, pl
             last = anext(events)
         with pytest.raises((StopAsyncIteration, UsageError)):
             await last
+
+    run(main)
+
+
+def test_a_token_makes_an_edge_unless_it_is_asked_otherwise(directory: Path, plane: Any, run: Run) -> None:
+    async def main() -> None:
+        async with vanrouter.open(directory, plane=plane), vanrouter.open(directory, plane=plane) as leaf:
+            assert leaf.status()["site"]["edge"]
+            async with vanrouter.open(directory, edge=False, plane=plane) as full, full.serve("key"):
+                assert not full.status()["site"]["edge"]
+                await (await leaf.connect("key")).aclose()
 
     run(main)
 

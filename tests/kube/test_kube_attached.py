@@ -51,7 +51,7 @@ def matched(value: Object | None) -> str:
 
 async def test_pods_of_another_namespace_are_targets_only_while_both_say_so(api_server: ApiServer, account: Access) -> None:
     with namespaces(api_server.access(), 3) as (shop, north, other):
-        async with in_cluster(api_server.access(), account) as world, world.controller():
+        async with in_cluster(api_server.access(), account) as world, world.controller() as controller:
             site, there = world.namespace(north), world.namespace(shop)
             await world.site(north)
             await pod(world, shop, "db-0", "10.1.0.1")
@@ -63,6 +63,7 @@ async def test_pods_of_another_namespace_are_targets_only_while_both_say_so(api_
             await world.put(north, "AttachedConnectorBinding", "db", binding)
             await site.until(BINDINGS, "db", lambda v: f"waiting for the consent of namespace {other}" in said(v))
             assert await site.get(CONFIG_MAPS, MADE) is None
+            watches = controller.watches.count
 
             await world.put(north, "AttachedConnectorBinding", "db", {**binding, "connectorNamespace": shop})
             assert made(await site.until(CONFIG_MAPS, MADE, bool)) == {"db.db-0": ("db", "10.1.0.1", 5432)}
@@ -81,6 +82,7 @@ async def test_pods_of_another_namespace_are_targets_only_while_both_say_so(api_
             await world.client.call(delete(CONNECTORS, shop, "db"))
             assert await site.until(CONFIG_MAPS, MADE, lambda v: v is None) is None, "the word is withdrawn"
             await site.until(BINDINGS, "db", lambda v: matched(v) == "False")
+            assert controller.watches.count == watches, "no pods are watched for nobody"
 
 
 def condition_message(value: Object | None) -> str:

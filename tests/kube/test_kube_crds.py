@@ -192,7 +192,7 @@ def test_every_kind_and_every_field_has_its_words_and_no_word_is_left_over() -> 
 
 
 @pytest.fixture
-def client(cluster: Any) -> Iterator[BlockingClient]:
+def client(cluster: Any, undefined_afterwards: None) -> Iterator[BlockingClient]:
     with BlockingClient(cluster) as client:
         install_definitions(client)
         yield client

@@ -31,7 +31,7 @@ LISTENER = "apiVersion: vanrouter.io/v1alpha1\nkind: Listener\nmetadata: {name: 
 
 
 @pytest.fixture
-def defined(cluster: Any) -> None:
+def defined(cluster: Any, undefined_afterwards: None) -> None:
     with BlockingClient(cluster) as client:
         install_definitions(client)
 
@@ -143,6 +143,10 @@ async def test_a_site_may_be_a_custom_resource_and_owns_what_belongs_to_it(clust
             for owned in (document, await here.until(CONFIG_MAPS, "van-router", bool)):
                 (owner,) = owned["metadata"]["ownerReferences"]
                 assert (owner["apiVersion"], owner["kind"], owner["uid"]) == ("vanrouter.io/v1alpha1", "Site", site["metadata"]["uid"])
+            await put(here, "other", {}, "Site")
+            refused = await here.until(SITES, "other", lambda v: v and v.get("status"))
+            assert not ready(refused), "a namespace is one site"
+            assert "this namespace is site north" in condition(refused)["message"]
 
 
 @contextlib.asynccontextmanager

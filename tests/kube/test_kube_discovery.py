@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from vanrouter.kube.discovery import LOOK, SOON, Discovery, kinds_in_untrusted, versions_in_untrusted
+from vanrouter.kube.discovery import CONFIRM, LOOK, Discovery, kinds_in_untrusted, versions_in_untrusted
 from vanrouter.kube.errors import Forbidden, Unreachable
 
 
@@ -28,10 +28,10 @@ def test_without_definitions_it_is_asked_once_in_half_a_minute() -> None:
     assert it.kinds == frozenset()
     assert it.problems == []
     assert not it.confirmed, "a server that starts says the same of definitions that it has"
-    assert 100.0 + 0.9 * SOON <= it.at <= 100.0 + 1.1 * SOON
-    it.handle_kinds(frozenset(), 105.0)
+    assert 100.0 + 0.9 * CONFIRM <= it.at <= 100.0 + 1.1 * CONFIRM
+    it.handle_kinds(frozenset(), 101.0)
     assert it.confirmed
-    assert 105.0 + 0.9 * LOOK <= it.at <= 105.0 + 1.1 * LOOK
+    assert 101.0 + 0.9 * LOOK <= it.at <= 101.0 + 1.1 * LOOK
 
 
 def test_what_a_server_has_at_the_first_look_needs_no_second_one() -> None:

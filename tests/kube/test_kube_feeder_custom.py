@@ -30,7 +30,7 @@ CONNECTOR = "apiVersion: vanrouter.io/v1alpha1\nkind: Connector\nmetadata: {name
 
 
 @pytest.fixture(autouse=True)
-def defined(cluster: Any) -> None:
+def defined(cluster: Any, undefined_afterwards: None) -> None:
     with BlockingClient(cluster) as client:
         install_definitions(client)
 

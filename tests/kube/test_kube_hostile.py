@@ -12,6 +12,7 @@ import trio
 from controllers import in_namespace
 from fake_router import automatic
 
+from vanrouter.controller import writing
 from vanrouter.kube.calls import Kind, apply, create, delete, merge_patch
 from vanrouter.kube.kinds import CONFIG_MAPS, SERVICES
 from vanrouter.kube.names import RESOURCE
@@ -81,3 +82,24 @@ async def test_what_a_quota_refuses_is_said_waits_for_itself_and_keeps_nobody(cl
             await here.client.call(delete(QUOTAS, namespace, "few"))
             await here.until(SERVICES, "second", bool, seconds=12.0)
             await here.until(CONFIG_MAPS, "van-status.site.north", lambda v: "exceeded quota" not in v["data"]["site.json"])
+
+
+async def test_statuses_that_are_refused_keep_no_other_from_its_turn(cluster: Any, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "AT_A_TIME", 2)
+    async with in_namespace(cluster, namespace) as here:
+        await here.site()
+        await here.put(HEAD % ("zzz", "zzz", 80))
+        status = "van-status.listener.zzz"
+        async with here.controller() as controller, here.router(controller) as router:
+            router.say()
+            await here.until(CONFIG_MAPS, status, bool)
+        for name in ("aaa", "bbb", "ccc"):
+            await here.put(HEAD % (name, name, 80))
+        hard = {"hard": {"configmaps": "0"}}
+        await here.client.call(create(QUOTAS, namespace, {"metadata": {"name": "q"}, "spec": hard}))
+        patch = {"status": {**hard, "used": {"configmaps": "0"}}}
+        await here.client.call(merge_patch(QUOTAS, namespace, "q", patch, subresource="status"))
+        async with here.controller() as controller, here.router(controller) as router:
+            router.say(listeners=[{"name": "zzz", "spec": {}, "conditions": [], "said": "late", "host": "zzz", "port": 80}])
+            await here.until(CONFIG_MAPS, status, lambda v: "late" in v["data"]["status.json"])
+            assert await here.get(CONFIG_MAPS, "van-status.listener.aaa") is None

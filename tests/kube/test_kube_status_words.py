@@ -129,15 +129,17 @@ async def test_status_of_fifty_listeners_takes_less_than_a_second(cluster: Any, 
             times = []
             for _ in range(5):
                 began = time.perf_counter()
-                await run(here, "status")
+                said = await run(here, "status")
                 times.append(time.perf_counter() - began)
+                assert (said.exit_code, said.stderr) == (0, "")
             command = [sys.executable, "-m", "vanrouter.cli", "-n", namespace, "status"]
             began = time.perf_counter()
-            await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True)
+            done = await trio.run_process(command, capture_stdout=True)
             whole = time.perf_counter() - began
     text = f"{sorted(times)[2] * 1000:.0f} ms, {whole * 1000:.0f} ms with the start of the program"
     record_property("figure", f"van status with 50 listeners, in a namespace: {text}")
-    assert min(times) < 1.0
+    assert b"Site north is ready" in done.stdout
+    assert min(times) < 1.0, "the best of five: this is what it needs, and not what the machine lacks"
 
 
 async def test_a_second_site_changes_nothing_and_is_named(cluster: Any, namespace: str) -> None:

@@ -31,6 +31,8 @@ def _home(request: pytest.FixtureRequest, directory: Path) -> Iterator[Home]:
         return
     from vanrouter.kube.blocking import BlockingClient
 
+    if request.param != "ConfigMaps":
+        request.getfixturevalue("undefined_afterwards")
     namespace = request.getfixturevalue("namespace")
     with BlockingClient(request.getfixturevalue("cluster")) as client:
         yield ConfigMapHome(client, namespace) if request.param == "ConfigMaps" else CustomHome(client, namespace)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vanrouter.baseline.embedded import EmbeddedStream
     from vanrouter.baseline.plane import BaselinePlane
 
-__all__ = ["Failure", "Opening"]
+__all__ = ["RETRYABLE", "Failure", "Opening"]
 
 OPEN_DEADLINE: Final = 10.0  # from the accept
 FIRST_PAUSE: Final = 0.05

@@ -36,7 +36,7 @@ from vanrouter.baseline.liveness import Others
 from vanrouter.baseline.mailbox import Mailbox
 from vanrouter.baseline.moves import FEATURE_MOVE
 from vanrouter.baseline.moving import end_parked, leave_asked
-from vanrouter.baseline.opening import Opening
+from vanrouter.baseline.opening import RETRYABLE, Opening
 from vanrouter.baseline.pump import SocketPump
 from vanrouter.baseline.records import StreamRecord, Totals
 from vanrouter.baseline.sockets import AbortWatch, AppSocket, tune
@@ -261,7 +261,8 @@ class BaselinePlane:
             record.end(failure.stream_class, failure.reason)
             if failure.nobody_serves_it:
                 raise NoSuchKey(f"no site that is reachable serves {routing_key!r}", hint="is there a connector with this routing key?")
-            raise refusal(f"{routing_key}: {failure.reason}", failure.stream_class.word)
+            given = StreamClass.REFUSED if failure.stream_class in RETRYABLE else failure.stream_class
+            raise refusal(f"{routing_key}: {failure.reason}", given.word)
         return stream
 
     async def next_events(self) -> list[AnyEvent]:

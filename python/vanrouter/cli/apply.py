@@ -72,6 +72,10 @@ def apply(
         warn(f"{note.path}: {note.message}", note.hint)
     _refuse(made.faults or (made.notes if strict else []), len(made.faults) > 0)
     resources = sorted(made.resources, key=lambda r: (*(r.kind != kind for kind in _ORDER), r.kind, r.name))
+    if invocation.on_kubernetes and (objects or invocation.output in ("json", "yaml")):
+        from vanrouter.cli import apply_in_namespace
+
+        resources = apply_in_namespace.as_written(site, resources)
     if objects:
         dump_objects([object_of(r) for r in resources], invocation.output if invocation.output == "json" else "yaml")
         return DONE

@@ -16,13 +16,31 @@ from vanrouter.cli.output import warn
 from vanrouter.cli.running import Site
 from vanrouter.errors import ConfigError
 from vanrouter.kube.custom_home import ResourceObjects
+from vanrouter.kube.errors import KubeError
 from vanrouter.kube.kinds import SECRETS
 from vanrouter.kube.names import RESOURCE, TYPE, credential_secret, is_own_secret
 from vanrouter.resources import Connector, Link, Listener, MultiKeyListener, Resource, Secret
 from vanrouter.resources import Site as SiteResource
 from vanrouter.stores.resources import Loaded
 
-__all__ = ["write"]
+__all__ = ["as_written", "write"]
+
+
+def as_written(opened: Site, resources: Sequence[Resource]) -> list[Resource]:
+    """With the settings that the install keeps, and a Site of which no install could be made refused; without a cluster as they are."""
+    if not any(isinstance(resource, SiteResource) for resource in resources):
+        return list(resources)
+    try:
+        site = cast(NamespaceSite, opened)
+        loaded = ResourceObjects(site.client, site.namespace, secrets=False).load()
+    except KubeError as error:
+        warn(f"what is installed cannot be looked at, so settings that it keeps are not in this: {error}", error.hint)
+        loaded = Loaded({}, [])
+    made = [_with_settings_kept(loaded, resource) for resource in resources]
+    for resource in made:
+        if isinstance(resource, SiteResource):
+            install.require_plan(resource)
+    return made
 
 
 def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: bool, force: bool) -> int:
@@ -46,7 +64,7 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
     todo = changes(loaded, [_with_settings_kept(loaded, resource) for resource in resources])
     ofsite = [change for change in todo if isinstance(change.resource, SiteResource)]
     plans = [install.check(site, change.resource) for change in ofsite]
-    notes = [note for change in todo if change.done != "unchanged" for note in check_fit(site, change.resource)]
+    notes = [note for change in todo if change.done != "unchanged" for note in check_fit(site, change.resource, together=resources)]
     for said, what in notes:
         warn(said, what)
     _warn_of_missing(site, loaded, resources)

@@ -7,7 +7,6 @@ Each step has its own verdict: one that cannot be looked at (a right is missing)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from vanrouter import __version__
@@ -18,6 +17,7 @@ from vanrouter.cli.examine_host import access_hops
 from vanrouter.cli.install import may_give_custom_rights
 from vanrouter.cli.namespace import OURS, NamespaceSite
 from vanrouter.cli.policy_needs import flows_of
+from vanrouter.cli.rights_held import lacking
 from vanrouter.errors import NotReady, VanrouterError
 from vanrouter.kube.calls import Object
 from vanrouter.kube.drift import drifted
@@ -29,7 +29,7 @@ from vanrouter.kube.names import CONTROLLER_LABELS
 from vanrouter.kube.plan import Plan, built_in_image, plan
 from vanrouter.kube.pods import keep_pod
 from vanrouter.kube.policies import deniers
-from vanrouter.kube.rights import CENTRAL_OWNER_RULES, LEASE_INSTALLER_RULES, ask, is_allowed, needed, rights_in, role_granting
+from vanrouter.kube.rights import CENTRAL_OWNER_RULES, LEASE_INSTALLER_RULES, needed, rights_in, role_granting
 from vanrouter.kube.rollout import central_controller, install_troubles, missing
 
 __all__ = ["examine_namespace"]
@@ -94,12 +94,9 @@ class _Examination:
         if self.plan is not None and self.plan.controllers > 1:
             more += LEASE_INSTALLER_RULES
         wanted = rights_in(CENTRAL_OWNER_RULES) if self.central else needed(more)
-        with ThreadPoolExecutor(8) as at_once:
-            answers = list(at_once.map(lambda right: self.site.client.call(ask(right, self.site.namespace)), wanted))
-        lacking = [right for right, answer in zip(wanted, answers, strict=True) if not is_allowed(answer)]
-        if lacking:
-            said = f"you may not change this site, for you may not: {', '.join(map(str, lacking))}"
-            todo = "where you should, this Role grants it:\n" + role_granting(lacking, self.site.namespace)
+        if missing_rights := lacking(self.site, wanted):
+            said = f"you may not change this site, for you may not: {', '.join(map(str, missing_rights))}"
+            todo = "where you should, this Role grants it:\n" + role_granting(missing_rights, self.site.namespace)
             yield Finding("rights", "warning", said, todo)
         else:
             yield Finding("rights", "ok", f"you hold all {len(wanted)} that init, update and delete need")

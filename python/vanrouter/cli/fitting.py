@@ -4,6 +4,7 @@ Whether a listener or a connector fits its namespace, before it is written: what
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from vanrouter.cli.namespace import NamespaceSite
@@ -20,19 +21,23 @@ if TYPE_CHECKING:
 __all__ = ["check_fit"]
 
 
-def check_fit(site: NamespaceSite, resource: Resource) -> list[tuple[str, str]]:
-    """What a person should know, each with what to do. Raises ConfigError for what can never work."""
+def check_fit(site: NamespaceSite, resource: Resource, *, together: Iterable[Resource] = ()) -> list[tuple[str, str]]:
+    """What a person should know, each with what to do. Raises ConfigError for what can never work.
+
+    ``together``: all that is written at once. Two listeners may swap their ports.
+    """
     if isinstance(resource, Listener | MultiKeyListener):
-        return _listener(site, resource)
+        return _listener(site, resource, together)
     if isinstance(resource, Connector) and resource.spec.selector:
         return _connector(site, resource)
     return []
 
 
-def _listener(site: NamespaceSite, wanted: Listener | MultiKeyListener) -> list[tuple[str, str]]:
+def _listener(site: NamespaceSite, wanted: Listener | MultiKeyListener, together: Iterable[Resource]) -> list[tuple[str, str]]:
     host, port = wanted.spec.host, wanted.spec.port
-    others: list[Any] = [*site.resources.of_kind("Listener"), *site.resources.of_kind("MultiKeyListener")]
-    for other in others:
+    there: list[Any] = [*site.resources.of_kind("Listener"), *site.resources.of_kind("MultiKeyListener")]
+    others = {other.ref: other for other in (*there, *(r for r in together if isinstance(r, Listener | MultiKeyListener)))}
+    for other in others.values():
         if other.ref != wanted.ref and (other.spec.host, other.spec.port) == (host, port):
             change = site.invocation.van(f"{other.kind.lower()} update {other.name}")
             raise ConfigError(

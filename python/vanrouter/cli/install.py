@@ -22,6 +22,7 @@ from vanrouter.cli.central import custom_document, log_of_controller, not_taken_
 from vanrouter.cli.health import is_ready, troubles
 from vanrouter.cli.namespace import SETTLES, NamespaceSite
 from vanrouter.cli.output import dump_objects, say, warn
+from vanrouter.cli.rights_held import lacking
 from vanrouter.cli.values import HostPort, spell_duration
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
 from vanrouter.kube.calls import Object, delete, get
@@ -41,7 +42,7 @@ from vanrouter.kube.manifests import (
 )
 from vanrouter.kube.names import resource_map
 from vanrouter.kube.plan import Plan, built_in_image, plan, settings_from
-from vanrouter.kube.rights import LEASE_INSTALLER_RULES, ask, is_allowed, needed, rights_in, role_granting
+from vanrouter.kube.rights import LEASE_INSTALLER_RULES, needed, rights_in, role_granting
 from vanrouter.kube.rollout import central_controller, missing
 
 __all__ = ["check", "fields_of", "image_setting", "init", "may_give_custom_rights", "put_in_force", "update", "wait_and_say"]
@@ -122,11 +123,20 @@ def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) 
         return DONE
     chosen = check(site, resource)
     existed = site.root() is not None
+    lacked = _lacked(site, resource, chosen) if existed and change.done == "unchanged" else []
     put_in_force(site, resource, chosen, write=change.done != "unchanged")
     if wait:
         _wait(site, f"site {resource.name}")
-    _say(site, resource.name, change.done if existed else "created", waited=wait)
+    _say(site, resource.name, change.done if existed else "created", waited=wait, lacked=lacked)
     return DONE
+
+
+def _lacked(site: NamespaceSite, resource: Any, chosen: Plan) -> list[str]:
+    """What an install that ended early, or somebody who deleted, left out."""
+    wanted_objects = manifests(resource, chosen, site.namespace, root=site.root(), custom=False)[1:]
+    with ThreadPoolExecutor(8) as at_once:
+        found = list(at_once.map(lambda manifest: site.get(manifest.kind, manifest.name), wanted_objects))
+    return [manifest.ref for manifest, known in zip(wanted_objects, found, strict=True) if known is None]
 
 
 def _change_site(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) -> int:
@@ -142,7 +152,7 @@ def _change_site(site: NamespaceSite, change: Any, *, print_only: bool, wait: bo
     if wait:
         _wait_taken_up(site, resource)
         _wait(site, f"site {resource.name}")
-    _say(site, resource.name, change.done, waited=wait)
+    _say(site, resource.name, change.done, waited=wait, lacked=[])
     return DONE
 
 
@@ -166,6 +176,11 @@ def _chosen(site: NamespaceSite, resource: Any) -> tuple[Plan, bool]:
     """And whether Routes of OpenShift are the default."""
     routes = entrance.has_routes(site, resource)
     return plan(resource, image=built_in_image(__version__), routes=routes), routes
+
+
+def require_plan(resource: Any) -> None:
+    """Raise ConfigError for a Site of which no install can be made, wherever."""
+    plan(resource, image=built_in_image(__version__), routes=False)
 
 
 def check(site: NamespaceSite, resource: Any) -> Plan:
@@ -204,15 +219,11 @@ def wait_and_say(site: NamespaceSite, name: str) -> None:
 
 def _check_rights(site: NamespaceSite, more: list[Object]) -> None:
     """Name every right that is missing, and a Role that has them, before anything is created. ``more``: rules that the choice takes."""
-    wanted_rights = needed(more)
-    with ThreadPoolExecutor(8) as at_once:
-        answers = list(at_once.map(lambda right: site.client.call(ask(right, site.namespace)), wanted_rights))
-    lacking = [right for right, answer in zip(wanted_rights, answers, strict=True) if not is_allowed(answer)]
-    if lacking:
+    if missing := lacking(site, needed(more)):
         raise VanrouterError(
-            f"you may not do in namespace {site.namespace} what an install needs: {', '.join(map(str, lacking))}",
+            f"you may not do in namespace {site.namespace} what an install needs: {', '.join(map(str, missing))}",
             hint="ask for the ClusterRole admin in this namespace, or for a Role that grants what is missing:\n"
-            + role_granting(lacking, site.namespace),
+            + role_granting(missing, site.namespace),
         )
 
 
@@ -220,17 +231,14 @@ def may_give_custom_rights(site: NamespaceSite) -> bool:
     """Whether router and controller get the rights to custom resources: where there are some, and we hold these rights ourselves."""
     if not has_custom(site.client):
         return False
-    rights = rights_in((*ROUTER_CUSTOM_RULES, *CONTROLLER_CUSTOM_RULES))
-    with ThreadPoolExecutor(8) as at_once:
-        answers = list(at_once.map(lambda right: site.client.call(ask(right, site.namespace)), rights))
-    lacking = [right for right, answer in zip(rights, answers, strict=True) if not is_allowed(answer)]
-    if lacking:
+    missing = lacking(site, rights_in((*ROUTER_CUSTOM_RULES, *CONTROLLER_CUSTOM_RULES)))
+    if missing:
         warn(
-            f"custom resources will not count in namespace {site.namespace}: you may not {lacking[0]}, so you cannot give that right",
+            f"custom resources will not count in namespace {site.namespace}: you may not {missing[0]}, so you cannot give that right",
             "the other ways to say what is wanted work without; whoever administers the cluster gives it with: van manifest crds | kubectl "
             "apply -f -",
         )
-    return not lacking
+    return not missing
 
 
 def _remove_unwanted(site: NamespaceSite, made: list[Manifest]) -> None:
@@ -275,11 +283,13 @@ def _deployment(site: NamespaceSite, name: str) -> Object:
     return site.client.call(get(DEPLOYMENTS, site.namespace, name))
 
 
-def _say(site: NamespaceSite, name: str, done: str, *, waited: bool) -> None:
+def _say(site: NamespaceSite, name: str, done: str, *, waited: bool, lacked: list[str]) -> None:
     if site.invocation.output == "name":
         say(f"site/{name}")
         return
     what = {"created": "is ready", "updated": "was updated", "unchanged": "existed already; it is unchanged"}[done]
+    if lacked:
+        what = f"existed already; what was missing of it was made: {', '.join(lacked)}"
     if not waited:
         say(f"Site {name} is starting. See: {site.invocation.van('status')}" if done == "created" else f"Site {name} {what}.")
         return

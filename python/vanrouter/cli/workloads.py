@@ -7,7 +7,6 @@ not there yet (no ready pod, a workload scaled to 0) is a warning.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +23,7 @@ from vanrouter.kube.pods import keep_pod, labels_that_exist
 from vanrouter.kube.rollout import pod_troubles
 from vanrouter.kube.workloads import is_tcp, own_spec
 from vanrouter.resources.selectors import parse_selector, selector_text
+from vanrouter.resources.shapes import is_service_name
 
 __all__ = ["WORDS", "Doubt", "Target", "check_address", "find_target", "spelled"]
 
@@ -38,7 +38,6 @@ _SHORT: Final = {"deploy": "deployment", "deployments": "deployment", "sts": "st
 }
 WORDS: Final = (*_WORKLOADS, "service", "pods", "host")
 EXAMPLE: Final = "write it like deployment/hello, statefulset/NAME, daemonset/NAME, service/NAME, pods/app=hello or host/HOST:PORT"
-_LABEL: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class Target(NamedTuple):
@@ -93,7 +92,7 @@ def find_target(site: NamespaceSite, words: Sequence[str], wanted: Sequence[Want
 
 def check_address(site: NamespaceSite, address: str, *, option: str = "--address") -> str:
     """Refuse a name that cannot be a Service's, or whose Service is not to be had. Else what a person should know of it."""
-    if not _LABEL.fullmatch(address):
+    if not is_service_name(address):
         raise ConfigError(
             f"{address!r} cannot be the name of a Service, under which others reach it",
             hint=f"choose with {option} one of at most 63 small letters, digits and -, that begins with a letter",

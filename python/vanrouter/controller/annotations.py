@@ -13,7 +13,6 @@ counts before an annotation. What is wrong is a problem that names object and an
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -24,12 +23,12 @@ from vanrouter.resources import API_VERSION, read_document
 from vanrouter.resources.kinds import Connector
 from vanrouter.resources.selectors import parse_selector
 from vanrouter.resources.service_keys import keys_in_use, service_key
+from vanrouter.resources.shapes import is_service_name
 from vanrouter.stores.resources import Problem
 
 __all__ = ["Decided", "annotated"]
 
 _PROTOCOLS: Final = ("tcp", "http", "http2")
-_SERVICE_NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _PORTS_HINT: Final = "write PORT or PORT:TARGET, several separated by commas, for example 80:8080,443:https"
 
 
@@ -120,7 +119,7 @@ def _read(workload: Workload, everything: list[Workload], problems: list[Problem
         raise _Wrong(proxy, f"{protocol!r} is none of {', '.join(_PROTOCOLS)}", "write one of these")
     named, address = _value(workload, "address", problems)
     address = address or workload.name
-    if not _SERVICE_NAME.fullmatch(address):
+    if not is_service_name(address):
         todo = f"choose with {OURS}address one of at most 63 small letters, digits and -, that begins with a letter"
         raise _Wrong(named or proxy, f"{address!r} cannot be the name of a Service, under which others reach it", todo)
     if not workload.selector:

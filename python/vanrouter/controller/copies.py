@@ -17,7 +17,6 @@ import msgspec
 import trio
 
 from vanrouter.controller.quarrels import Quarrels
-from vanrouter.controller.rivals import manager_of
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import Call, Kind, Object, apply, create, delete, merge_patch
 from vanrouter.kube.cluster_customs import CustomView
@@ -25,6 +24,7 @@ from vanrouter.kube.errors import AlreadyExists, Conflict, Denied, Forbidden, In
 from vanrouter.kube.following import CustomWatch
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.listwatch import Change, Removed
+from vanrouter.kube.managers import manager_of
 from vanrouter.kube.names import ANY_TYPE
 from vanrouter.kube.sharing import Followed, SharedWatches, Watches
 from vanrouter.kube.turns import Calling

@@ -35,6 +35,7 @@ class CustomStatuses:
         self._since: dict[tuple[str, str], str] = {}  # uid and message: since when
         self._sent: dict[str, tuple[Object, float]] = {}  # by uid: what was written, until when the watch may not have brought it
         self._next = 0.0
+        self._tried: dict[str, float] = {}  # by uid: when it was tried last, of what still differs
         self.deadline = math.inf
 
     async def write(
@@ -65,7 +66,12 @@ class CustomStatuses:
             units = {where: unit for where, unit in units.items() if objects[where].get("kind") != "AttachedConnector"}
         wanted = self._wanted(objects, units, listed, document, {p.path: p for p in problems}, told or {})
         wanted = [(value, status) for value, status in wanted if status != value.get("status") and not self._is_sent(value, status, now)]
+        uids = {str(value["metadata"].get("uid")) for value, _ in wanted}
+        self._tried = {uid: at for uid, at in self._tried.items() if uid in uids}
         if wanted:
+            # What the server refuses comes again and again, and keeps nothing else from its turn.
+            wanted.sort(key=lambda pair: self._tried.get(str(pair[0]["metadata"].get("uid")), -math.inf))
+            self._tried |= {str(value["metadata"].get("uid")): now for value, _ in wanted[:AT_A_TIME]}
             self._next = now + BETWEEN
             if len(wanted) > AT_A_TIME:
                 self.deadline = self._next
@@ -92,6 +98,8 @@ class CustomStatuses:
             if resource is not None:
                 record = listed[resource.kind, resource.name]
                 said, seen = _with_site(resource, record.status, document), record.spec_hash == spec_hash(resource)
+                if problem is None and resource.kind == "Site":  # another one than that which counts
+                    problem = refused.get(f"{resource.ref}: metadata.name")
                 if problem is None:
                     problem = said_of.get(resource.ref)
                 if problem is None and (found := told.get((resource.kind, resource.name))) is not None:

@@ -14,10 +14,11 @@ import trio
 from vanrouter.controller.access import Seen
 from vanrouter.controller.copies import Copies
 from vanrouter.errors import ConfigError
-from vanrouter.kube.calls import Kind, create, discover, is_served
+from vanrouter.kube.calls import Kind, discover, is_served
 from vanrouter.kube.entrances import ACCESS_NAME, entrance, kinds_in_front
 from vanrouter.kube.errors import Forbidden, KubeError, NoSuchKind, NotFound
-from vanrouter.kube.kinds import ACCESS_REVIEWS, ROUTES
+from vanrouter.kube.kinds import ROUTES
+from vanrouter.kube.rights import Right, ask, is_allowed
 from vanrouter.resources.kinds import SiteSpec
 
 __all__ = ["EntranceWatch"]
@@ -92,9 +93,7 @@ class EntranceWatch:
     async def _has_routes(self) -> bool:
         if await self._served([ROUTES]) is None:
             return False
-        about = {"namespace": self._copies.namespace, "group": ROUTES.group, "resource": ROUTES.plural, "verb": "create"}
-        answer = await self._copies.client.call(create(ACCESS_REVIEWS, "", {"spec": {"resourceAttributes": about}}))
-        return bool((answer.get("status") or {}).get("allowed"))
+        return is_allowed(await self._copies.client.call(ask(Right(ROUTES.group, ROUTES.plural, "create"), self._copies.namespace)))
 
     async def _served(self, alternatives: Sequence[Kind]) -> Kind | None:
         for kind in alternatives:

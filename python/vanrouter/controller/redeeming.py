@@ -68,8 +68,10 @@ class Redeeming:
     def look(self, nursery: trio.Nursery, tokens: Mapping[str, Secret], *, owners: tuple[Object, ...]) -> None:
         """Start what is to be done about tokens and renewals."""
         secrets = self._copies.of(SECRETS)
-        for name in [n for n in self.problems if n.removeprefix("Secret/") not in secrets]:
-            del self.problems[name]
+        there = {f"Secret/{name}" for name in secrets} | {f"Link/{name}" for name in _credentials(secrets)}
+        for path in self.problems.keys() - there:
+            del self.problems[path]
+        self._failed = {name: version for name, version in self._failed.items() if name in secrets}
         for name, secret in sorted(tokens.items()):
             value = secrets.get(name)
             if value is None or name in self._busy or REDEEMED in (value["metadata"].get("annotations") or {}):
@@ -190,7 +192,9 @@ class Redeeming:
 
     def _look_at_renewals(self, nursery: trio.Nursery, secrets: Mapping[str, Object], owners: tuple[Object, ...]) -> None:
         wall, self.deadline = self._clock(), math.inf
-        for name, (value, files) in _credentials(secrets).items():
+        credentials = _credentials(secrets)
+        self._renew_at = {name: known for name, known in self._renew_at.items() if name in credentials or f"renew {name}" in self._busy}
+        for name, (value, files) in credentials.items():
             if "link.json" not in files:
                 continue
             version = value["metadata"]["resourceVersion"]

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
-from vanrouter.kube.calls import FIELD_MANAGER, Object
+from vanrouter.kube.calls import Object
+from vanrouter.kube.managers import manager_of
 
-__all__ = ["Rivals", "Rivalry", "manager_of"]
+__all__ = ["Rivals", "Rivalry"]
 
 MOST: Final = 5
 WITHIN: Final = 600.0
@@ -78,10 +79,3 @@ class Rivals:
     def deadline(self, now: float) -> float:
         """When something is no longer to be said, or to be tried again."""
         return min((found.until for found in self._known.values() if found.until > now), default=math.inf)
-
-
-def manager_of(value: Object) -> str:
-    """Who wrote it last, apart from us, and from what only writes its status."""
-    fields = [f for f in value["metadata"].get("managedFields") or [] if isinstance(f, dict) and not f.get("subresource")]
-    others = [f for f in fields if f.get("manager") != FIELD_MANAGER]
-    return str(max(others, key=lambda f: str(f.get("time", "")), default={}).get("manager", ""))

@@ -14,22 +14,20 @@ the command line can do it when there is no controller.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from vanrouter.controller.rivals import WITHIN, Rivals, manager_of
+from vanrouter.controller.rivals import WITHIN, Rivals
 from vanrouter.kube.calls import Call, Object, create, delete, merge_patch
 from vanrouter.kube.kinds import SERVICES
+from vanrouter.kube.managers import manager_of
 from vanrouter.kube.names import PART_OF, ROUTER_LABELS, SERVICE, TYPE, labelled
+from vanrouter.kube.workloads import CONTROLLED, SAVED
+from vanrouter.resources.shapes import is_service_name
 
-__all__ = ["CONTROLLED", "SAVED", "Note", "ServicePlan", "WantedService", "give_back", "is_ours", "is_taken"]
-
-CONTROLLED: Final = "vanrouter.io/controlled"
-SAVED: Final = "vanrouter.io/saved"
-_LABEL: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+__all__ = ["Note", "ServicePlan", "WantedService", "give_back", "is_ours", "is_taken"]
 
 
 class WantedService(msgspec.Struct, frozen=True):
@@ -103,7 +101,7 @@ class ServicePlan:
                 self.remarks[found.what] = Note("PutBack", text, "the site keeps it: change its listener or connector instead")
 
     def _put(self, want: WantedService, service: Object | None, owners: tuple[Object, ...], now: float) -> Call | None:
-        if not _LABEL.fullmatch(want.host):
+        if not is_service_name(want.host):
             todo = "choose a name of at most 63 small letters, digits and -, that begins with a letter"
             self.notes[want.host] = Note("IllegalName", f"{want.host!r} cannot be the name of a Service", todo)
             return None

@@ -184,6 +184,8 @@ class Statuses:
         self._remembered: set[str] = set()
         self._problems: dict[str, Problem] = {}
         self._next = 0.0
+        self._tried: dict[str, float] = {}  # what did not fit into one slice, or was refused: when it was tried last
+        self._root = ""  # the name of the site's status
         self._seen = ("", 0.0)  # version of the site's status, and when it was first seen
         self.notes: dict[str, Note] = {}  # of Services
         self.remarks: dict[str, Note] = {}  # of Services that are as they should be again
@@ -224,9 +226,11 @@ class Statuses:
         self.deadline = math.inf
         maps, of_all = copies.of(CONFIG_MAPS), Said(document)
         values: list[Object] = []
+        refs: set[str] = set()
         custom_root = [resource_map("Site", site.name)] if root["kind"] == "Site" else []
         for source in [*records.sources(), *custom_root]:
             resources = records.resources_in(source) or ([site] if source in custom_root else [])
+            refs |= {r.ref for r in resources}
             is_root = any(r.kind == "Site" and r.name == site.name for r in resources)
             if (source not in maps and not is_root) or not (document or is_root or routers.are_silent):
                 continue  # deleted meanwhile; or a router will say it soon
@@ -244,7 +248,7 @@ class Statuses:
             if is_root and not (routers.has_any or self._is_mine(known, name, now)):
                 continue
             if is_root:
-                self.whole = whole
+                self.whole, self._root = whole, value["metadata"]["name"]
                 put_site_text(value, msgspec.json.encode(whole, order="sorted").decode())
             if copies.differs(CONFIG_MAPS, value):
                 values.insert(0 if is_root else len(values), value)
@@ -252,7 +256,18 @@ class Statuses:
             self._next = now + BETWEEN
         if len(values) > AT_A_TIME:
             self.deadline = self._next
+        refs |= {r.ref for unit in records.customs().values() for r in unit.resources}
+        self._forget({value["metadata"]["uid"] for value in maps.values()}, refs, {value["metadata"]["name"] for value in values})
+        # What the server refuses comes again and again, and keeps nothing else from its turn.
+        values.sort(key=lambda value: self._tried.get(value["metadata"]["name"], -math.inf))
+        self._tried |= {value["metadata"]["name"]: now for value in values[:AT_A_TIME] if value["metadata"]["name"] != self._root}
         await copies.each(values[:AT_A_TIME], lambda value: copies.ensure(CONFIG_MAPS, value))
+
+    def _forget(self, uids: set[str], refs: set[str], differing: set[str]) -> None:
+        """What is gone, and what is as it should be."""
+        self._remembered &= uids
+        self._since = {what: since for what, since in self._since.items() if "/" not in what or what in refs}
+        self._tried = {name: at for name, at in self._tried.items() if name in differing}
 
     def _is_mine(self, known: Object | None, name: str, now: float) -> bool:
         """Whether a controller without routers may speak of the site: not while another one does."""

@@ -159,7 +159,7 @@ class Beside(_Owned):
         answer: asyncio.Future[outcome.Outcome[T]] = self._loop.create_future()
         scope = trio.CancelScope()
         if not self._soon(self._begin, work, args, scope, answer):
-            raise UsageError(_CLOSED)
+            raise self._over()
         try:
             return (await asyncio.shield(answer)).unwrap()
         except asyncio.CancelledError:
@@ -175,7 +175,14 @@ class Beside(_Owned):
         try:
             return trio.from_thread.run_sync(work, *args, trio_token=self._token)
         except trio.RunFinishedError:
-            raise UsageError(_CLOSED) from None
+            raise self._over() from None
+
+    def _over(self) -> UsageError:
+        """Said by calls that find no router any more."""
+        error = self._ended.exception() if self._ended.done() else None
+        over = UsageError(_CLOSED if error is None else f"the router of this van has ended: {error}")
+        over.__cause__ = error
+        return over
 
     def adopt(self, stream: PlaneStream) -> PlaneStream:
         return stream if stream.wait_with(AsyncioWaits()) else FarStream(stream, self)

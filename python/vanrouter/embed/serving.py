@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
 
+import anyio
 import trio
 
 from vanrouter.embed.homes import Home
 from vanrouter.embed.looking import until
-from vanrouter.embed.stream import Stream, StreamBroken
+from vanrouter.embed.stream import Stream
 from vanrouter.errors import UsageError
 from vanrouter.plane import Incoming
 from vanrouter.sites.site import RunningSite
@@ -103,10 +104,19 @@ class Serving:
 
 async def handle(handler: Handler, stream: Stream) -> None:
     """One stream to its end. What the handler raises resets its stream, is logged, and goes no further."""
+    told = {"key": stream.routing_key, "source": stream.source}
     try:
         async with stream:
             await handler(stream)
-    except StreamBroken as broken:
-        log.info("stream ended early", extra={"key": stream.routing_key, "source": stream.source, "reason": str(broken)})
-    except Exception:
-        log.exception("handler failed, its stream was reset", extra={"key": stream.routing_key, "source": stream.source})
+    except Exception as error:
+        if _is_broken(error):
+            log.info("stream ended early", extra={**told, "reason": str(error)})
+        else:
+            log.exception("handler failed, its stream was reset", extra=told)
+
+
+def _is_broken(error: Exception) -> bool:
+    """Whether somebody at the other end, or behind the handler, went away: nothing that the program did wrong."""
+    if isinstance(error, ExceptionGroup):
+        return all(map(_is_broken, error.exceptions))
+    return isinstance(error, trio.BrokenResourceError | anyio.BrokenResourceError)

@@ -60,8 +60,8 @@ class Van:
 
         A name that nobody serves yet has ``wait`` seconds to appear. Cancelled, nothing stays open.
 
-        Raises NoSuchKey when nobody serves it, StreamRefused when those who do refuse (its ``stream_class`` says why), StreamDenied when a
-        policy forbids it, ConfigError for what cannot be a key.
+        Raises NoSuchKey when nobody serves it, StreamRefused when those who do refuse, StreamDenied when a policy forbids it,
+        ConfigError for what cannot be a key.
         """
         self._home.check_open()
         _check_key(key)

@@ -2,7 +2,8 @@
 Which kinds of custom resources the server has, looked at again from time to time. Sans-IO: calls out, answers in, time is an argument.
 
 Definitions come and go while we run: an administrator installs them, or another release of them. What is served is taken up at the next
-look. What is no longer served is given up at the second look that says so, because a server that starts has not read its definitions yet.
+look. What is no longer served is given up at the second look that says so, because a server that starts has not read its definitions yet;
+for the same reason nothing that would go counts as gone before a second look, a second after the first one.
 A server that cannot be asked changes nothing.
 """
 
@@ -20,6 +21,7 @@ __all__ = ["GROUP_CALL", "LOOK", "VERSION_CALL", "Discovery", "kinds_in_untruste
 
 LOOK: Final = 30.0
 SOON: Final = 5.0
+CONFIRM: Final = 1.0  # between the first look that found nothing and the one after which that counts
 
 VERSION_CALL: Final = Call(verb="get", kind=Kind(GROUP, VERSION, "", f"resources of {GROUP}/{VERSION}"))
 GROUP_CALL: Final = Call(verb="get", kind=Kind(GROUP, "", "", f"versions of {GROUP}"))
@@ -62,7 +64,7 @@ class Discovery:
         self._versions, self.failed = versions if not kinds else (), None
         self.confirmed, self.looked = self.looked or bool(served), True
         self.denied = {kind: error for kind, error in self.denied.items() if kind in served}
-        self._again(LOOK if self.confirmed else SOON, now)
+        self._again(LOOK if self.confirmed else CONFIRM, now)
 
     def handle_failed(self, error: KubeError, now: float) -> None:
         """It could not be asked, or did not want to say. One that says so twice hides what it has: as if it had none."""

@@ -192,6 +192,8 @@ class Feeder:
         if not self._maps.synced:
             return
         maps, customs = list(self._maps.objects.values()), list(self.customs.objects.values())
+        there = {value["metadata"]["name"] for value in maps}
+        self._remembered = {source: status for source, status in self._remembered.items() if source in there}
         loaded = self._records.feed(maps, statuses=self._remembered.values(), customs=customs)
         if await self._recall(maps):
             self._records = Records()

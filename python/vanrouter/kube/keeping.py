@@ -28,11 +28,12 @@ def apply_beside(client: BlockingClient, kind: Kind, namespace: str, value: Obje
     try:
         return client.call(apply(kind, namespace, value, force=False))
     except Conflict as conflict:
-        keepers = sorted({name for name in _MANAGER.findall(str(conflict)) if not name.startswith(_BY_HAND)})
-        if not keepers:
+        named = _MANAGER.findall(str(conflict))
+        keepers = sorted({name for name in named if not name.startswith(_BY_HAND)})
+        if named and not keepers:
             return client.call(apply(kind, namespace, value))
         fields = ", ".join(dict.fromkeys(re.findall(r"\s(\.[^\s,]+)", str(conflict)))) or "a field"
-        who = ", ".join(keepers)
+        who = ", ".join(keepers) or "another manager"  # a server that says it in other words
         raise ConfigError(
             f"{kind.kind}/{value['metadata']['name']} in namespace {namespace}: {who} keeps {fields}, with another value",
             hint=f"change it where {who} takes it from; to take it over, until it puts it back: van apply -f FILE --force-conflicts",

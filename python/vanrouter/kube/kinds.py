@@ -16,7 +16,6 @@ __all__ = [
     "DAEMON_SETS",
     "DEPLOYMENTS",
     "ENDPOINT_SLICES",
-    "EVENTS",
     "GATEWAYS",
     "HTTP_PROXIES",
     "INGRESSES",
@@ -29,7 +28,6 @@ __all__ = [
     "ROLES",
     "ROLE_BINDINGS",
     "ROUTES",
-    "RULES_REVIEWS",
     "SECRETS",
     "SERVICES",
     "SERVICE_ACCOUNTS",
@@ -38,7 +36,6 @@ __all__ = [
 ]
 
 CONFIG_MAPS: Final = Kind("", "v1", "configmaps", "ConfigMap")
-EVENTS: Final = Kind("", "v1", "events", "Event")
 NAMESPACES: Final = Kind("", "v1", "namespaces", "Namespace", namespaced=False)
 PODS: Final = Kind("", "v1", "pods", "Pod")
 SECRETS: Final = Kind("", "v1", "secrets", "Secret")
@@ -59,7 +56,6 @@ NETWORK_POLICIES: Final = Kind("networking.k8s.io", "v1", "networkpolicies", "Ne
 ENDPOINT_SLICES: Final = Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 ACCESS_REVIEWS: Final = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False)
-RULES_REVIEWS: Final = Kind("authorization.k8s.io", "v1", "selfsubjectrulesreviews", "SelfSubjectRulesReview", namespaced=False)
 
 # In front of the link access, each only where it was chosen.
 ROUTES: Final = Kind("route.openshift.io", "v1", "routes", "Route")

@@ -18,7 +18,7 @@ __all__ = ["ALL", "EACH", "Calling", "TurnClient"]
 
 EACH: Final = 8
 ALL: Final = 24
-"""The client has 64 connections, of which watches take about 30."""
+"""The client has 64 connections, of which watches take about 25."""
 
 
 class Calling(Protocol):

@@ -6,7 +6,6 @@ A field that is read and does nothing would be a promise that nobody keeps: each
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from typing import Final, Literal
 
@@ -27,7 +26,7 @@ from vanrouter.resources.kinds import (
     RouterAccess,
     Site,
 )
-from vanrouter.resources.shapes import is_ip, parse_host_port
+from vanrouter.resources.shapes import is_ip, is_service_name, parse_host_port
 
 __all__ = ["TLS_ALPN", "TLS_SERVER_NAME", "Note", "Platform", "notes_on"]
 
@@ -38,7 +37,6 @@ TLS_ALPN: Final = "tls-alpn"
 TLS_SERVER_NAME: Final = "tls-server-name"
 """Setting of a connector: the name that its servers' certificate has to have."""
 
-_SERVICE_NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _NO_TLS: Final = "is for TLS, and there is no spec.tlsCredentials: this resource is not in force"
 _ALONE: Final = "is read and kept, and nothing uses it"
 
@@ -133,7 +131,7 @@ def _listener(listener: Listener | MultiKeyListener, platform: Platform) -> Iter
             yield Note("spec.exposePodsByName", "has no effect here: with service sync pods have listeners by themselves", hint)
     if spec.observer not in ("auto", "none"):
         yield Note("spec.observer", f"{spec.observer}: requests are not counted by this release; the streams pass as they are", "")
-    if platform == "kubernetes" and (is_ip(spec.host) or not _SERVICE_NAME.fullmatch(spec.host)):
+    if platform == "kubernetes" and (is_ip(spec.host) or not is_service_name(spec.host)):
         yield Note("spec.host", f"{spec.host!r} is no name that a Service can have", "write a name like backend")
     yield from _unused_settings(spec.settings, known=(TLS_ALPN,) if spec.tls_credentials else ())
 

@@ -12,7 +12,17 @@ import msgspec
 
 from vanrouter.errors import ConfigError
 
-__all__ = ["Cost", "Port", "format_host_port", "is_ip", "parse_duration", "parse_host", "parse_host_port", "parse_statuses"]
+__all__ = [
+    "Cost",
+    "Port",
+    "format_host_port",
+    "is_ip",
+    "is_service_name",
+    "parse_duration",
+    "parse_host",
+    "parse_host_port",
+    "parse_statuses",
+]
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Cost = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -36,6 +46,14 @@ def parse_duration(text: str) -> float:
     if not 0 < seconds <= _MAX_DURATION:
         raise ConfigError(f"duration {text!r} must be more than 0 and at most ten years")
     return seconds
+
+
+_SERVICE_NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def is_service_name(text: str) -> bool:
+    """Whether a Service of Kubernetes can have this name."""
+    return _SERVICE_NAME.fullmatch(text) is not None
 
 
 def is_ip(host: str) -> bool:

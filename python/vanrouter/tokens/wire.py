@@ -13,7 +13,6 @@ import msgspec
 from vanrouter.errors import PeerRejected
 
 __all__ = [
-    "ALPN_HEALTH",
     "ALPN_JOIN",
     "BUSY",
     "LIMITED",
@@ -29,7 +28,6 @@ __all__ = [
 ]
 
 ALPN_JOIN: Final = "van-join/1"
-ALPN_HEALTH: Final = "http/1.1"
 MAX_REQUEST: Final = 8 * 1024
 MAX_REPLY: Final = 64 * 1024
 

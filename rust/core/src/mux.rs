@@ -14,6 +14,7 @@
 mod meter;
 mod moving;
 mod receive;
+mod received;
 mod send;
 mod stream;
 #[cfg(test)]
@@ -21,7 +22,8 @@ mod tests;
 
 pub use meter::EPOCH;
 pub use moving::Detached;
-pub use receive::{Received, Violation};
+pub use receive::Violation;
+pub use received::Received;
 pub use send::{Blocked, Opening, Turn};
 
 use std::collections::VecDeque;

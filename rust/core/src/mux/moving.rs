@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::receive::{Received, Violation};
+use super::receive::Violation;
+use super::received::Received;
 use super::stream::{Flags, Stream};
 use super::{Key, Mux};
 use crate::credit::Budget;
