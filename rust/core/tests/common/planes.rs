@@ -118,7 +118,13 @@ impl Router {
                 Event::Link(link) => {
                     self.links.insert(link.router.clone(), *link);
                 }
-                Event::Listener { name, port, .. } | Event::Access { name, port, .. } => {
+                // One that is bound refuses connections until it has a target.
+                Event::Listener {
+                    name, port, status, ..
+                } if status == "listening" => {
+                    self.ports.insert(name, port);
+                }
+                Event::Access { name, port, .. } => {
                     self.ports.insert(name, port);
                 }
                 Event::Dial {
