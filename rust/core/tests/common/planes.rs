@@ -120,8 +120,11 @@ impl Router {
                 }
                 // One that is bound refuses connections until it has a target.
                 Event::Listener {
-                    name, port, status, ..
-                } if status == "listening" => {
+                    name,
+                    port,
+                    status: "listening",
+                    ..
+                } => {
                     self.ports.insert(name, port);
                 }
                 Event::Access { name, port, .. } => {
