@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background of a shell: programs of tests would not be interrupted
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("vanrouter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 if "CI" not in os.environ:  # there hypothesis has its own: the same, and the same examples each time

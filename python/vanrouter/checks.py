@@ -10,11 +10,12 @@ between two checks of a sound target is what is left of it after the checks that
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from vanrouter.plane import Tls
+if TYPE_CHECKING:  # the command line works without trio
+    from vanrouter.plane import Tls
 
 __all__ = ["LONGEST_INTERVAL", "LONGEST_TIMEOUT", "SHORTEST_INTERVAL", "Check", "longest_timeout"]
 

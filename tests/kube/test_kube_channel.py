@@ -6,18 +6,20 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import trio
 
+from vanrouter.controller.shared import Door
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, RemoteProtocolError
-from vanrouter.kube.channel import Channel, Leaf, serve_channels
+from vanrouter.kube.channel import Channel, Leaf, Served, serve_channels, serve_sites
 from vanrouter.kube.controller_link import ControllerLink
 from vanrouter.kube.conversation import MAX_LINE, MAX_UNANSWERED, Answered, Asked, Conversation, Told
 from vanrouter.model import SiteId
 from vanrouter.pki import CertificateAuthority, IdentityKey, PrivateKey, certificates_to_pem
+from vanrouter.pki.authority import van_name
 
 # ---- The conversation -------------------------------------------------------------------------------------------------------------------
 
@@ -193,3 +195,61 @@ async def test_a_router_does_not_talk_to_another_sites_controller() -> None:
         with pytest.raises(NotReady, match="handshake failed"):
             await link.ask("x", seconds=1.0)
         nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def door(find: Callable[[str], Served | None]) -> AsyncIterator[int]:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_sites, listeners, find)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_fails_at_one_connection_does_not_end_the_others() -> None:
+    site, broken = Site(), Site()
+
+    def fail(_channel: Channel, _is_here: bool) -> None:
+        raise RuntimeError("a bug")
+
+    sites = {van_name(site.identity.site_id): Served(lambda: site.server, _echo)}
+    sites[van_name(broken.identity.site_id)] = Served(lambda: broken.server, _echo, fail)
+    async with door(sites.get) as port, trio.open_nursery() as nursery:
+        good, bad = _link(port, site.client), _link(port, broken.client)
+        nursery.start_soon(good.run)
+        nursery.start_soon(bad.run)
+        with pytest.raises(NotReady):
+            await bad.ask("x", seconds=1.0)
+        assert await good.ask("x", {"n": 1}) == {"n": 1}
+        nursery.cancel_scope.cancel()
+
+
+async def test_routers_of_a_site_that_is_served_by_another_one_now_go_there() -> None:
+    site = Site()
+
+    async def first(_channel: Channel, _method: str, _params: dict[str, Any]) -> Any:
+        return {"controller": "first"}
+
+    async def second(_channel: Channel, _method: str, _params: dict[str, Any]) -> Any:
+        return {"controller": "second"}
+
+    name, places = van_name(site.identity.site_id), Door()
+    async with door(places.find) as port, trio.open_nursery() as nursery:
+        link = _link(port, site.client)
+        with places.place("north", name) as open_to:
+            open_to(Served(lambda: site.server, first))
+            nursery.start_soon(link.run)
+            assert await _controller(link) == "first"
+        with places.place("north", name) as open_to:
+            open_to(Served(lambda: site.server, second))
+            assert await _controller(link) == "second"
+        nursery.cancel_scope.cancel()
+
+
+async def _controller(link: ControllerLink) -> Any:
+    """Who answers, once somebody does."""
+    with trio.fail_after(5.0):
+        while True:
+            with contextlib.suppress(NotReady):
+                return (await link.ask("x"))["controller"]
+            await trio.sleep(0.05)

@@ -16,7 +16,7 @@ import pytest
 import trio
 import yaml
 from namespace_world import Namespace
-from site_world import World, free_port, plane, world
+from site_world import plane, world
 from sni_relay import SniRelay
 from test_controlled_router import controlling, token_for
 from test_in_namespace import Routers, routers, space
@@ -27,7 +27,6 @@ from vanrouter.kube.kinds import NAMESPACES, SECRETS
 from vanrouter.pki.authority import van_name
 from vanrouter.sites.learned import Learned
 from vanrouter.stores import StateFiles
-from vanrouter.tokens import Endpoint
 
 __all__ = ["plane", "routers", "space", "world"]
 
@@ -87,22 +86,6 @@ async def test_it_is_learned_over_the_live_link_and_used_also_by_a_pod_that_come
         later = await start()
 
         await routers.until(later, "the link goes over the new address", lambda s: uses(s, new))
-
-
-async def test_a_host_says_where_it_is_linked_to_unless_that_is_itself_alone(world: World) -> None:
-    north, south = world.home("north", linkAccess=f"127.0.0.1:{free_port()}"), world.home("south")
-    site = await world.start(north)
-    await world.start(south)
-    await world.link(north, south)
-    assert (await world.status(south))["links"][0]["learned"] == []
-    site.services.reached_at = lambda: [Endpoint("127.0.0.1", 1), Endpoint("203.0.113.9", 7000)]
-    await world.call(north, "reconcile")
-
-    async def learned() -> bool:
-        found = (await world.status(south))["links"][0]["learned"]
-        return bool(found == [{"host": "203.0.113.9", "port": 7000}])
-
-    await world.until("south has learned it", learned)
 
 
 def test_what_was_learned_is_kept_until_nobody_dials_that_site(tmp_path: Path) -> None:

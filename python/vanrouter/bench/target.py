@@ -33,7 +33,7 @@ PROGRESS: Final = struct.Struct(">QQ")
 _PIECE: Final = 1 << 18
 _TURNS: Final = 8  # pieces of one connection before the others have theirs
 _TELL_EVERY: Final = 0.1
-_MOST: Final = 512  # connections
+_MOST: Final = 128  # connections: each may hold a piece that nobody reads
 
 
 class _Connection:

@@ -18,7 +18,7 @@ __all__ = ["controller"]
 @click.option("--image", envvar="VAN_IMAGE", help="With --cluster: of routers whose Site names none; default: that of this version.")
 @pass_invocation
 def controller(invocation: Invocation, port: int, lease: bool, cluster: bool, image: str | None) -> int:
-    """Run the controller of a site in a Kubernetes namespace, or of all.
+    """Run the controller of a site in a Kubernetes namespace.
 
     It waits for a Site, and ends when that is deleted. Without a kubeconfig it takes the service account of its pod.
     """

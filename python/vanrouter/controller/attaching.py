@@ -150,7 +150,8 @@ class Attaching:
     def _unit(self, kind: str, key: Key, value: Object) -> Unit:
         stamp, known = custom_stamp(value), self._units.get((kind, key))
         if known is None or known[0] != stamp:
-            known = self._units[kind, key] = stamp, read_custom(value, known[1] if known is not None else None)
+            is_same = known is not None and known[0][0] == stamp[0]  # and not another object of that name
+            known = self._units[kind, key] = stamp, read_custom(value, known[1] if known is not None and is_same else None)
         return known[1]
 
     def _follow(self, nursery: trio.Nursery, namespaces: set[str]) -> None:

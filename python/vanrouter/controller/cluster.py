@@ -187,7 +187,12 @@ class ClusterController:
             instance.controller = self._controller(namespace)
             await instance.controller.run()
         except BaseExceptionGroup as group:
-            return _first(group)
+            cancelled, rest = group.split(trio.Cancelled)
+            if cancelled is None:
+                return _first(group)
+            if rest is not None:  # it is over anyway, and the others go on
+                log.info("ended", extra={"namespace": namespace, "reason": str(_first(rest))})
+            raise cancelled from None
         except Exception as error:
             return error
         finally:
@@ -249,9 +254,7 @@ def _keep_namespace(value: Object) -> bool:
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """Of those that ended together; a cancellation is for whoever cancelled."""
-    if group.subgroup(trio.Cancelled) is not None:
-        raise group
+    """Of those that ended together."""
     first: BaseException = group.subgroup(VanrouterError) or group
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]

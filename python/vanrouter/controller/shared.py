@@ -51,7 +51,9 @@ class Door:
         try:
             yield open_to
         finally:
-            del self._places[name]
+            _, served = self._places.pop(name)
+            if served is not None:
+                served.close()
 
 
 class Look:

@@ -219,6 +219,22 @@ class Served(msgspec.Struct, frozen=True):
     changed: Callable[[Channel, bool], None] = lambda _channel, _here: None
     refused: Callable[[str, str], None] = lambda _address, _why: None
     limit: trio.CapacityLimiter = msgspec.field(default_factory=lambda: trio.CapacityLimiter(MAX_CHANNELS))  # of its connections
+    scopes: set[trio.CancelScope] = msgspec.field(default_factory=set)  # of those that are open
+
+    @contextlib.contextmanager
+    def lasting(self) -> Iterator[None]:
+        """For as long as nobody calls ``close``."""
+        with trio.CancelScope() as scope:
+            self.scopes.add(scope)
+            try:
+                yield
+            finally:
+                self.scopes.discard(scope)
+
+    def close(self) -> None:
+        """End its connections: routers dial again, and find who serves the site then."""
+        for scope in [*self.scopes]:
+            scope.cancel()
 
 
 async def serve_channels(
@@ -267,6 +283,8 @@ async def serve_sites(
             log.info("connection of a router ended" if is_router else "refused", extra={"from": address, "reason": str(exc)})
             if not is_router:
                 (chosen.found.refused if chosen.found is not None else refused)(address, str(exc))
+        except Exception:  # of one connection, and not the end of all
+            log.exception("a bug in serving a router", extra={"from": address})
         finally:
             await trio.aclose_forcefully(sock)
 
@@ -283,7 +301,8 @@ async def _serve_router(stream: trio.SSLStream[trio.SocketStream], site: Served,
         channel = Channel(stream, site.handler, address=address)
         site.changed(channel, True)
         try:
-            await channel.run()
+            with site.lasting():
+                await channel.run()
         finally:
             site.changed(channel, False)
     finally:
@@ -352,7 +371,10 @@ async def shake_hands(stream: trio.SSLStream[trio.SocketStream], site: Callable[
 
 def _check_site_untrusted(der: bytes | None, site: str) -> None:
     """OpenSSL checked chain, dates and purpose. Raises PeerRejected for a leaf that our CA gave to somebody else."""
-    names = x509.load_der_x509_certificate(der or b"").subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:
+        names = x509.load_der_x509_certificate(der or b"").subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except (ValueError, x509.InvalidVersion):  # our CA's key is in more hands than ours
+        raise PeerRejected("its certificate cannot be read") from None
     if [name.value for name in names] != [site]:
         raise PeerRejected("its certificate is not of this site")
 

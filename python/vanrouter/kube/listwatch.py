@@ -46,6 +46,10 @@ LIST_AGAIN: Final = 3600.0
 """A list from time to time, against events that were lost for reasons that nobody thought of. Shows only what differs."""
 
 MAX_OBJECTS: Final = 50_000
+"""Of one namespace."""
+
+MAX_OF_ALL: Final = 1_000_000
+"""Of all namespaces: one of them must not be enough to end the copy of the others."""
 
 
 class ListPage(msgspec.Struct, frozen=True):
@@ -85,7 +89,8 @@ Change = Changed | Removed
 class ListWatch:
     """See the module. ``keep`` is what is stored of an object: the less, the less memory."""
 
-    def __init__(self, rng: random.Random, *, keep: Callable[[Object], Any] = lambda value: value) -> None:
+    def __init__(self, rng: random.Random, *, keep: Callable[[Object], Any] = lambda value: value, most: int = MAX_OBJECTS) -> None:
+        self._most = most
         self.objects: dict[tuple[str, str], Any] = {}
         self.synced = False  # whether there was a complete list ever
         self.problem: KubeError | None = None  # why the copy may be behind; None: it is not, as far as we know
@@ -123,8 +128,8 @@ class ListWatch:
         for item in items if isinstance(items, list) else []:
             if (key := _key(item)) is not None:
                 self._listed[key] = item
-        if len(self._listed) > MAX_OBJECTS:
-            return self.handle_failed(ServerFailed(f"the list has more than {MAX_OBJECTS} objects"), now)
+        if len(self._listed) > self._most:
+            return self.handle_failed(ServerFailed(f"the list has more than {self._most} objects"), now)
         self._token = str(metadata.get("continue") or "")
         if self._token:
             return ()

@@ -16,7 +16,7 @@ import trio
 from vanrouter.kube.calls import Kind, Object, list_page, watch
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.errors import Gone, KubeError, Unreachable
-from vanrouter.kube.listwatch import Change, ListPage, ListWatch, OpenWatch
+from vanrouter.kube.listwatch import MAX_OBJECTS, MAX_OF_ALL, Change, ListPage, ListWatch, OpenWatch
 
 __all__ = ["Watcher"]
 
@@ -41,7 +41,7 @@ class Watcher:
     ) -> None:
         self._client, self._kind, self._namespace = client, kind, namespace
         self._heard, self._labels, self._fields, self._idle = heard, labels, fields, idle
-        self._machine = ListWatch(rng, keep=keep)
+        self._machine = ListWatch(rng, keep=keep, most=MAX_OBJECTS if namespace else MAX_OF_ALL)
         self._synced = trio.Event()
         self.lists = 0  # complete or not: for tests, and metrics
         self.watches = 0

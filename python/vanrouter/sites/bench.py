@@ -145,6 +145,9 @@ class Bench:
         except BaseException:
             self._end()
             raise
+        if self._near is not near:  # closed meanwhile
+            near.end()
+            raise NotReady("the measurement was closed before it began", hint="begin another one: van bench SITE")
         self._nursery.start_soon(self._watch, near)
         return answer
 
@@ -221,6 +224,8 @@ class _Near:
         if "key" not in told:
             raise VanrouterError(f"site {self.name} refuses: {told.get('error', told)}", hint="ask the owner of that site")
         key = str(told["key"])
+        if not key.startswith(f"{knock}/"):
+            raise VanrouterError(f"site {self.name} names a routing key that is not of a measurement", hint="tell the owner of that site")
         self._route(key, router)
         port = _free_port()
         forwarding.change(put=[Listener(name=NAME, host="127.0.0.1", port=port, routing_key=key)])

@@ -6,9 +6,8 @@ Listeners, connectors and what other sites serve: drives the address table, rout
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -22,7 +21,7 @@ from vanrouter.messages import Reachable, SiteInfo
 from vanrouter.model import RouterId
 from vanrouter.plane import ConnectorState, InForce, LinkState, ListenerState, Message, MessagesReset, Tls
 from vanrouter.resources.kinds import SiteSpec
-from vanrouter.resources.shapes import format_host_port, is_ip
+from vanrouter.resources.shapes import format_host_port
 from vanrouter.routing import Engine, Speaker
 from vanrouter.routing.prices import price_in_force, price_of_peer
 from vanrouter.sites.admissions import Admissions, held_admissions
@@ -30,7 +29,6 @@ from vanrouter.sites.context import Context
 from vanrouter.sites.probes import Probes
 from vanrouter.sites.wanted import Fault, WantedConnector, WantedListener
 from vanrouter.stores.resources import Problem
-from vanrouter.tokens import Endpoint
 
 if TYPE_CHECKING:
     from vanrouter.sites.in_pod import InPod
@@ -80,7 +78,6 @@ class Services:
             now=context.now(),
         )
         self._siblings: list[str] = []  # the other live routers of this site
-        self.reached_at: Callable[[], Sequence[Endpoint]] = list  # on a host: where its link accesses are
         self._speaker = Speaker(self.table, self.engine, info=self._info(spec))
         self.exchange = self._speaker.exchange
         self._hop_limit = 0
@@ -111,11 +108,13 @@ class Services:
         )
 
     def _endpoints(self) -> list[Reachable]:
-        """Where others link to us. Of a host, unless that is this machine alone."""
+        """Where others link to us. A host says nothing: its addresses need not be those at which others reach it, and a link that leads by
+        another way was made so on purpose.
+        """
         in_pod = self._in_pod
         if in_pod is not None:
             return [Reachable(e.host, e.port, (e.host, e.port) in in_pod.going) for e in in_pod.endpoints]
-        return [Reachable(e.host, e.port) for e in self.reached_at() if not _is_loopback(e.host)]
+        return []
 
     # ---- what is wanted ------------------------------------------------------------------------------------------------------------------
 
@@ -201,10 +200,6 @@ class Services:
             self._listeners.pop(name, None)
             self.table.drop_listener(name, now=self._context.now())
             self.flush()
-
-    def endpoints_changed(self) -> None:
-        """The link accesses are somewhere else, or only now open."""
-        self.exchange.set_info(self._info(self._spec))
 
     def embed(self, connector: LocalConnector) -> None:
         """A target in this process, or one that this process vouches for: it is not checked."""
@@ -427,7 +422,3 @@ class Services:
                 if not taken:
                     return
                 self._speaker.sent(message)
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)

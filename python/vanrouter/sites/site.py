@@ -106,7 +106,6 @@ class RunningSite:
         self.joining = Joining(context, self.accesses, stored=self._credential_stored)
         self.joining.start()
         self.services = Services(context, self.wanted.site_spec)
-        self.services.reached_at = self.accesses.endpoints
         self.insight = Insight(self)
         self.bench = Bench(self)
         self._measured = measured
@@ -398,7 +397,6 @@ class RunningSite:
                 self.links.handle_dial_result(event)
             case AccessState():
                 self.accesses.handle_access_state(event)
-                self.services.endpoints_changed()
             case Visitor():
                 self._receive(event)
             case Incoming():

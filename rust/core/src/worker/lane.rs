@@ -330,7 +330,11 @@ impl Worker {
             if let Some(Some(lane)) = self.lanes.get_mut(key) {
                 let rtt = lane.mux.rtt().as_secs_f64();
                 lane.trunk.update(|facts| facts.rtt = rtt);
-                if health == LaneHealth::Leaving && lane.mux.stream_count() == 0 {
+                // The last of it may be an end, or an answer to a move, that the peer has not read.
+                let is_over = lane.mux.stream_count() == 0
+                    && !lane.has_output()
+                    && !kernel_holds(&lane.socket);
+                if health == LaneHealth::Leaving && is_over {
                     // Replaced, and its last stream has ended.
                     if lane.mux.peer_leaving() == Some(GoAway::Replaced)
                         || lane.mux.is_used_up()

@@ -11,12 +11,16 @@ use std::sync::Arc;
 
 use mio::net::TcpStream;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection,
+};
 
 use crate::app_tls::words;
 
 /// Plaintext that is encrypted at once: two full records. So much may wait here for a slow application beside its credit.
 const WRITE: usize = 32_768;
+/// Records under one key of TLS 1.2: less than the 2^24 after which AES-GCM is not safe (RFC 8446, section 5.5).
+const MOST_RECORDS: u64 = (1 << 24) - 1_024;
 
 /// See the module.
 pub(crate) struct Leg {
@@ -28,6 +32,8 @@ pub(crate) struct Leg {
     broken: Option<io::Error>,
     /// close_notify was given to TLS.
     shut: bool,
+    /// That were written, at least.
+    records: u64,
 }
 
 impl fmt::Debug for Leg {
@@ -68,6 +74,7 @@ impl Leg {
             ended: false,
             broken: None,
             shut: false,
+            records: 0,
         }
     }
 
@@ -198,7 +205,8 @@ impl Leg {
             match self.fill()? {
                 Fill::Some => {}
                 Fill::Nothing => return Ok(false),
-                Fill::End => return self.read(&mut []).map(|_| false),
+                // Without close_notify that is an error; there is no plaintext.
+                Fill::End => return self.read(&mut [0]).map(|count| count == 0),
             }
         }
     }
@@ -214,6 +222,7 @@ impl Leg {
                     break 'all;
                 }
                 let piece = rest.get(..WRITE.min(rest.len())).unwrap_or_default();
+                self.count_records(piece.len())?;
                 let count = self.tls.writer().write(piece)?;
                 if count == 0 {
                     return Err(io::ErrorKind::WriteZero.into());
@@ -227,6 +236,20 @@ impl Leg {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(total)
+    }
+
+    /// One key of TLS 1.2 is good for so many records. TLS 1.3 changes keys by itself; here the library would end our direction, and drop
+    /// what comes then as if it were written.
+    fn count_records(&mut self, bytes: usize) -> io::Result<()> {
+        self.records += bytes.div_ceil(16_384) as u64;
+        if self.records > MOST_RECORDS
+            && self.tls.protocol_version() == Some(ProtocolVersion::TLSv1_2)
+        {
+            return Err(io::Error::other(
+                "the key of this TLS 1.2 connection is used up",
+            ));
+        }
+        Ok(())
     }
 
     /// Write what is encrypted already. `Ok(true)`: nothing of it is left.

@@ -194,11 +194,12 @@ impl Worker {
         let is_bulky = settling.between.stream.is_bulky();
         let best = classes::home(&places, is_bulky, self.shared.has_dialogue())
             .filter(|place| settling.tries == 0 && place.id != settling.from);
-        // Back only where there is no other.
+        // Back only where there is no other that takes it.
         let any = || {
-            places
-                .iter()
-                .max_by_key(|place| (place.open, place.id != settling.from))
+            places.iter().max_by_key(|place| {
+                let (is_new, is_away) = (place.id != settling.lane, place.id != settling.from);
+                (is_new, place.open, is_away)
+            })
         };
         let chosen = best.or_else(any);
         settling.tries += 1;
