@@ -162,15 +162,20 @@ class ControllerLink:
             await self._look.wait()
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            for place, over in zip(places, failed, strict=True):
-                nursery.start_soon(attempt, place, over)
-                with trio.move_on_after(STAGGER):
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch)
+                for place, over in zip(places, failed, strict=True):
+                    nursery.start_soon(attempt, place, over)
+                    with trio.move_on_after(STAGGER):
+                        await over.wait()
+                for over in failed:
                     await over.wait()
-            for over in failed:
-                await over.wait()
-            nursery.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
+        except BaseException:  # this router ends at the moment at which one answered
+            for _, channel in found:
+                await channel.aclose()
+            raise
         if not found:
             tried = "; ".join(f"{_text(place)}: {why.get(place, 'no answer yet')}" for place in places)
             raise NotReady(tried or "it is not known where it is", hint="look at its pod")
