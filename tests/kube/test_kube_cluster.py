@@ -15,7 +15,7 @@ from fake_router import FakeRouter, automatic, router_leaf
 
 from vanrouter.cli.cluster import manifest_of_controller
 from vanrouter.kube.access import Access
-from vanrouter.kube.calls import Kind, Object, apply, delete, get, list_page, merge_patch
+from vanrouter.kube.calls import Kind, Object, apply, create, delete, get, list_page, merge_patch
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -251,3 +251,20 @@ async def test_an_identity_that_was_copied_into_another_namespace_is_not_served_
             await world.namespace(two).until(SITES, "north", lambda v: "the very identity" in said(v))
             async with world.router(one, controller.port) as router:
                 assert await router.link.ask("ping") == {}
+
+
+@pytest.mark.parametrize("kind", [SERVICE_ACCOUNTS, ROLES], ids=lambda kind: kind.kind)
+async def test_what_somebody_else_has_under_our_name_is_left_alone_and_named(api_server: ApiServer, account: Access, kind: Kind) -> None:
+    with namespaces(api_server.access(), 1) as (name,):
+        async with in_cluster(api_server.access(), account) as world:
+            rules: Object = {"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]} if kind is ROLES else {}
+            theirs = await world.client.call(create(kind, name, {"metadata": {"name": "van-router"}} | rules))
+            async with world.controller():
+                await world.site(name)
+                here = world.namespace(name)
+                await here.until(
+                    CONFIG_MAPS, "van-status.site.north", lambda v: "is not ours; it is left alone" in (site_text(v or {}) or "")
+                )
+                found = await here.get(kind, "van-router")
+                assert found is not None
+                assert found["metadata"]["resourceVersion"] == theirs["metadata"]["resourceVersion"]

@@ -16,12 +16,12 @@ from test_kube_attached import CONNECTORS, MADE, pod
 
 from vanrouter.kube.access import Access
 from vanrouter.kube.blocking import BlockingClient
-from vanrouter.kube.calls import Call, delete
+from vanrouter.kube.calls import Call, delete, merge_patch
 from vanrouter.kube.client import KubeClient, WatchStream
 from vanrouter.kube.cluster_manifests import CLUSTER_RULES
 from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.entrances import every_front_rule
-from vanrouter.kube.kinds import CONFIG_MAPS, POD_DISRUPTION_BUDGETS, SECRETS, SERVICES
+from vanrouter.kube.kinds import CONFIG_MAPS, POD_DISRUPTION_BUDGETS, SECRETS, SERVICE_ACCOUNTS, SERVICES
 from vanrouter.kube.manifests import CONTROLLER_CUSTOM_RULES, ROUTER_RULES
 from vanrouter.kube.rights import Right, rights_in
 
@@ -71,6 +71,9 @@ async def everything(world: World, north: str, shop: str) -> None:
         await world.site(north, settings={"routers": "2"})
         await here.until(POD_DISRUPTION_BUDGETS, "van-router", bool)
         await here.until(SECRETS, "van-router-keys", bool)
+        nobodys = {"metadata": {"ownerReferences": None}}
+        await world.client.call(merge_patch(SERVICE_ACCOUNTS, north, "van-router", nobodys))
+        await here.until(SERVICE_ACCOUNTS, "van-router", lambda v: v and v["metadata"].get("ownerReferences"))
         async with world.router(north, controller.port) as router:
             router.say()
             await world.put(north, "Listener", "far", {"routingKey": "far", "host": "far", "port": 90})

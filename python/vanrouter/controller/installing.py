@@ -13,11 +13,12 @@ from typing import Final
 
 import trio
 
+from vanrouter.controller.copies import Copies
 from vanrouter.controller.report import Doc
 from vanrouter.controller.rivals import Rivals
 from vanrouter.controller.shared import Look
 from vanrouter.errors import ConfigError
-from vanrouter.kube.calls import Kind, Object, apply
+from vanrouter.kube.calls import Kind, Object, apply, create
 from vanrouter.kube.drift import drifted
 from vanrouter.kube.kinds import DEPLOYMENTS, POD_DISRUPTION_BUDGETS, ROLE_BINDINGS, ROLES, SERVICE_ACCOUNTS
 from vanrouter.kube.manifests import OPTIONAL, ROUTER, Manifest, router_manifests
@@ -73,12 +74,28 @@ class Installing:
         self._problems = [_said(rivalry.what, rivalry.who, is_left=rivalry.is_left) for rivalry in self._rivals.current(now)]
         # One after the other, in their order: a pod finds its account, and that its rights.
         for manifest in changed:
-            await copies.send(apply(manifest.kind, copies.namespace, manifest.value))
+            if copies.get(manifest.kind, manifest.name) is None:
+                await self._make(copies, manifest)
+            else:
+                await copies.send(apply(manifest.kind, copies.namespace, manifest.value))
         kept = {(manifest.kind, manifest.name) for manifest in made}
         for kind, name in OPTIONAL:
             known = copies.get(kind, name)
             if (kind, name) not in kept and name.startswith(ROUTER) and known is not None and _is_ours(known):
                 await copies.remove(kind, name)
+
+    async def _make(self, copies: Copies, manifest: Manifest) -> None:
+        """The copies have what has our label only: one of somebody else may be there, and stays as it is.
+
+        An account has no field about which the server would see a conflict.
+        """
+        is_account = manifest.kind is SERVICE_ACCOUNTS
+        value, namespace = manifest.value, copies.namespace
+        call = create(manifest.kind, namespace, value) if is_account else apply(manifest.kind, namespace, value, force=False)
+        if await copies.send(call) is None and copies.get(manifest.kind, manifest.name) is None:
+            text = f"there is a {manifest.ref} in {namespace} that is not ours; it is left alone"
+            hint = f"rename it, or delete it: kubectl delete {manifest.kind.plural} {manifest.name}"
+            self._problems.append(Problem(manifest.ref, text, hint))
 
     def _wanted(self, look: Look) -> list[Manifest]:
         """Raises InvalidResource for settings that are wrong: what is there stays."""
