@@ -15,7 +15,8 @@ from fake_router import FakeRouter, automatic, router_leaf
 
 from vanrouter.cli.cluster import manifest_of_controller
 from vanrouter.kube.access import Access
-from vanrouter.kube.calls import Kind, Object, apply, create, delete, get, list_page, merge_patch
+from vanrouter.kube.calls import Call, Kind, Object, apply, create, delete, get, list_page, merge_patch
+from vanrouter.kube.client import KubeClient
 from vanrouter.kube.kinds import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -236,6 +237,30 @@ async def test_a_site_that_goes_gives_back_what_it_took_and_a_namespace_that_goe
             assert "vanrouter.io/saved" not in back["metadata"].get("annotations", {})
             await world.client.call(delete(NAMESPACES, "", two))
             await until(lambda: not controller.controllers.keys() & {one, two})
+
+
+async def test_a_service_that_somebody_writes_while_the_site_goes_is_given_back_all_the_same(
+    api_server: ApiServer, account: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with namespaces(api_server.access(), 1) as (name,):
+        async with in_cluster(api_server.access(), account) as world, world.controller():
+            await world.client.call(apply(SERVICES, name, FOREIGN))
+            await world.site(name)
+            await world.put(name, "Connector", "hello", CONNECTOR)
+            here, original, met = world.namespace(name), KubeClient.call, []
+            await here.until(SERVICES, "hello", lambda v: "vanrouter.io/saved" in v["metadata"].get("annotations", {}))
+
+            async def call(self: KubeClient, call: Call, **how: Any) -> Any:
+                if self.access is account and call.kind is SERVICES and call.method == "PATCH" and not met:
+                    met.append(call)
+                    await original(world.client, merge_patch(SERVICES, name, "hello", {"metadata": {"labels": {"by": "helm"}}}))
+                return await original(self, call, **how)
+
+            monkeypatch.setattr(KubeClient, "call", call)
+            await world.client.call(delete(SITES, name, "north"))
+            back = await here.until(SERVICES, "hello", lambda v: v["spec"]["selector"] == {"app": "hello"})
+            assert met, "nobody was in between"
+            assert back["metadata"]["labels"]["by"] == "helm"
 
 
 async def test_an_identity_that_was_copied_into_another_namespace_is_not_served_there(api_server: ApiServer, account: Access) -> None:

@@ -75,6 +75,7 @@ SETTLE: Final = 0.02  # changes come in bunches
 LONGEST_REST: Final = 2.0  # where others wait for their pass: as long as ours took
 OVERDUE: Final = 0.25
 AGAIN: Final = 1.0
+GIVING_BACK: Final = 20.0  # what was taken over, when the Site is gone; the process ends after it
 AGAIN_CAP: Final = 20.0
 LONGEST: Final = 3600.0
 RIGHTS: Final = 60.0  # a right that was taken away wakes nobody: it is looked for so often
@@ -393,12 +394,21 @@ class Controller:
                 self._forget_grants()
 
     async def _give_all_back(self) -> None:
-        taken = [s for s in self.copies.of(SERVICES).values() if is_taken(s)]
-        log.info("the Site is gone", extra={"namespace": self.namespace, "given_back": len(taken)})
-        try:
-            await self._send_all([call for s in taken if (call := give_back(self.namespace, s)[0]) is not None])
-        except VanrouterError as exc:
-            log.warning("not all Services were given back", extra={"reason": str(exc), "hint": "run: van delete"})
+        """One that somebody writes at the same moment is decided anew, on what the watch brings."""
+        log.info("the Site is gone", extra={"namespace": self.namespace})
+        why = "somebody writes them all the time"
+        with trio.move_on_after(GIVING_BACK):
+            while taken := [s for s in self.copies.of(SERVICES).values() if is_taken(s)]:
+                self._woken = trio.Event()
+                try:
+                    await self._send_all([call for s in taken if (call := give_back(self.namespace, s)[0]) is not None])
+                except VanrouterError as exc:
+                    why = str(exc)
+                with trio.move_on_after(AGAIN):
+                    await self._woken.wait()
+                await trio.sleep(SETTLE)
+        if left := [s["metadata"]["name"] for s in self.copies.of(SERVICES).values() if is_taken(s)]:
+            log.warning("not all Services were given back", extra={"services": left, "reason": why, "hint": "run: van delete"})
 
     def _forget_grants(self) -> None:
         self._grants = None
