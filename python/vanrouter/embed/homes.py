@@ -209,10 +209,12 @@ class Beside(_Owned):
         with only_one(), self._scope:
             async with trio.open_nursery() as calls:
                 self._calls = calls
-                async with self._place() as site:
-                    self._tell(_give, self._started, site)
-                    await self._leave.wait()
-                self._calls = None
+                try:
+                    async with self._place() as site:
+                        self._tell(_give, self._started, site)
+                        await self._leave.wait()
+                finally:  # also where the router failed: a call that comes now is answered, and waits for nothing
+                    self._calls = None
                 calls.cancel_scope.cancel()
 
     def _set_leave(self) -> None:

@@ -17,6 +17,9 @@ use crate::mux::{Detached, EPOCH, Key};
 use crate::payload::{Class, GoAway};
 use crate::trunk::Trunk;
 
+/// Moves that a lost lane takes back on another one. Names that a peer does not know close that lane beyond 256; what is not taken back
+/// ends by the peer's patience.
+const MOST_WITHDRAWN: usize = 128;
 /// Lanes that a stream on its way may try.
 const MOST_TRIES: u8 = 4;
 
@@ -281,7 +284,7 @@ impl Worker {
         let Some(place) = places.iter().max_by_key(|place| place.open) else {
             return;
         };
-        for (name, total) in lane.mux.unanswered_moves() {
+        for (name, total) in lane.mux.unanswered_moves().into_iter().take(MOST_WITHDRAWN) {
             self.shared
                 .send(place.worker, Job::Withdraw(place.id, name, total));
         }
