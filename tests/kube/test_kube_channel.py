@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from vanrouter.controller.shared import Door
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, RemoteProtocolError
-from vanrouter.kube.channel import Channel, Leaf, Served, serve_channels, serve_sites
+from vanrouter.kube.channel import Channel, Leaf, Served, one_error, serve_channels, serve_sites
 from vanrouter.kube.controller_link import ControllerLink
 from vanrouter.kube.conversation import MAX_LINE, MAX_UNANSWERED, Answered, Asked, Conversation, Told
 from vanrouter.model import SiteId
@@ -253,3 +254,24 @@ async def _controller(link: ControllerLink) -> Any:
             with contextlib.suppress(NotReady):
                 return (await link.ask("x"))["controller"]
             await trio.sleep(0.05)
+
+
+async def test_a_connection_that_fails_while_it_is_cancelled_is_a_cancellation_and_a_bug_is_a_bug() -> None:
+    async def run(error: Exception) -> bool:
+        async def fail() -> None:
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                raise error from None
+
+        with trio.CancelScope() as scope, one_error():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail)
+                nursery.start_soon(trio.sleep_forever)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        return scope.cancelled_caught
+
+    assert await run(NotReady("hello: the connection ended"))
+    with pytest.RaisesGroup(pytest.RaisesExc(ZeroDivisionError), allow_unwrapped=True, flatten_subgroups=True):
+        await run(ZeroDivisionError())

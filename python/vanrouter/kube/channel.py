@@ -410,12 +410,14 @@ def _gone(method: str) -> NotReady:
 
 @contextlib.contextmanager
 def one_error() -> Iterator[None]:
-    """Of tasks that ended together, the error of the first; a cancellation goes on as it is."""
+    """Of tasks that ended together, the error of the first. A cancellation goes on, without what a connection that is closed by it says."""
     try:
         yield
     except BaseExceptionGroup as group:
         if group.subgroup(trio.Cancelled) is not None:
-            raise
+            _, rest = group.split((VanrouterError, OSError, trio.BrokenResourceError, trio.ClosedResourceError))
+            assert rest is not None, "the cancellation is in it"
+            raise rest from None
         first: BaseException = group
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
