@@ -426,13 +426,17 @@ fn bulk_leaves_the_lane_of_a_dialogue_and_new_streams_avoid_it_and_it_spreads_wh
         |network: &Network| -> Vec<u32> { lanes(network).iter().map(|l| l.bulky).collect() };
     let floods: Vec<Flood> = (0..4).map(|_| Flood::new(&network)).collect();
     let (mut client, mut server) = connect(&network);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    // Both ends have to see it: one leads, the other has the listener.
-    let apart = |network: &Network| {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let streams =
+        |network: &Network| -> Vec<u32> { lanes(network).iter().map(|l| l.streams).collect() };
+    // Both ends have to see it: one leads, the other has the listener. The dialogue may be what moves, and last.
+    let apart = |network: &Network, quiet: u32| {
         let places = network.north.plane.lanes(&south).expect("an id");
-        bulky(network) == [0, 4] && places.iter().filter(|p| p.crowded).count() == 1
+        bulky(network) == [0, 4]
+            && streams(network) == [quiet, 4]
+            && places.iter().filter(|p| p.crowded).count() == 1
     };
-    while !apart(&network) {
+    while !apart(&network, 1) {
         assert!(Instant::now() < deadline, "{:?}", lanes(&network));
         speak(&mut client, &mut server);
         std::thread::sleep(Duration::from_millis(20));
@@ -444,13 +448,16 @@ fn bulk_leaves_the_lane_of_a_dialogue_and_new_streams_avoid_it_and_it_spreads_wh
         "one end leads"
     );
 
-    let before: Vec<u32> = lanes(&network).iter().map(|l| l.streams).collect();
     let new: Vec<_> = (0..6).map(|_| connect(&network)).collect();
-    let after: Vec<u32> = lanes(&network).iter().map(|l| l.streams).collect();
-    assert_eq!(after, [before[0] + 6, before[1]], "new streams beside bulk");
+    // They say nothing, so none of them moves: where they are is where they were opened. Bulk that starves for a moment may be away.
+    while !apart(&network, 7) {
+        assert!(Instant::now() < deadline, "{:?}", lanes(&network));
+        speak(&mut client, &mut server);
+        std::thread::sleep(Duration::from_millis(20));
+    }
     drop((new, client, server));
 
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while bulky(&network) != [2, 2] {
         assert!(Instant::now() < deadline, "{:?}", lanes(&network));
         std::thread::sleep(Duration::from_millis(50));
