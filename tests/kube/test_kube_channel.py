@@ -32,9 +32,10 @@ from vanrouter.resources import read_resources
 def test_how_bytes_are_chunked_never_changes_what_is_said() -> None:
     here, there = Conversation(now=0.0), Conversation(now=0.0)
     number, asked = here.ask("join", {"visitor": "10.0.0.1"})
-    wire = asked + here.tell("status", {"document": {"n": 1}})
+    told = here.tell("status", {"document": {"n": 1}})
+    wire = asked + told
     heard = [event for index in range(len(wire)) for event in there.receive_untrusted(wire[index : index + 1], now=1.0)]
-    assert heard == [Asked(number, "join", {"visitor": "10.0.0.1"}), Told("status", {"document": {"n": 1}})]
+    assert heard == [Asked(number, "join", {"visitor": "10.0.0.1"}), Told("status", {"document": {"n": 1}}, len(told) - 1)]
     assert here.receive_untrusted(there.answer(number, {"status": 200}), now=2.0) == [Answered(number, {"status": 200})]
 
 

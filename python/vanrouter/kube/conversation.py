@@ -36,10 +36,11 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True):
-    """The other end says something and wants no answer."""
+    """The other end says something and wants no answer. ``size``: the bytes of its line."""
 
     method: str
     params: Params
+    size: int
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -170,7 +171,7 @@ class Conversation:
         if not isinstance(method, str) or not isinstance(params, dict):
             raise RemoteProtocolError("a question without a method, or whose params are no object")
         if number is None:
-            return Told(method[:64], params)
+            return Told(method[:64], params, size)
         if number in self._owed or len(self._owed) >= MAX_UNANSWERED:
             raise RemoteProtocolError(f"question {number} is open already, or {MAX_UNANSWERED} are")
         self._owed[number] = size
