@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Van
 from custom_resources import remove_definitions, until
 from free_ports import free_port
 from test_cli_namespace import Here, ok
+from van_calls import Van
 
 from vanrouter.kube.calls import Kind, apply, create
 from vanrouter.kube.crds import CUSTOM_KINDS, cluster_roles, definitions

@@ -12,14 +12,12 @@ from typing import Any
 import pytest
 import trio
 from namespace_world import Namespace
-from test_in_namespace import Routers, routers, space
+from pod_world import Routers
 
 from vanrouter.kube.channel import Channel, Leaf, serve_channels
 from vanrouter.kube.status_parts import heard_untrusted, slices
 from vanrouter.pki import PrivateKey, certificates_to_pem
 from vanrouter.sites import controlled
-
-__all__ = ["routers", "space"]
 
 Doc = dict[str, Any]
 
