@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import yaml
-from conftest import Van
 from fake_site import FakeSite
 from free_ports import free_port
+from van_calls import Van
 
 from vanrouter.stores import SiteHome
 

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from conftest import Van
 from test_cli_namespace import EVERYTHING, Here, ok
+from van_calls import Van
 
 from vanrouter.kube.calls import Call, apply, merge_patch
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, SECRETS
