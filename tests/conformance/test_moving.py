@@ -132,7 +132,7 @@ async def test_a_stream_that_moves_to_and_fro_keeps_its_credit(moving: Scene) ->
     await moving.new.is_alive()
 
 
-@pytest.mark.parametrize("lane", ["old", "new"])
+@pytest.mark.parametrize("lane", ["old", "new", "back on the old"])
 async def test_a_reset_of_a_stream_that_moves_resets_the_application(moving: Scene, lane: str) -> None:
     application = await moving.opened()
     await moving.left(1, name=5, sent=0, received=0)
@@ -142,8 +142,11 @@ async def test_a_reset_of_a_stream_that_moves_resets_the_application(moving: Sce
         assert await is_reset(application)
         await moving.new.send(move(1, 5, 0))
         assert (await moving.new.until(wire.RESET, 1))[0] == LINK, "there is nothing to go on with"
-    else:
+    elif lane == "new":
         await moving.new.send(move(1, 5, 0), reset)
+        assert await is_reset(application)
+    else:  # the new lane was lost before this router had read anything there
+        await moving.old.send(move(3, 5, 0), frame(3, wire.RESET, bytes([LINK]) + b"its lane was lost"))
         assert await is_reset(application)
     await moving.pair.nothing_is_left()
     await moving.new.is_alive()

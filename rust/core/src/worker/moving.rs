@@ -213,6 +213,11 @@ impl Worker {
                     .send(place.worker, Job::Settle(Box::new(settling)));
             }
             _ => {
+                if let Some(place) = places.iter().max_by_key(|place| place.open) {
+                    let (name, total) = (settling.name, settling.between.stream.sent());
+                    self.shared
+                        .send(place.worker, Job::Withdraw(place.id, name, total));
+                }
                 let reason = "no lane of its link takes it";
                 self.end_between(settling.between, Class::Link, reason);
             }
@@ -229,7 +234,7 @@ impl Worker {
         };
         let Settling { between, name, .. } = settling;
         let owner = self.conns.vacant_key() as u32;
-        let opened = lane.mux.open_moved(between.stream, name, owner);
+        let opened = lane.mux.open_moved(between.stream, name, owner, self.now);
         match opened {
             Ok(key) => {
                 self.shared.streams_moved.fetch_add(1, Ordering::Relaxed);
@@ -278,13 +283,14 @@ impl Worker {
         Ok(())
     }
 
-    /// A lane is lost. What we asked for on it is lost too, and the other end may keep it for another lane.
+    /// A lane is lost, and with it what we asked for on it or sent on to it: the other end may keep that for another lane.
     pub(super) fn withdraw_moves(&self, lane: &Lane) {
         let places = lane.trunk.places();
         let Some(place) = places.iter().max_by_key(|place| place.open) else {
             return;
         };
-        for (name, total) in lane.mux.unanswered_moves().into_iter().take(MOST_WITHDRAWN) {
+        let in_doubt = lane.mux.moves_in_doubt(self.now);
+        for (name, total) in in_doubt.into_iter().take(MOST_WITHDRAWN) {
             self.shared
                 .send(place.worker, Job::Withdraw(place.id, name, total));
         }
