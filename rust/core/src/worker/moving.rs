@@ -381,7 +381,6 @@ impl Worker {
                     lane.mux
                         .consumed(key, written as u32, &self.shared.budget, self.now);
                 }
-                conn.shut_if_due();
                 if !conn.eof {
                     lane.mux.readable(key);
                     if conn.read_closed {
