@@ -348,7 +348,11 @@ class BaselinePlane:
         leave_asked(self, self._trunks[str(lane.router)], lane, stream, name)
 
     def take_parked(self, lane: Lane, name: int) -> Stream | None:
-        return self._trunks[str(lane.router)].parking.take(name)
+        parking = self._trunks[str(lane.router)].parking
+        stream = parking.take(name)
+        if stream is None:
+            parking.take_back(name, trio.current_time())
+        return stream
 
     def late_reset(self, lane: Lane, id_: int, stream_class: StreamClass, reason: str) -> None:
         stream = self._trunks[str(lane.router)].parking.take_from(lane, id_)

@@ -265,8 +265,10 @@ impl Worker {
         id: u32,
         (name, total): (u64, u64),
     ) -> Result<(), Refusal> {
-        let found = self.shared.parking().take(lane.trunk.router, name);
+        let router = lane.trunk.router;
+        let found = self.shared.parking().take(router, name);
         let Some(Between { conn, stream }) = found else {
+            self.shared.parking().take_back(router, name, self.now);
             return lane
                 .mux
                 .refuse_moved(id)
