@@ -118,6 +118,13 @@ impl Mux {
             })
     }
 
+    /// Streams that may be asked to leave: key and owner.
+    pub fn leavers(&self) -> impl Iterator<Item = (Key, u32)> + '_ {
+        let all = self.streams.iter();
+        all.map(|(key, stream)| (key as Key, stream.owner))
+            .filter(|&(key, _)| self.may_leave(key))
+    }
+
     /// Ask the peer to let a stream leave this lane. Nothing is sent on it until [`Received::Left`]. `name` must be unique among
     /// all moves of this trunk.
     pub fn ask_to_leave(&mut self, key: Key, name: u64) {

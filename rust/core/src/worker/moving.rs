@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use slab::Slab;
+
 use super::conn::{Conn, Stage};
 use super::lane::Lane;
 use super::parking::Parking;
@@ -40,6 +42,14 @@ pub struct Settling {
     /// The lane that it left.
     from: u64,
     tries: u8,
+}
+
+/// Whether a stream is one of an application here, and its bytes flow.
+pub(super) fn flows(conns: &Slab<Conn>, owner: u32) -> bool {
+    let conn = (!is_hop(owner))
+        .then(|| conns.get(owner as usize))
+        .flatten();
+    conn.is_some_and(|c| matches!(c.stage, Stage::Streaming { .. }))
 }
 
 type Refusal = (Option<GoAway>, String);
@@ -82,6 +92,9 @@ impl Worker {
         let handles = self.shared.workers.get();
         if let Some(own) = handles.and_then(|all| all.get(self.index)) {
             own.has_dialogue.store(has_dialogue, Ordering::Relaxed);
+        }
+        if !self.stopping {
+            self.empty_leaving();
         }
         if has_bulk && !self.stopping {
             let has_dialogue = self.shared.has_dialogue();
@@ -126,12 +139,7 @@ impl Worker {
             return;
         }
         let conns = &self.conns;
-        let flows = |&(key, owner): &(Key, u32)| {
-            let conn = (!is_hop(owner)).then(|| conns.get(owner as usize));
-            let conn = conn.flatten();
-            lane.mux.may_leave(key)
-                && conn.is_some_and(|c| matches!(c.stage, Stage::Streaming { .. }))
-        };
+        let flows = |&(key, owner): &(Key, u32)| lane.mux.may_leave(key) && flows(conns, owner);
         let bulky = lane.mux.bulky().filter(flows).take(errand.bulky);
         let dialogues = lane.mux.dialogues().filter(flows).take(errand.dialogues);
         let chosen: Vec<(Key, u32)> = bulky.chain(dialogues).collect();
@@ -145,10 +153,8 @@ impl Worker {
     /// The peer asks for a stream: it is parked, or stays. The lane is out of its place.
     pub(super) fn stream_asked(&mut self, lane: &mut Lane, owner: u32, key: Key, name: u64) {
         let router = lane.trunk.router;
-        let conn = self.conns.get(owner as usize);
-        let flows = conn.is_some_and(|c| matches!(c.stage, Stage::Streaming { .. }));
         let has_room = || self.shared.parking().has_room(router, name);
-        let stream = (!is_hop(owner) && flows && !self.stopping && has_room())
+        let stream = (flows(&self.conns, owner) && !self.stopping && has_room())
             .then(|| lane.mux.let_go(key, name))
             .flatten();
         let Some(stream) = stream else {
