@@ -79,9 +79,17 @@ class Parking:
 
     def __init__(self) -> None:
         self._streams: dict[int, tuple[Stream, object]] = {}
+        self._taken_back: dict[int, float] = {}  # moves that were taken back before they were asked for here, until when; oldest first
 
     def has_room(self, name: int) -> bool:
-        return len(self._streams) < MOST_PARKED and name not in self._streams
+        return len(self._streams) < MOST_PARKED and name not in self._streams and name not in self._taken_back
+
+    def take_back(self, name: int, now: float) -> None:
+        """Nobody of that name was here when it was come for: nobody will come again."""
+        for old in [old for old, until in self._taken_back.items() if until <= now]:
+            del self._taken_back[old]
+        if len(self._taken_back) < MOST_PARKED:
+            self._taken_back[name] = now + PARKED_FOR
 
     def put(self, name: int, stream: Stream, lane: object) -> None:
         self._streams[name] = (stream, lane)
