@@ -184,7 +184,7 @@ def status(invocation: Invocation, name: str | None, wait: bool, timeout: float)
 
 def _say_tokens(document: Doc) -> None:
     """In a namespace: tokens that somebody applied and that are no links, and why not."""
-    found = [p for p in document["problems"] if p.get("path", "").startswith("Secret/")]
+    found = [p for p in document["problems"] if p.get("path", "").startswith(("Secret/", "AccessToken/"))]
     explain((p["path"], {"message": p["message"], "next": p.get("hint", "")}) for p in found)
 
 

@@ -22,7 +22,7 @@ from vanrouter.kube.kinds import SECRETS
 from vanrouter.resources import AccessToken, Secret
 from vanrouter.resources.writing import to_yaml
 from vanrouter.tokens import parse_token
-from vanrouter.tokens.declared import read_declared
+from vanrouter.tokens.declared import read_resource
 from vanrouter.tokens.token import AccessToken as Token
 from vanrouter.tokens.token import format_time
 
@@ -106,8 +106,7 @@ class ResourceOffer:
         return (self._value.get("status") or {}).get("redeemed") is True or self._said.get(self.key, {}).get("redeemed") is True
 
     def token(self) -> Token:
-        spec = self._resource.spec
-        return read_declared(self._resource.name, spec.url, spec.code, spec.ca, cost=spec.link_cost, endpoints=spec.endpoints)
+        return read_resource(self._resource)
 
     def is_there(self) -> bool:
         value = self._copies.customs.objects.get(self.key)

@@ -27,10 +27,13 @@ from vanrouter.model import parse_name, parse_site_id
 from vanrouter.pki.keys import PrivateKey
 from vanrouter.pki.pem import load_certificates
 from vanrouter.pki.secret import Secret
+from vanrouter.resources import read_resources
+from vanrouter.resources.kinds import AccessToken as TokenResource
+from vanrouter.resources.kinds import Secret as SecretResource
 from vanrouter.tokens.ledger import AccessGrant
-from vanrouter.tokens.token import MAX_ENDPOINTS, AccessToken, Endpoint
+from vanrouter.tokens.token import MAX_ENDPOINTS, AccessToken, Endpoint, format_token
 
-__all__ = ["check_code", "declared_id", "made_code", "read_declared", "secret_of", "url_of"]
+__all__ = ["as_secret", "check_code", "declared_id", "made_code", "read_declared", "read_resource", "secret_of", "url_of"]
 
 SHORTEST_CODE: Final = 20
 LONGEST_CODE: Final = 256
@@ -118,6 +121,19 @@ def read_declared(name: str, url: str, code: str, ca: str, *, cost: int = 1, end
         issued=float(made),
         cost=cost,
     )
+
+
+def read_resource(resource: TokenResource) -> AccessToken:
+    """Raises TokenError, as ``read_declared``."""
+    spec = resource.spec
+    return read_declared(resource.name, spec.url, spec.code, spec.ca, cost=spec.link_cost, endpoints=spec.endpoints)
+
+
+def as_secret(resource: TokenResource) -> SecretResource:
+    """The same token as the Secret that a site keeps it in: a ConfigMap, and a router, is no place for a code. Raises TokenError."""
+    (secret,) = read_resources(format_token(read_resource(resource)), source=resource.ref)
+    assert isinstance(secret, SecretResource)
+    return secret
 
 
 def _first(first: Endpoint, more: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
