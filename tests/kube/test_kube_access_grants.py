@@ -9,20 +9,25 @@ from typing import Any
 import pytest
 import trio
 import yaml
+from api_server import ApiServer
 from cluster_world import namespaces
 from controllers import Namespace, in_namespace
 from custom_resources import install_definitions
+from test_kube_custom_resources import as_user
 from test_kube_tokens import reachable
 
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Object, apply, delete
-from vanrouter.kube.crds import CUSTOM_KINDS
+from vanrouter.kube.crds import CUSTOM_KINDS, cluster_roles
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
+from vanrouter.kube.manifests import CONTROLLER_CUSTOM_RULES, CONTROLLER_RULES, ROUTER_CUSTOM_RULES
 from vanrouter.kube.names import selector
 from vanrouter.kube.records import site_text
+from vanrouter.kube.rights import rights_in
 from vanrouter.kube.state import files_in
 
 GRANTS, TOKENS = CUSTOM_KINDS["AccessGrant"], CUSTOM_KINDS["AccessToken"]
+IN_A_MAP = "apiVersion: vanrouter.io/v1alpha1\nkind: AccessGrant\nmetadata: {name: in-a-map}\nspec: {redemptionsAllowed: 2%s}\n"
 CHOSEN = "a-code-that-nobody-guesses-1"
 
 
@@ -153,8 +158,31 @@ async def test_a_token_that_was_changed_on_the_way_and_one_of_the_incumbent_are_
             assert "by its own sites only" in site_text(site)
 
 
+@pytest.mark.usefixtures("defined")
+async def test_the_roles_that_ship_are_enough_and_give_codes_to_the_controller_alone(
+    api_server: ApiServer, cluster: Any, namespace: str
+) -> None:
+    async with in_namespace(cluster, namespace) as here:
+        await here.site()
+        await grant(here)
+        await here.put(IN_A_MAP % "")
+        async with as_user(api_server, here, *CONTROLLER_RULES, *CONTROLLER_CUSTOM_RULES) as controller, here.router(controller):
+            shown = await granted(here)
+            await token(here, "edited", **{**as_token(shown), "code": "edited"})
+            await here.until(TOKENS, "edited", lambda v: (v.get("status") or {}).get("status") == "Error")
+            await here.until(SECRETS, "van-token.in-a-map", bool)
+            await here.client.call(delete(GRANTS, namespace, "for-south"))
+            await here.client.call(delete(CONFIG_MAPS, namespace, "van.accessgrant.in-a-map"))
+            await until_withdrawn(here)
+            await here.until(SECRETS, "van-token.in-a-map", lambda v: v is None)
+            assert controller.copies.customs.problems == []
+    coded = {"accessgrants", "accesstokens"}
+    for rules in (ROUTER_CUSTOM_RULES, *(role["rules"] for role in cluster_roles() if role["metadata"]["name"] == "vanrouter-view")):
+        assert not any(right.resource.partition("/")[0] in coded for right in rights_in(rules))
+
+
 async def test_a_grant_in_a_config_map_shows_its_token_in_a_secret_and_nowhere_else(cluster: Any) -> None:
-    text = "apiVersion: vanrouter.io/v1alpha1\nkind: AccessGrant\nmetadata: {name: for-south}\nspec: {redemptionsAllowed: 2%s}\n"
+    text = IN_A_MAP.replace("in-a-map", "for-south")
     async with two(cluster) as (north, south), reachable(north):
         await north.put(text % "")
         shown = files_in(await north.until(SECRETS, "van-token.for-south", bool))
