@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
+from declared_tokens import access_token
 from token_parts import AUTHORITY, NORTH, NOW, MemoryLedger, ask_for, make_issuer
 
 from vanrouter.errors import TokenError
 from vanrouter.pki import CertificateAuthority
 from vanrouter.tokens import AccessToken, Endpoint, Issuer
-from vanrouter.tokens.declared import check_code, declared_id, read_declared
+from vanrouter.tokens.declared import check_code, declared_id, parse_any, read_declared
+from vanrouter.tokens.files import read_token, write_private_new
 from vanrouter.tokens.issuer import KEEP_ENDED, Shown
 from vanrouter.tokens.ledger import AccessGrant
 
 ID = declared_id(NORTH.site_id, "uid-1", "AccessGrant/g", "spec")
 CHOSEN = "a-code-that-nobody-guesses-1"
 TWO = [Endpoint("127.0.0.1", 7001), Endpoint("fd00::1", 7001)]
+
+THEIRS = (
+    "apiVersion: skupper.io/v2alpha1\nkind: AccessToken\nmetadata: {name: west}\n"
+    "spec: {url: 'https://10.0.0.5:9090/0a1b', code: hP4f, ca: pem}\n"
+)
 
 
 def declare(issuer: Issuer, *, code: str = "", now: float = NOW, uses: int = 1, grant_id: str = ID) -> AccessGrant:
@@ -114,6 +122,21 @@ def test_a_token_of_which_anything_was_changed_says_so_before_anybody_is_asked()
             read(shown, **change)
         assert (what, raised.value.reason, raised.value.retryable) == (what, "malformed", False)
         assert shown.code not in f"{raised.value} {raised.value.hint}"
+
+
+def test_a_file_with_an_access_token_is_a_token_file(tmp_path: Path) -> None:
+    shown = shown_by(make_issuer(MemoryLedger()))
+    file = tmp_path / "t.yaml"
+    write_private_new(file, access_token(shown, name="t").encode())
+    assert read_token(file) == (read(shown, endpoints=""), [])
+    for text, said in (
+        (THEIRS, "by its own sites only"),
+        (f"{THEIRS}---\n{THEIRS}", "more than an AccessToken"),
+        ("kind: AccessToken", ""),
+    ):
+        with pytest.raises(TokenError) as raised:
+            parse_any(text.encode(), "stdin")
+        assert said in str(raised.value)
 
 
 def test_how_the_lines_of_the_ca_are_broken_changes_nothing() -> None:

@@ -22,7 +22,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives import serialization
 
-from vanrouter.errors import ConfigError, TokenError
+from vanrouter.errors import ConfigError, TokenError, VanrouterError
 from vanrouter.model import parse_name, parse_site_id
 from vanrouter.pki.keys import PrivateKey
 from vanrouter.pki.pem import load_certificates
@@ -31,9 +31,9 @@ from vanrouter.resources import read_resources
 from vanrouter.resources.kinds import AccessToken as TokenResource
 from vanrouter.resources.kinds import Secret as SecretResource
 from vanrouter.tokens.ledger import AccessGrant
-from vanrouter.tokens.token import MAX_ENDPOINTS, AccessToken, Endpoint, format_token
+from vanrouter.tokens.token import MAX_ENDPOINTS, AccessToken, Endpoint, format_token, parse_token
 
-__all__ = ["as_secret", "check_code", "declared_id", "made_code", "read_declared", "read_resource", "secret_of", "url_of"]
+__all__ = ["as_secret", "check_code", "declared_id", "made_code", "parse_any", "read_declared", "read_resource", "secret_of", "url_of"]
 
 SHORTEST_CODE: Final = 20
 LONGEST_CODE: Final = 256
@@ -44,6 +44,7 @@ _CHECK: Final = 4
 """Characters of the check: an edit passes it once in a million, and who sees the url alone learns 20 bits of no use from it."""
 
 _PATH: Final = re.compile(r"/([a-z2-7]{52})/([a-z2-7]{26})")
+_KIND: Final = re.compile(rb"^\s*['\"]?kind['\"]?:\s*['\"]?AccessToken\b", re.MULTILINE)
 _AGAIN: Final = "copy url, code and ca again, all three from the status of one AccessGrant"
 
 
@@ -134,6 +135,19 @@ def as_secret(resource: TokenResource) -> SecretResource:
     (secret,) = read_resources(format_token(read_resource(resource)), source=resource.ref)
     assert isinstance(secret, SecretResource)
     return secret
+
+
+def parse_any(raw: bytes, where: str) -> AccessToken:
+    """A token file: a Secret, or an AccessToken, as whoever copies a grant writes it. Raises TokenError."""
+    if not _KIND.search(raw):
+        return parse_token(raw, where)
+    try:
+        found = read_resources(raw, source=where)
+    except VanrouterError as err:
+        raise TokenError(f"{where}: {err}", reason="malformed", hint=err.hint) from None
+    if len(found) != 1 or not isinstance(found[0], TokenResource):
+        raise TokenError(f"{where} holds more than an AccessToken", reason="malformed", hint="van apply -f takes any number of resources")
+    return read_resource(found[0])
 
 
 def _first(first: Endpoint, more: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
