@@ -22,9 +22,12 @@ from vanrouter.kube.crds import CUSTOM_KINDS, cluster_roles
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
 from vanrouter.kube.manifests import CONTROLLER_CUSTOM_RULES, CONTROLLER_RULES, ROUTER_CUSTOM_RULES
 from vanrouter.kube.names import selector
-from vanrouter.kube.records import site_text
+from vanrouter.kube.records import resource_object, site_text
 from vanrouter.kube.rights import rights_in
 from vanrouter.kube.state import files_in
+from vanrouter.resources import AccessToken, Metadata
+from vanrouter.resources.kinds import AccessTokenSpec
+from vanrouter.tokens.declared import as_secret
 
 GRANTS, TOKENS = CUSTOM_KINDS["AccessGrant"], CUSTOM_KINDS["AccessToken"]
 IN_A_MAP = "apiVersion: vanrouter.io/v1alpha1\nkind: AccessGrant\nmetadata: {name: in-a-map}\nspec: {redemptionsAllowed: 2%s}\n"
@@ -120,6 +123,28 @@ async def test_a_link_outlives_the_token_that_made_it_and_a_grant_that_is_delete
             assert "its AccessGrant was deleted" in refused["status"]["message"]
             assert refused["status"]["redeemed"] is False
             assert await south.get(CONFIG_MAPS, "van.link.late") is None
+
+
+@pytest.mark.usefixtures("defined")
+async def test_a_token_waits_for_its_issuer_and_is_used_once_also_where_it_stands_twice(cluster: Any) -> None:
+    async with two(cluster) as (north, south):
+        async with reachable(north):
+            await grant(north, redemptionsAllowed=2)
+            copied = as_token(await granted(north))
+        await token(south, **copied)
+        secret = as_secret(AccessToken(metadata=Metadata(name="same"), spec=AccessTokenSpec(**copied)))
+        async with south.controller():
+            value = await south.until(TOKENS, "north", lambda v: v and (v.get("status") or {}).get("status") == "Pending")
+            assert condition(value, "Redeemed")["reason"] == "TryingAgain"
+            assert "could not be asked" in value["status"]["message"]
+            await south.client.call(apply(SECRETS, south.name, resource_object(secret)))
+            async with reachable(north):
+                await south.until(TOKENS, "north", lambda v: v["status"]["status"] == "Ready")
+                await south.until(SECRETS, "same", lambda v: "vanrouter.io/redeemed" in v["metadata"]["annotations"])
+                (listed,) = (await north.ask("token.list", {}))["result"]["grants"]
+                assert (listed["used"], listed["state"]) == (1, "active")
+                links = await south.client.pages(CONFIG_MAPS, south.name, labels=selector("resource"))
+                assert [m["metadata"]["name"] for m in links if m["metadata"]["name"].startswith("van.link.")] == ["van.link.north"]
 
 
 @pytest.mark.usefixtures("defined")
