@@ -117,6 +117,17 @@ async def test_what_was_said_of_a_token_is_not_said_of_another_one_with_its_name
     assert not offer(NOW, said, {**OBJECT, "metadata": {"name": "t", "uid": "other", "generation": 1}}).is_done
 
 
+async def test_a_start_anew_says_of_a_redeemed_token_what_its_status_says() -> None:
+    said: dict[str, Any] = {}
+    value = {**OBJECT, "kind": "AccessToken", "spec": {"url": "https://a:1/b", "code": "c", "ca": "pem"}}
+    await offer(NOW, said, value).say_redeemed("north")
+    before = custom_status(value, read_custom(value), said["accesstokens.vanrouter.io/t"], seen=True, problem=None, date="")
+    assert (before["redeemed"], before["link"]) == (True, "north")
+    again: dict[str, Any] = {}
+    offer(NOW + 500, again, {**value, "status": before}).say()
+    assert custom_status(value, read_custom(value), again["accesstokens.vanrouter.io/t"], seen=True, problem=None, date="") == before
+
+
 async def test_a_token_that_is_tried_again_is_pending_and_one_that_is_refused_for_good_is_an_error() -> None:
     for for_good, words in ((False, "Pending"), (True, "Error")):
         said: dict[str, Any] = {}
