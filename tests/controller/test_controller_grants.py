@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from vanrouter.controller.granting import grant_status, tokens_in_maps
 from vanrouter.controller.offers import ResourceOffer
 from vanrouter.errors import TokenError
+from vanrouter.kube.calls import Kind
 from vanrouter.kube.custom import custom_status, read_custom
 from vanrouter.model import parse_site_id
 from vanrouter.pki.secret import Secret
@@ -86,16 +88,22 @@ def test_what_the_status_says_already_is_said_again_as_it_is() -> None:
     assert status(used(1), NOW + 500, {**OBJECT, "status": before}) == before
 
 
-class NoCopies:
-    """None of what it is."""
+class Copies:
+    """Of a namespace with the ConfigMaps ``maps``."""
 
-    class customs:  # noqa: N801
-        objects: dict[str, Any] = {}  # noqa: RUF012
+    def __init__(self, *maps: str) -> None:
+        self.maps, self.customs = dict.fromkeys(maps, OBJECT), types.SimpleNamespace(objects={})
+
+    def current(self, _kind: Kind) -> bool:
+        return True
+
+    def get(self, _kind: Kind, name: str) -> Any:
+        return self.maps.get(name)
 
 
-def offer(now: float, said: Any, value: Any = None) -> ResourceOffer:
-    value = value or {**OBJECT, "kind": "AccessToken"}
-    return ResourceOffer("accesstokens.vanrouter.io/t", TOKEN, value, NoCopies(), said=said, clock=lambda: now)  # type: ignore[arg-type]
+def offer(now: float, said: Any, value: Any = None, *maps: str) -> ResourceOffer:
+    value, copies = value or {**OBJECT, "kind": "AccessToken"}, Copies(*maps)
+    return ResourceOffer("accesstokens.vanrouter.io/t", TOKEN, value, copies, said=said, clock=lambda: now)  # type: ignore[arg-type]
 
 
 def test_who_holds_a_token_that_is_refused_hears_whether_it_expired_or_was_used() -> None:
@@ -120,12 +128,14 @@ async def test_what_was_said_of_a_token_is_not_said_of_another_one_with_its_name
 async def test_a_start_anew_says_of_a_redeemed_token_what_its_status_says() -> None:
     said: dict[str, Any] = {}
     value = {**OBJECT, "kind": "AccessToken", "spec": {"url": "https://a:1/b", "code": "c", "ca": "pem"}}
-    await offer(NOW, said, value).say_redeemed("north")
+    await offer(NOW, said, value, "van.link.north").say_redeemed("north")
     before = custom_status(value, read_custom(value), said["accesstokens.vanrouter.io/t"], seen=True, problem=None, date="")
     assert (before["redeemed"], before["link"]) == (True, "north")
     again: dict[str, Any] = {}
-    offer(NOW + 500, again, {**value, "status": before}).say()
+    offer(NOW + 500, again, {**value, "status": before}, "van.link.north").say()
     assert custom_status(value, read_custom(value), again["accesstokens.vanrouter.io/t"], seen=True, problem=None, date="") == before
+    offer(NOW + 500, again, {**value, "status": before}).say()
+    assert "link north was made of it, and is gone" in again["accesstokens.vanrouter.io/t"]["conditions"][0]["message"]
 
 
 async def test_a_token_that_is_tried_again_is_pending_and_one_that_is_refused_for_good_is_an_error() -> None:

@@ -97,6 +97,7 @@ async def test_what_a_grant_shows_is_a_token_elsewhere_and_makes_a_link_once(clu
             used = await north.until(GRANTS, "for-south", lambda v: v["status"]["redemptions"] == 1)
             assert condition(used, "Redeemable")["reason"] == "Used"
             await south.client.call(delete(CONFIG_MAPS, south.name, "van.link.north"))
+            done = await south.until(TOKENS, "north", lambda v: "and is gone" in condition(v, "Redeemed")["message"])
         async with south.controller():
             await trio.sleep(2.0)
             assert await south.get(CONFIG_MAPS, "van.link.north") is None, "the token that made it is used"

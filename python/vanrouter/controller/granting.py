@@ -46,7 +46,9 @@ class Granting:
 
     def __init__(self, issuing: Issuing, copies: Copies, site_id: str, *, clock: Callable[[], float]) -> None:
         self._issuing, self._copies, self._site_id, self._clock = issuing, copies, site_id, clock
-        self._read: dict[str, tuple[str, Grant]] = {}  # by the name of the Secret: of which version, and what it says
+        # What takes a millisecond, for each pass. By the name of the grant's Secret.
+        self._read: dict[str, tuple[str, Grant]] = {}  # of which version, and what it says, where we know its code
+        self._shown: dict[str, tuple[float, tuple[str, ...], Shown]] = {}  # since when, reached where, and what it shows
         self.said: dict[str, Doc] = {}  # of custom resources, by where they stand
         self.problems: list[Problem] = []
         self.deadline = math.inf
@@ -69,7 +71,7 @@ class Granting:
             grant: Grant | None = None
             try:
                 grant = await self._grant(grant_id, resource, where)
-                shown = self._issuing.shown(grant, resource.spec.code)
+                shown = self._show(grant, resource.spec.code)
                 if value is not None:
                     said[where] = grant_status(value, grant, shown, self._clock())
                 else:
@@ -99,19 +101,30 @@ class Granting:
             check_code(spec.code)
         value = self._copies.get(SECRETS, grant_secret(grant_id))
         if value is not None:
-            known = self._known(value)
-            if self._issuing.proves(known, spec.code):
+            known = self._known(value, spec.code)
+            if known is not None:
                 return known
         return await self._issuing.declare(
             grant_id, resource.name, source=where, code=spec.code, uses=spec.redemptions_allowed, lifetime=resource.lifetime
         )
 
-    def _known(self, value: Object) -> Grant:
+    def _known(self, value: Object, code: str) -> Grant | None:
         name, version = value["metadata"]["name"], str(value["metadata"]["resourceVersion"])
         known = self._read.get(name)
         if known is None or known[0] != version:
-            self._read[name] = known = version, grant_in(value)
+            known = version, grant_in(value)
+            if not self._issuing.proves(known[1], code):
+                return None
+            self._read[name] = known
         return known[1]
+
+    def _show(self, grant: Grant, code: str) -> Shown:
+        """Raises NotReady, ConfigError."""
+        name, reached = grant_secret(grant.id), self._issuing.endpoints
+        known = self._shown.get(name)
+        if known is None or known[:2] != (grant.created, reached):
+            self._shown[name] = known = grant.created, reached, self._issuing.shown(grant, code)
+        return known[2]
 
     async def _write_token(self, resource: AccessGrant, shown: Shown, where: str, uid: str) -> None:
         token = read_declared(resource.name, shown.url, shown.code, shown.ca, endpoints=" ".join(shown.endpoints))
@@ -127,6 +140,7 @@ class Granting:
         copies = self._copies
         secrets = copies.of(SECRETS)
         self._read = {name: read for name, read in self._read.items() if name in secrets}
+        self._shown = {name: shown for name, shown in self._shown.items() if name in wanted}
         unseen = CUSTOM_KINDS["AccessGrant"].resource in copies.customs.unseen
         if unseen or not (copies.current(CONFIG_MAPS) and copies.customs.current):
             return

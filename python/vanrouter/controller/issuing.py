@@ -62,6 +62,10 @@ class Issuing:
     def set_endpoints(self, endpoints: list[tuple[str, int]]) -> None:
         self._issuer.endpoints = [Endpoint(host, port) for host, port in endpoints]
 
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return tuple(str(endpoint) for endpoint in self._issuer.endpoints)
+
     async def join(self, params: Params) -> Params:
         """One request of ``van-join/1``, passed by a router. Raises ConfigError for one that is no such thing."""
         request = params.get("request")

@@ -18,7 +18,8 @@ from vanrouter.controller.report import Doc, rfc3339
 from vanrouter.errors import StoreError, TokenError, VanrouterError
 from vanrouter.kube.calls import Object, merge_patch
 from vanrouter.kube.custom import custom_stamp
-from vanrouter.kube.kinds import SECRETS
+from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
+from vanrouter.kube.names import resource_map
 from vanrouter.resources import AccessToken, Secret
 from vanrouter.resources.writing import to_yaml
 from vanrouter.tokens import parse_token
@@ -130,7 +131,8 @@ class ResourceOffer:
         """That it is redeemed: now, or as its status says already."""
         known: Doc = self._value.get("status") or {}
         link = link or str(self._said.get(self.key, known).get("link") or "")
-        text = f"link {link} was made of it; it is redeemed once, whatever it says from then on"
+        gone = bool(link) and self._copies.current(CONFIG_MAPS) and self._copies.get(CONFIG_MAPS, resource_map("Link", link)) is None
+        text = f"link {link} was made of it{', and is gone' if gone else ''}; it is redeemed once, whatever it says from then on"
         both = [condition_of(self._value, kind, "True", "Redeemed", text, "", self._clock()) for kind in ("Ready", "Redeemed")]
         self._said[self.key] = {"uid": self._uid, "redeemed": True, "link": link, "conditions": both}
 
