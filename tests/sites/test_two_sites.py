@@ -157,10 +157,14 @@ async def test_an_access_token_among_the_resources_is_redeemed_and_one_that_was_
     text = access_token(shown_by(issuing.joining.issuer()), cost=7)
     edited = text.replace("name: from-north", "name: edited").replace("site=north", "site=nowhere")
     (south.resources.directory / "edited.yaml").write_text(edited)
+    (south.resources.directory / "made-up.yaml").write_text(edited.replace("edited", "made-up").replace("check=", "check=%C3%A9"))
     (south.resources.directory / "from-north.yaml").write_text(text)
     await world.until_linked(north, south)
     status = await world.status(south)
-    assert [(p["path"], "do not belong together" in p["message"]) for p in status["problems"]] == [("AccessToken/edited", True)]
+    assert [(p["path"], "do not belong together" in p["message"]) for p in status["problems"]] == [
+        ("AccessToken/edited", True),
+        ("AccessToken/made-up", True),
+    ]
     assert [(link["name"], link["cost"]) for link in status["links"]] == [("from-north", 7)]
 
 
