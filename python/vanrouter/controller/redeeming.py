@@ -27,7 +27,7 @@ from vanrouter.errors import StoreError, TokenError, VanrouterError
 from vanrouter.kube.calls import Object
 from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
-from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret
+from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret, resource_map
 from vanrouter.kube.records import resource_object
 from vanrouter.kube.state import NAME, files_in, secret_of
 from vanrouter.pki import Renewal, renew_at, renewal_state
@@ -212,7 +212,8 @@ class Redeeming:
             done = link
         else:
             credential = LinkCredential.from_files(_credentials(secrets)[done][1])
-        await self._copies.ensure(CONFIG_MAPS, resource_object(_link(done, credential), owners=owners))
+        if self._copies.get(CONFIG_MAPS, resource_map("Link", done)) is None:  # else somebody may have changed it since
+            await self._copies.ensure(CONFIG_MAPS, resource_object(_link(done, credential), owners=owners))
         await offer.say_redeemed(done)
         if holder in self._copies.of(SECRETS):
             await self._copies.remove(SECRETS, holder)
