@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import yaml
-from conftest import Van
 from declared_tokens import access_token, north, shown_by
 from fake_site import FakeSite
 from free_ports import free_port
+from van_calls import Van
 
 from vanrouter.stores import SiteHome
 

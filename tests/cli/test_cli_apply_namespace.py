@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from conftest import Van
 from declared_tokens import access_token, north, shown_by
 from test_cli_namespace import EVERYTHING, Here, ok
+from van_calls import Van
 
 from vanrouter.kube.calls import Call, apply, merge_patch
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, SECRETS

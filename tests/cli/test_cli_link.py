@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Van
 from fake_site import SOUTH, FakeSite, Refusal, cond, link_element
+from van_calls import Van
 
 from vanrouter.links.status import words_for_silence
 from vanrouter.pki.secret import Secret

@@ -132,7 +132,7 @@ async def test_a_stream_that_moves_to_and_fro_keeps_its_credit(moving: Scene) ->
     await moving.new.is_alive()
 
 
-@pytest.mark.parametrize("lane", ["old", "new"])
+@pytest.mark.parametrize("lane", ["old", "new", "back on the old"])
 async def test_a_reset_of_a_stream_that_moves_resets_the_application(moving: Scene, lane: str) -> None:
     application = await moving.opened()
     await moving.left(1, name=5, sent=0, received=0)
@@ -142,8 +142,11 @@ async def test_a_reset_of_a_stream_that_moves_resets_the_application(moving: Sce
         assert await is_reset(application)
         await moving.new.send(move(1, 5, 0))
         assert (await moving.new.until(wire.RESET, 1))[0] == LINK, "there is nothing to go on with"
-    else:
+    elif lane == "new":
         await moving.new.send(move(1, 5, 0), reset)
+        assert await is_reset(application)
+    else:  # the new lane was lost before this router had read anything there
+        await moving.old.send(move(3, 5, 0), frame(3, wire.RESET, bytes([LINK]) + b"its lane was lost"))
         assert await is_reset(application)
     await moving.pair.nothing_is_left()
     await moving.new.is_alive()
@@ -153,6 +156,18 @@ async def test_a_move_that_nobody_knows_is_reset_and_the_lane_lives(moving: Scen
     await moving.new.send(move(1, 99, 0), frame(1, wire.DATA, b"lost"))
     assert (await moving.new.until(wire.RESET, 1))[0] == LINK
     await moving.new.is_alive()
+
+
+async def test_a_move_that_is_asked_for_after_it_was_taken_back_gets_a_no(moving: Scene) -> None:
+    """The lane where it was asked for is lost at the other end, and read here last: nobody would come for the stream."""
+    application = await moving.opened()
+    await moving.new.send(move(1, 5, 0), frame(1, wire.RESET, bytes([LINK]) + b"its lane was lost"))
+    await moving.new.until(wire.RESET, 1)
+    await moving.old.send(move(1, 5, 0))
+    assert await moving.old.until(wire.MOVE, 1) == bytes(16)
+    await moving.old.hang_up()
+    assert await is_reset(application)
+    await moving.pair.nothing_is_left()
 
 
 async def test_a_stream_between_lanes_is_reset_when_the_last_lane_is_lost(moving: Scene) -> None:

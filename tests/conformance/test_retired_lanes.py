@@ -1,7 +1,8 @@
-"""Lanes over an address that is about to go: new streams use others, those that are there stay to their end."""
+"""Lanes over an address that is about to go: new streams use others; those that are there stay to their end, or a core moves them."""
 
 from __future__ import annotations
 
+import pytest
 import trio
 from applications import body, connect, echo, echo_through, served
 from plane_harness import Pair, free_port
@@ -43,6 +44,50 @@ async def test_streams_of_a_retired_lane_end_by_themselves_and_new_ones_take_ano
         with trio.fail_after(10):
             await echo_through(port, 50_000)
         await pair.nothing_is_left()
+
+
+@pytest.mark.parametrize("kinds", ["core-core", "core-baseline"])
+async def test_a_core_moves_the_streams_of_a_retired_lane_and_it_closes_while_they_live(kinds: str, nursery: trio.Nursery) -> None:
+    """The address may go then: nothing is over it any more."""
+    pair = Pair(kinds)
+    await pair.start(nursery)
+    ingress, egress = pair.ingress, pair.egress
+    content = body(4 << 20)
+    async with served(echo) as target:
+        port = await pair.expose(target.port)
+        busy, silent = [await connect(port) for _ in range(2)]
+        await silent.send_all(b"before")
+        with trio.fail_after(5):
+            assert await silent.receive_some() == b"before"
+        egress.put(Access(name="second", host="127.0.0.1", port=free_port(), credential="main"))
+        await egress.until(lambda: "second" in egress.accesses and egress.accesses["second"].status is BindStatus.LISTENING)
+        await pair.link(egress.accesses["second"].port)
+        await ingress.until(lambda: ingress.links[egress.id].lanes == 2)
+        got = bytearray()
+
+        async def send() -> None:
+            for at in range(0, len(content), 1 << 16):
+                await busy.send_all(content[at : at + (1 << 16)])
+                await trio.sleep(0.005)
+            await busy.send_eof()
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as carrying:
+                carrying.start_soon(send)
+                got += await busy.receive_some()
+                ingress.plane.retire("link", "127.0.0.1", pair.access_port)
+                async for data in busy:
+                    got += data
+        assert got == content
+        await ingress.until(lambda: ingress.links[egress.id].lanes == 1)
+        await egress.until(lambda: egress.links[ingress.id].lanes == 1)
+        await silent.send_all(b"after")
+        with trio.fail_after(5):
+            assert await silent.receive_some() == b"after"
+        await silent.send_eof()
+        await pair.nothing_is_left()
+    moved = [router.plane.counters().streams_moved for router in (ingress, egress)]
+    assert sum(moved) >= 2, moved
 
 
 async def test_of_another_link_or_address_nothing_is_retired(pair: Pair) -> None:

@@ -45,6 +45,22 @@ async def test_both_ends_of_a_link_and_of_a_key_agree(world: World, backend: int
     assert [link["active"] for link in network["links"]] == [True]
 
 
+async def test_status_shows_what_the_data_plane_has_counted(world: World, backend: int) -> None:
+    port = free_port()
+    north = world.home("north", linkAccess=f"127.0.0.1:{free_port()}")
+    south = world.home("south", serviceAddress="127.0.0.2")
+    await world.start(north)
+    await world.start(south)
+    await world.link(north, south)
+    nothing = {"open": 0, "total": 0, "refused": 0, "reset": 0, "moved": 0, "transit": 0}
+    assert (await world.status(north))["site"]["streams"] == nothing
+    await world.expose(south, "hello", backend, port, at=(north, south))
+    assert await world.get(port)
+    with trio.fail_after(5):
+        while (await world.status(north))["site"]["streams"] != {**nothing, "total": 1}:  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
+
 async def test_what_is_taken_back_goes_everywhere(world: World, backend: int) -> None:
     port = free_port()
     north = world.home("north", linkAccess=f"127.0.0.1:{free_port()}")

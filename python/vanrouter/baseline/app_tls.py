@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from socket import SHUT_WR, socket
 from typing import TYPE_CHECKING, Final
 
@@ -24,12 +24,17 @@ from vanrouter.plane import Connector, Listener, Tls
 if TYPE_CHECKING:
     from vanrouter.baseline.plane import BaselinePlane
 
-__all__ = ["Legs"]
+__all__ = ["GaveWay", "Legs"]
 
 GREETING_DEADLINE: Final = 10.0
+MOST_GREETING: Final = 1_024  # handshakes under way per listener; beyond it the oldest gives way, so that silence keeps nobody out
 READ_SIZE: Final = 65_536  # of ciphertext; what it decrypts to may wait here
 WRITE_SIZE: Final = 32_768  # plaintext that is encrypted at once, and may wait for a slow application beside its credit
 LAST_WORDS: Final = 60.0  # an application may take so long to read the end of a stream that is over
+
+
+class GaveWay(OSError):
+    """The handshake of a client whose place a newer one has."""
 
 
 class Legs:
@@ -39,6 +44,7 @@ class Legs:
         self._plane = plane
         self._table = table
         self._contexts: dict[tuple[str, bool], tuple[Tls, ssl.SSLContext]] = {}
+        self._greeting: dict[str, dict[trio.CancelScope, None]] = {}  # by listener, the oldest first
 
     async def accept(self, listener: Listener, sock: socket) -> AppSocket:
         """Raises OSError with what went wrong, and the socket is closed."""
@@ -49,14 +55,34 @@ class Legs:
             raise
         leg = TlsSocket(sock, self._plane.abort_watch, context, spawn=self._plane.spawn, server_side=True)
         try:
-            await leg.handshake(within=GREETING_DEADLINE)
+            with self._one_more(listener.name):
+                await leg.handshake(within=GREETING_DEADLINE)
         except BaseException as error:
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and not isinstance(error, GaveWay):
                 AppSocket.close(leg)  # so that the alert, which says why, arrives
             else:
                 leg.reset()
             raise
         return leg
+
+    @contextlib.contextmanager
+    def _one_more(self, listener: str) -> Iterator[None]:
+        """Of a listener's handshakes; the oldest of too many is cancelled, and raises GaveWay."""
+        greeting = self._greeting.setdefault(listener, {})
+        if len(greeting) >= MOST_GREETING:
+            oldest = next(iter(greeting))
+            del greeting[oldest]
+            oldest.cancel()
+        try:
+            with trio.CancelScope() as scope:
+                greeting[scope] = None
+                yield
+        finally:
+            greeting.pop(scope, None)
+            if not greeting:
+                self._greeting.pop(listener, None)
+        if scope.cancelled_caught:
+            raise GaveWay(None, "TLS: it gave way to new clients: too many have not finished their handshake")
 
     async def connect(self, connector: Connector) -> AppSocket:
         """Connected, its handshake included. Raises OSError."""

@@ -68,10 +68,10 @@ class Moves(Books):
 
     def refuse_moved(self, id_: int) -> None:
         """There is no stream of that name."""
-        if len(self._outbox.partings) >= MOST_STRAYS:
+        if len(self._outbox.strays) >= MOST_STRAYS:
             raise RemoteProtocolError(f"more than {MOST_STRAYS} moves of streams that nobody knows")
         reason = "this end has given up its move"
-        self._outbox.partings.append(encode(id_, FrameType.RESET, encode_class_and_reason(StreamClass.LINK, reason)))
+        self._outbox.strays.append(encode(id_, FrameType.RESET, encode_class_and_reason(StreamClass.LINK, reason)))
 
 
 class Parking:
@@ -79,9 +79,17 @@ class Parking:
 
     def __init__(self) -> None:
         self._streams: dict[int, tuple[Stream, object]] = {}
+        self._taken_back: dict[int, float] = {}  # moves that were taken back before they were asked for here, until when; oldest first
 
     def has_room(self, name: int) -> bool:
-        return len(self._streams) < MOST_PARKED and name not in self._streams
+        return len(self._streams) < MOST_PARKED and name not in self._streams and name not in self._taken_back
+
+    def take_back(self, name: int, now: float) -> None:
+        """Nobody of that name was here when it was come for: nobody will come again."""
+        for old in [old for old, until in self._taken_back.items() if until <= now]:
+            del self._taken_back[old]
+        if len(self._taken_back) < MOST_PARKED:
+            self._taken_back[name] = now + PARKED_FOR
 
     def put(self, name: int, stream: Stream, lane: object) -> None:
         self._streams[name] = (stream, lane)

@@ -21,7 +21,7 @@ import msgspec
 import trio
 
 from vanrouter.baseline.access import Doorkeeper
-from vanrouter.baseline.app_tls import Legs
+from vanrouter.baseline.app_tls import GaveWay, Legs
 from vanrouter.baseline.books import OUR_CREDITS
 from vanrouter.baseline.credit import Budget
 from vanrouter.baseline.dialling import Dialler
@@ -348,7 +348,11 @@ class BaselinePlane:
         leave_asked(self, self._trunks[str(lane.router)], lane, stream, name)
 
     def take_parked(self, lane: Lane, name: int) -> Stream | None:
-        return self._trunks[str(lane.router)].parking.take(name)
+        parking = self._trunks[str(lane.router)].parking
+        stream = parking.take(name)
+        if stream is None:
+            parking.take_back(name, trio.current_time())
+        return stream
 
     def late_reset(self, lane: Lane, id_: int, stream_class: StreamClass, reason: str) -> None:
         stream = self._trunks[str(lane.router)].parking.take_from(lane, id_)
@@ -393,7 +397,8 @@ class BaselinePlane:
             refused = isinstance(error, ConnectionRefusedError)
             self.totals.counters.handshakes_failed += not refused
             record = self._record(keys_of(listener)[0].routing_key, listener=listener.name)
-            record.end(StreamClass.REFUSED if refused else StreamClass.CLIENT, str(error.strerror or error))
+            fault = StreamClass.RESOURCE if isinstance(error, GaveWay) else StreamClass.CLIENT
+            record.end(StreamClass.REFUSED if refused else fault, str(error.strerror or error))
         else:
             self._serve(listener, leg)
 

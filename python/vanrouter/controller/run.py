@@ -50,6 +50,7 @@ from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.ledger import SecretLedger
 from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, SERVICES_MAP, STATUS, TYPE, resource_map
+from vanrouter.kube.plan import most_connections
 from vanrouter.kube.records import Records, owner_of
 from vanrouter.kube.state import files_in, secret_of
 from vanrouter.kube.turns import TurnClient
@@ -126,6 +127,7 @@ class Controller:
         self._prune_at = 0.0
         self.port = 0  # in which routers are served
         self._open_to: Callable[[Served], None] = lambda _: None
+        self._connections = 0  # at most, of routers
 
     def wake(self) -> None:
         self._woken.set()
@@ -188,6 +190,7 @@ class Controller:
                 await self._give_all_back()
                 return False
             return True
+        self._connections = most_connections(site)
         loaded.problems.extend(_second(other, site) for other in sites if other is not site)
         resources = [located.resource for located in loaded.resources.values()]
         loaded.problems.extend([*self._unattached(resources), *tokens_in_maps(loaded.resources.values())])
@@ -442,7 +445,8 @@ class Controller:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         if self._shared is not None:
-            self._open_to(Served(self._shown, self.routers.handle, self.routers.changed, self.routers.refused))
+            routers = self.routers
+            self._open_to(Served(self._shown, routers.handle, routers.changed, routers.refused, most=lambda: self._connections))
             return
         listeners = await trio.open_tcp_listeners(self._port)
         self.port = listeners[0].socket.getsockname()[1]

@@ -101,9 +101,18 @@ class Reporter:
             "refusedSites": sorted(site.refused_sites),
             "generation": context.forwarding.in_force,
             "leaving": site.leaving,
+            **self._streams(),
             **self._pod(),
             "edge": context.edge,
         }
+
+    def _streams(self) -> Doc:
+        """What the data plane has counted. Not in a pod: its controller is told each change of this document, and writes it down."""
+        if self._site.context.in_pod is not None:
+            return {}
+        counters = self._site.context.plane.counters()
+        of = {"open": counters.streams_open, "total": counters.streams_total, "refused": counters.streams_refused}
+        return {"streams": {**of, "reset": counters.streams_reset, "moved": counters.streams_moved, "transit": counters.transit_open}}
 
     def _pod(self) -> Doc:
         """In a pod: which it is, and for which (host, port) it has, or wants, a port of its own."""

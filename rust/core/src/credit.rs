@@ -164,6 +164,7 @@ impl RecvWindow {
 
     /// The span in bytes.
     #[must_use]
+    #[inline]
     pub const fn window(&self) -> u32 {
         FLOOR + self.reserved
     }
@@ -172,6 +173,7 @@ impl RecvWindow {
     ///
     /// # Errors
     /// When they were not granted.
+    #[inline]
     pub fn received(&mut self, bytes: u32) -> Result<(), CreditViolation> {
         self.outstanding = self.outstanding.checked_sub(bytes).ok_or(CreditViolation)?;
         self.stored += bytes;
@@ -180,6 +182,7 @@ impl RecvWindow {
 
     /// `bytes` were consumed. Says how much credit to grant now, 0 for none yet.
     #[must_use]
+    #[inline]
     pub fn consumed(&mut self, bytes: u32, budget: &Budget, rtt: Duration, now: Instant) -> u32 {
         debug_assert!(bytes <= self.stored, "more consumed than was stored");
         self.stored = self.stored.saturating_sub(bytes);
@@ -187,6 +190,12 @@ impl RecvWindow {
         if self.window() - in_use < self.window() / 2 {
             return 0;
         }
+        self.grant(in_use, budget, rtt, now)
+    }
+
+    /// Half of the window is used up: once in dozens of frames.
+    #[inline(never)]
+    fn grant(&mut self, in_use: u32, budget: &Budget, rtt: Duration, now: Instant) -> u32 {
         let fast = now.duration_since(self.granted_at) < 2 * rtt.max(SHORTEST_RTT);
         self.granted_at = now;
         if budget.is_tight() {

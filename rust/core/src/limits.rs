@@ -55,3 +55,12 @@ pub const NOT_BEFORE_SKEW: Duration = Duration::from_secs(300);
 pub const LANE_NOTSENT_LOWAT: u32 = 128 * 1_024;
 /// Written bytes that nobody acknowledges for so long end the connection; PING finds out before.
 pub const LANE_USER_TIMEOUT: Duration = Duration::from_secs(20);
+
+// ---- Clients of listeners with TLS --------------------------------------------------------------------------------------------
+
+/// Their handshake may take so long.
+pub const CLIENT_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// Handshakes of clients under way, per listener and worker. At the cap the oldest is closed and the new one served, so silence keeps
+/// nobody out. A worker completes some 3,000 in a second: who is closed before it is done took longer than a third of one while as
+/// many came as can be served. Each holds 64 KiB at most, a message of TLS that never ends.
+pub const MAX_CLIENT_HANDSHAKES: usize = 1_024;

@@ -125,6 +125,8 @@ pub struct Mux {
     config: MuxConfig,
     streams: Slab<Stream>,
     ids: HashMap<u32, Key, foldhash::fast::FixedState>,
+    /// Id and key of the stream that the last frame was for. It may be over.
+    last: (u32, Key),
     next_id: u32,
     highest_theirs: u32,
 
@@ -198,6 +200,7 @@ impl Mux {
         Self {
             streams: Slab::new(),
             ids: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(now_seed())),
+            last: (0, 0),
             next_id: if config.dialler { 1 } else { 2 },
             highest_theirs: 0,
             opens: config.ours.opens.min(OUR_MOST_OPENS),
@@ -381,6 +384,7 @@ impl Mux {
     }
 
     /// A PING, unless one is unanswered.
+    #[cold]
     fn ask(&mut self, now: Instant) {
         if self.ping_sent.is_none() {
             self.measured_at = Some(now);
@@ -391,6 +395,7 @@ impl Mux {
     }
 
     /// Windows grow by the round trip, and a lane that carries much is never silent: ask anew when the last answer is old.
+    #[inline]
     pub(super) fn measure(&mut self, now: Instant) {
         let is_new = |at| now.saturating_duration_since(at) < MEASURE;
         if !self.measured_at.is_some_and(is_new) {

@@ -322,6 +322,7 @@ pub struct Worker {
     hop_news: Vec<(Arc<Crossing>, usize)>,
     generation: u32,
     listeners: HashMap<u64, accept::Listening>,
+    greeters: greeting::Greeters,
     /// Lanes that have something to say.
     dirty: Vec<usize>,
     /// Lanes that were not read to the end.
@@ -382,6 +383,7 @@ pub fn create(index: usize, shared: Arc<Shared>) -> io::Result<(Worker, WorkerHa
         hop_news: Vec::new(),
         generation: 0,
         listeners: HashMap::new(),
+        greeters: greeting::Greeters::new(),
         dirty: Vec::new(),
         unread: Vec::new(),
         undecided: Vec::new(),

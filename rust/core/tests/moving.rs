@@ -10,7 +10,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use common::Ca;
-use common::peer::{Peer, Wire};
+use common::peer::{Got, Peer, Wire};
 use common::planes::{Network, Router, loopback};
 use common::scripts::storm;
 use socket2::SockRef;
@@ -329,8 +329,17 @@ fn a_stream_whose_lane_is_lost_while_it_moves_is_reset_and_never_cut_short() {
     panic!("no lane was lost in time");
 }
 
-#[test]
-fn a_move_whose_lane_is_lost_before_its_answer_is_taken_back_on_another_lane() {
+/// A router with two lanes to a peer by hand, and a client whose stream is answered on one of them.
+struct ByHand {
+    router: Router,
+    client: TcpStream,
+    stream: u32,
+    old: Wire,
+    other: Wire,
+    _peer: Peer,
+}
+
+fn by_hand() -> ByHand {
     let ca = Ca::new("CA");
     let mut router = Router::start("north", &ca, |_| {});
     let peer = Peer::new("south", &ca);
@@ -351,23 +360,73 @@ fn a_move_whose_lane_is_lost_before_its_answer_is_taken_back_on_another_lane() {
     });
     let (n, stream) = found.expect("an OPEN");
     let mut old = lanes.swap_remove(n);
-    let mut other = lanes.remove(0);
+    let other = lanes.remove(0);
     old.accept_stream(stream, 65_536);
     old.put(stream, Kind::Data, b"hello");
     client.read_exact(&mut [0; 5]).expect("it is answered");
-    router.plane.shuffle();
-    let ask = old.expect(Kind::Move);
-    assert_eq!(ask.stream, stream);
-    old.shutdown();
-    let back = other.expect(Kind::Move);
+    ByHand {
+        router,
+        client,
+        stream,
+        old,
+        other,
+        _peer: peer,
+    }
+}
+
+/// The move is taken back on this lane, and the application has its end.
+fn taken_back(lane: &mut Wire, ask: &Got, client: &mut TcpStream) {
+    let back = lane.expect(Kind::Move);
     assert_eq!(back.payload, ask.payload);
-    let reset = other.expect(Kind::Reset);
+    let reset = lane.expect(Kind::Reset);
     assert_eq!(
         (reset.stream, reset.payload[0]),
         (back.stream, Class::Link as u8)
     );
     let end = client.read(&mut [0; 5]);
     assert!(end.is_err(), "{end:?}");
+}
+
+#[test]
+fn a_move_whose_lane_is_lost_before_its_answer_is_taken_back_on_another_lane() {
+    let mut scene = by_hand();
+    scene.router.plane.shuffle();
+    let ask = scene.old.expect(Kind::Move);
+    assert_eq!(ask.stream, scene.stream);
+    scene.old.shutdown();
+    taken_back(&mut scene.other, &ask, &mut scene.client);
+}
+
+/// The peer has let the stream go and may never read where it went on: it would keep it for 10 s.
+#[test]
+fn a_move_whose_new_lane_is_lost_before_anything_came_of_it_is_taken_back_on_another_lane() {
+    let mut scene = by_hand();
+    scene.router.plane.shuffle();
+    let ask = scene.old.expect(Kind::Move);
+    let name = &ask.payload[..8];
+    let answer = [name, &5u64.to_be_bytes()].concat();
+    scene.old.put(scene.stream, Kind::Move, &answer);
+    let on = scene.other.expect(Kind::Move);
+    assert_eq!(on.payload, ask.payload);
+    scene.other.shutdown();
+    taken_back(&mut scene.old, &ask, &mut scene.client);
+}
+
+#[test]
+fn a_move_whose_stream_goes_on_is_not_taken_back_when_its_new_lane_is_lost() {
+    let mut scene = by_hand();
+    scene.router.plane.shuffle();
+    let ask = scene.old.expect(Kind::Move);
+    let answer = [&ask.payload[..8], &5u64.to_be_bytes()].concat();
+    scene.old.put(scene.stream, Kind::Move, &answer);
+    let on = scene.other.expect(Kind::Move);
+    scene.other.put(on.stream, Kind::Data, b"hello");
+    scene.client.read_exact(&mut [0; 5]).expect("it goes on");
+    scene.other.shutdown();
+    let end = scene.client.read(&mut [0; 5]);
+    assert!(end.is_err(), "{end:?}");
+    let back = scene.old.find(Kind::Move, Duration::from_millis(300));
+    assert_eq!(back, None);
 }
 
 /// A stream of which one end reads and the other sends without end, until it is dropped.

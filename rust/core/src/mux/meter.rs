@@ -66,17 +66,31 @@ impl Traffic {
     /// A stream moved a frame of so many bytes.
     #[inline]
     pub fn count(&mut self, key: Key, stream: &mut Stream, bytes: u32) {
-        if stream.meter.enter(self.epoch) && self.touched.len() < MOST_REMEMBERED {
-            self.touched.push((key, stream.id));
+        if stream.meter.epoch != self.epoch {
+            self.touch(key, stream);
         }
         if bytes < PAGE {
             return;
         }
         stream.meter.recent = stream.meter.recent.saturating_add(bytes);
         if stream.meter.recent >= BULKY && !stream.has(Flags::BULKY) {
-            stream.set(Flags::BULKY);
-            self.bulky.push((key, stream.id));
+            self.mark(key, stream);
         }
+    }
+
+    /// It moves something for the first time in this epoch.
+    #[cold]
+    fn touch(&mut self, key: Key, stream: &mut Stream) {
+        if stream.meter.enter(self.epoch) && self.touched.len() < MOST_REMEMBERED {
+            self.touched.push((key, stream.id));
+        }
+    }
+
+    /// From now on it is bulky.
+    #[cold]
+    fn mark(&mut self, key: Key, stream: &mut Stream) {
+        stream.set(Flags::BULKY);
+        self.bulky.push((key, stream.id));
     }
 
     /// A stream that is bulky came from another lane.

@@ -3,8 +3,8 @@
 //! Whoever asks stops sending on the old lane, then the other end does; only then anything of the stream goes on the new one. So
 //! nothing can overtake, and nothing can be lost with a lane that still works. What a stream was granted goes with it.
 
-use std::collections::HashMap;
-use std::time::Instant;
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use super::receive::Violation;
 use super::received::Received;
@@ -16,6 +16,9 @@ use crate::payload::{self, Class};
 
 /// Streams that came and nobody knew, whose RESET is not written yet.
 const MOST_REFUSED: usize = 256;
+/// Streams that went on on a lane, and how long they are remembered: as long as the other end waits for one whose MOVE was lost.
+const MOST_LANDED: usize = 128;
+const LANDED: Duration = Duration::from_secs(10);
 
 /// The moves of a lane.
 #[derive(Debug, Default)]
@@ -26,6 +29,19 @@ pub(super) struct Moves {
     pub parting: Vec<(u32, u64, u64)>,
     /// Ids of streams that came and nobody knew.
     pub strays: Vec<u32>,
+    /// Streams of ours that went on here lately, the last ones of them.
+    landed: VecDeque<Landed>,
+}
+
+/// A stream that went on on a lane.
+#[derive(Debug)]
+struct Landed {
+    id: u32,
+    name: u64,
+    /// Bytes that it had sent and received by then.
+    sent: u64,
+    received: u64,
+    at: Instant,
 }
 
 /// A stream between two lanes. Give it to [`Mux::open_moved`] or [`Mux::adopt`], or [`Detached::close`] it.
@@ -46,10 +62,21 @@ impl Detached {
         self.0.id
     }
 
+    /// Bytes sent on it so far.
+    #[must_use]
+    pub const fn sent(&self) -> u64 {
+        self.0.sent
+    }
+
     /// Whether it is bulky.
     #[must_use]
     pub const fn is_bulky(&self) -> bool {
         self.0.has(Flags::BULKY)
+    }
+
+    #[cfg(test)]
+    pub(super) const fn stream(&self) -> &Stream {
+        &self.0
     }
 
     /// It is over.
@@ -89,6 +116,13 @@ impl Mux {
                     && !s.has_both(Flags::FIN_SENT, Flags::FIN_RECEIVED)
                     && s.early_stored == 0
             })
+    }
+
+    /// Streams that may be asked to leave: key and owner.
+    pub fn leavers(&self) -> impl Iterator<Item = (Key, u32)> + '_ {
+        let all = self.streams.iter();
+        all.map(|(key, stream)| (key as Key, stream.owner))
+            .filter(|&(key, _)| self.may_leave(key))
     }
 
     /// Ask the peer to let a stream leave this lane. Nothing is sent on it until [`Received::Left`]. `name` must be unique among
@@ -211,16 +245,27 @@ impl Mux {
         Some((self.detach(key)?, name))
     }
 
-    /// The moves that were asked for and not answered: name, and bytes sent. When the lane is lost, the other end may have let them go.
+    /// The moves of which the other end may keep the stream for another lane when this one is lost: asked for here and not answered, or
+    /// gone on here, and nothing came of it since. Name, and bytes sent before.
     #[must_use]
-    pub fn unanswered_moves(&self) -> Vec<(u64, u64)> {
-        let asked = self.moves.asked.iter();
-        asked
-            .filter_map(|(&key, &name)| {
-                let stream = self.streams.get(key as usize)?;
-                (!stream.has(Flags::WANT_MOVE)).then_some((name, stream.sent))
-            })
-            .collect()
+    pub fn moves_in_doubt(&self, now: Instant) -> Vec<(u64, u64)> {
+        let asked = self.moves.asked.iter().filter_map(|(&key, &name)| {
+            let stream = self.streams.get(key as usize)?;
+            (!stream.has(Flags::WANT_MOVE)).then_some((name, stream.sent))
+        });
+        let landed = self.moves.landed.iter().rev();
+        let landed = landed
+            .take_while(|landed| now.saturating_duration_since(landed.at) < LANDED)
+            .filter(|landed| !self.has_arrived(landed))
+            .map(|landed| (landed.name, landed.sent));
+        asked.chain(landed).collect()
+    }
+
+    /// Whether the other end has this stream on this lane: it sent something of it.
+    fn has_arrived(&self, landed: &Landed) -> bool {
+        let key = self.ids.get(&landed.id);
+        let stream = key.and_then(|&key| self.streams.get(key as usize));
+        stream.is_some_and(|s| s.received > landed.received)
     }
 
     /// Tell the other end that the stream of a move, asked for on a lane that is lost, is over.
@@ -264,7 +309,13 @@ impl Mux {
     ///
     /// # Errors
     /// It takes no more: the stream is given back.
-    pub fn open_moved(&mut self, stream: Detached, name: u64, owner: u32) -> Result<Key, Detached> {
+    pub fn open_moved(
+        &mut self,
+        stream: Detached,
+        name: u64,
+        owner: u32,
+        now: Instant,
+    ) -> Result<Key, Detached> {
         if self.is_used_up() || self.streams.len() >= self.config.max_streams || !self.config.moves
         {
             return Err(stream);
@@ -275,6 +326,16 @@ impl Mux {
             self.opening_from = id;
         }
         payload::put_move(&mut self.opening, id, name, stream.0.sent);
+        if self.moves.landed.len() >= MOST_LANDED {
+            self.moves.landed.pop_front();
+        }
+        self.moves.landed.push_back(Landed {
+            id,
+            name,
+            sent: stream.0.sent,
+            received: stream.0.received,
+            at: now,
+        });
         Ok(self.attach(stream, id, owner))
     }
 

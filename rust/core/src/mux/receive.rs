@@ -36,7 +36,83 @@ impl Mux {
     ///
     /// # Errors
     /// The peer broke the protocol; the lane must be closed.
+    #[inline]
     pub fn receive<'a>(
+        &mut self,
+        frame: Frame<'a>,
+        budget: &Budget,
+        now: Instant,
+    ) -> Result<Option<Received<'a>>, Violation> {
+        match frame.kind {
+            Some(Kind::Data) if frame.stream != 0 => self.receive_data(frame.stream, frame.payload),
+            _ => self.receive_other(frame, budget, now),
+        }
+    }
+
+    /// What nearly all frames of bulk are.
+    fn receive_data<'a>(
+        &mut self,
+        id: u32,
+        bytes: &'a [u8],
+    ) -> Result<Option<Received<'a>>, Violation> {
+        let unexpected = |what| Violation::Unexpected {
+            kind: Kind::Data,
+            stream: id,
+            what,
+        };
+        if self.is_unsent(id) {
+            return Err(unexpected("this stream was never opened"));
+        }
+        let Some(key) = self.key_of(id) else {
+            return self.receive_for_the_dead(id, Kind::Data, bytes);
+        };
+        let Some(stream) = self.streams.get_mut(key as usize) else {
+            return Err(unexpected("no such stream"));
+        };
+        if bytes.is_empty() {
+            return Err(unexpected("empty"));
+        }
+        if stream.has(Flags::FIN_RECEIVED | Flags::ASKED | Flags::ASKING) {
+            let after = stream.has(Flags::FIN_RECEIVED);
+            return Err(unexpected(if after {
+                "after FIN"
+            } else {
+                "before OPEN_OK"
+            }));
+        }
+        let len = bytes.len() as u32;
+        stream.set(Flags::SAW_DATA);
+        stream.received += u64::from(len);
+        if let Some(window) = stream.window_mut() {
+            window
+                .received(len)
+                .map_err(|_| unexpected("more than was granted"))?;
+        }
+        self.traffic.count(key, stream, len);
+        Ok(Some(Received::Data {
+            owner: stream.owner,
+            key,
+            bytes,
+        }))
+    }
+
+    /// The stream of this id. Frames of one come in rows, so the last one is looked at before the map.
+    #[inline]
+    fn key_of(&mut self, id: u32) -> Option<Key> {
+        let (last_id, last_key) = self.last;
+        if last_id == id
+            && let Some(stream) = self.streams.get(last_key as usize)
+            && stream.id == id
+            && !stream.has(Flags::GONE)
+        {
+            return Some(last_key);
+        }
+        let key = *self.ids.get(&id)?;
+        self.last = (id, key);
+        Some(key)
+    }
+
+    fn receive_other<'a>(
         &mut self,
         frame: Frame<'a>,
         budget: &Budget,
@@ -76,7 +152,7 @@ impl Mux {
         if self.is_unsent(id) {
             return Err(unexpected("this stream was never opened"));
         }
-        let Some(&key) = self.ids.get(&id) else {
+        let Some(key) = self.key_of(id) else {
             return self.receive_for_the_dead(id, kind, payload);
         };
         let ours = self.is_ours(id);
@@ -84,31 +160,6 @@ impl Mux {
             return Err(unexpected("no such stream"));
         };
         match kind {
-            Kind::Data => {
-                if payload.is_empty() {
-                    return Err(unexpected("empty"));
-                }
-                if stream.has(Flags::FIN_RECEIVED) {
-                    return Err(unexpected("after FIN"));
-                }
-                if stream.has(Flags::ASKED | Flags::ASKING) {
-                    return Err(unexpected("before OPEN_OK"));
-                }
-                let len = payload.len() as u32;
-                stream.set(Flags::SAW_DATA);
-                stream.received += u64::from(len);
-                if let Some(window) = stream.window_mut() {
-                    window
-                        .received(len)
-                        .map_err(|_| unexpected("more than was granted"))?;
-                }
-                self.traffic.count(key, stream, len);
-                Ok(Some(Received::Data {
-                    owner: stream.owner,
-                    key,
-                    bytes: payload,
-                }))
-            }
             Kind::Early => {
                 let len = payload.len() as u32;
                 if payload.is_empty() {
@@ -213,6 +264,7 @@ impl Mux {
                     reason,
                 }))
             }
+            Kind::Data => self.receive_data(id, payload),
             Kind::Hello | Kind::Open | Kind::Ping | Kind::Pong | Kind::GoAway => {
                 Err(unexpected("belongs on stream 0"))
             }

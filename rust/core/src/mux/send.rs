@@ -361,6 +361,7 @@ impl Mux {
 
     /// The id on the wire.
     #[must_use]
+    #[inline]
     pub fn id_of(&self, key: Key) -> u32 {
         self.streams.get(key as usize).map_or(0, |s| s.id)
     }
@@ -396,29 +397,44 @@ impl Mux {
     }
 
     /// The application took `bytes`; early data counts first.
+    #[inline]
     pub fn consumed(&mut self, key: Key, bytes: u32, budget: &Budget, now: Instant) {
         let rtt = self.rtt;
         let Some(stream) = self.streams.get_mut(key as usize) else {
             return;
         };
-        let early = bytes.min(stream.early_stored);
-        stream.early_stored -= early;
-        let open = !stream.has(Flags::FIN_RECEIVED | Flags::GONE);
+        let mut bytes = bytes;
+        if stream.early_stored > 0 {
+            let early = bytes.min(stream.early_stored);
+            stream.early_stored -= early;
+            self.due_early += early;
+            bytes -= early;
+        }
         let grant = match stream.window_mut() {
-            Some(window) if bytes > early => window.consumed(bytes - early, budget, rtt, now),
+            Some(window) if bytes > 0 => window.consumed(bytes, budget, rtt, now),
             _ => 0,
         };
-        self.due_early += early;
-        if grant > 0 && open {
-            stream.due += grant;
-            if stream.has(Flags::MOVING) {
-                // It is said on the lane where it goes on.
-                return;
-            }
-            stream.set(Flags::WANT_CREDIT);
-            self.push_urgent(key);
-            self.measure(now);
+        if grant > 0 {
+            self.owe(key, grant, now);
         }
+    }
+
+    /// The peer gets so much more credit for a stream.
+    fn owe(&mut self, key: Key, grant: u32, now: Instant) {
+        let Some(stream) = self.streams.get_mut(key as usize) else {
+            return;
+        };
+        if stream.has(Flags::FIN_RECEIVED | Flags::GONE) {
+            return;
+        }
+        stream.due += grant;
+        if stream.has(Flags::MOVING) {
+            // It is said on the lane where it goes on.
+            return;
+        }
+        stream.set(Flags::WANT_CREDIT);
+        self.push_urgent(key);
+        self.measure(now);
     }
 
     /// Control messages of so many bytes were taken.

@@ -26,6 +26,13 @@ pub(super) struct Listening {
     paused: Option<Instant>,
 }
 
+impl Listening {
+    /// Whose it is.
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.listener.name
+    }
+}
+
 impl Worker {
     fn epoll(&self) -> BorrowedFd<'_> {
         // SAFETY: the poll lives as long as `self`, and the borrow does not outlive it.
@@ -62,6 +69,7 @@ impl Worker {
     pub(super) fn unlisten(&mut self, id: u64) {
         if let Some(listening) = self.listeners.remove(&id) {
             let _ = epoll::delete(self.epoll(), &*listening.socket);
+            self.forget_greeters();
         }
     }
 

@@ -267,7 +267,7 @@ impl Conn {
         Ok(written)
     }
 
-    /// Write what is queued. Returns how many bytes were written.
+    /// Write what is queued, and end our direction behind it if that is due. Returns how many bytes were written.
     pub fn flush(&mut self) -> io::Result<usize> {
         let mut total = 0;
         while self.writable && !self.queue.is_empty() {
@@ -290,17 +290,19 @@ impl Conn {
             self.queue = VecDeque::new();
         }
         self.count(false, total);
+        self.shut_if_due()?;
         Ok(total)
     }
 
     /// End our direction toward the application, if the peer's has ended and everything is written.
-    pub fn shut_if_due(&mut self) {
+    pub fn shut_if_due(&mut self) -> io::Result<()> {
         if self.fin && !self.shut && self.queue.is_empty() {
             if let Some(embedded) = &self.embedded {
                 embedded.set_fin();
             }
-            self.shut = self.socket.shutdown_write();
+            self.shut = self.socket.shutdown_write()?;
         }
+        Ok(())
     }
 }
 
@@ -418,7 +420,6 @@ impl Worker {
         }
         match conn.flush() {
             Ok(written) => {
-                conn.shut_if_due();
                 let now = self.now;
                 if let Some(Some(lane)) = self.lanes.get_mut(lane)
                     && written > 0
@@ -464,6 +465,20 @@ impl Worker {
             lane.mux.release(key, &self.shared.budget);
             lane.count_stream(-1);
             self.forget(index, None);
+        }
+    }
+
+    /// The peer's direction has ended: so does ours toward the application, once all is written. The lane is taken out of its place.
+    pub(super) fn shut_on(&mut self, lane: &mut Lane, index: u32) {
+        let Some(conn) = self.conns.get_mut(index as usize) else {
+            return;
+        };
+        match conn.shut_if_due() {
+            Ok(()) => self.finish_on(lane, index),
+            Err(error) => {
+                let class = conn.own_class();
+                self.abort_on(lane, index, class, &error.to_string());
+            }
         }
     }
 

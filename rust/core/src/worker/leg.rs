@@ -266,17 +266,87 @@ impl Leg {
         Ok(true)
     }
 
-    /// End our direction cleanly: close_notify behind all that was written. Says whether it is in the kernel's hands.
-    pub fn shutdown_write(&mut self) -> bool {
+    /// End our direction cleanly: close_notify behind all that was written. Says whether it is in the kernel's hands; where it cannot be
+    /// any more, the end is none.
+    pub fn shutdown_write(&mut self) -> io::Result<bool> {
         if !self.shut {
             self.shut = true;
             self.tls.send_close_notify();
         }
-        // That it broke shows where it is read.
-        let done = self.flush().unwrap_or(true);
+        let done = self.flush()?;
         if done {
             let _ = self.tcp.shutdown(Shutdown::Write);
         }
-        done
+        Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream as Blocking};
+    use std::time::Duration;
+
+    use rustls::RootCertStore;
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use socket2::SockRef;
+
+    use super::*;
+
+    /// Our end, and a client that has shaken hands and reads nothing more.
+    fn greeted() -> (Leg, Blocking) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = made.signing_key.serialize_der().try_into().unwrap();
+        let provider = Arc::new(default_provider());
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut theirs = Blocking::connect(port.local_addr().unwrap()).unwrap();
+        let (ours, _) = port.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut leg = Leg::accept(TcpStream::from_std(ours), Arc::new(server)).unwrap();
+        let shaking = std::thread::spawn(move || {
+            let name = ServerName::try_from("localhost").unwrap();
+            let mut tls = ClientConnection::new(Arc::new(client), name).unwrap();
+            tls.complete_io(&mut theirs).unwrap();
+            theirs
+        });
+        while !leg.handshake().unwrap() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        (leg, shaking.join().unwrap())
+    }
+
+    #[test]
+    fn an_end_that_cannot_be_said_any_more_is_an_error_and_no_end() {
+        let (mut leg, theirs) = greeted();
+        let bytes = [7; 65_536];
+        while leg.write_vectored(&[IoSlice::new(&bytes)]).is_ok() {}
+        assert!(!leg.shutdown_write().unwrap(), "it waits for the kernel");
+        SockRef::from(&theirs)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(theirs);
+        loop {
+            match leg.shutdown_write() {
+                Ok(false) => std::thread::sleep(Duration::from_millis(1)),
+                said => {
+                    let error = said.expect_err("bytes were lost, so this is no clean end");
+                    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+                    break;
+                }
+            }
+        }
     }
 }

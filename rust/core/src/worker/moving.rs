@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use slab::Slab;
+
 use super::conn::{Conn, Stage};
 use super::lane::Lane;
 use super::parking::Parking;
@@ -40,6 +42,14 @@ pub struct Settling {
     /// The lane that it left.
     from: u64,
     tries: u8,
+}
+
+/// Whether a stream is one of an application here, and its bytes flow.
+pub(super) fn flows(conns: &Slab<Conn>, owner: u32) -> bool {
+    let conn = (!is_hop(owner))
+        .then(|| conns.get(owner as usize))
+        .flatten();
+    conn.is_some_and(|c| matches!(c.stage, Stage::Streaming { .. }))
 }
 
 type Refusal = (Option<GoAway>, String);
@@ -82,6 +92,9 @@ impl Worker {
         let handles = self.shared.workers.get();
         if let Some(own) = handles.and_then(|all| all.get(self.index)) {
             own.has_dialogue.store(has_dialogue, Ordering::Relaxed);
+        }
+        if !self.stopping {
+            self.empty_leaving();
         }
         if has_bulk && !self.stopping {
             let has_dialogue = self.shared.has_dialogue();
@@ -126,12 +139,7 @@ impl Worker {
             return;
         }
         let conns = &self.conns;
-        let flows = |&(key, owner): &(Key, u32)| {
-            let conn = (!is_hop(owner)).then(|| conns.get(owner as usize));
-            let conn = conn.flatten();
-            lane.mux.may_leave(key)
-                && conn.is_some_and(|c| matches!(c.stage, Stage::Streaming { .. }))
-        };
+        let flows = |&(key, owner): &(Key, u32)| lane.mux.may_leave(key) && flows(conns, owner);
         let bulky = lane.mux.bulky().filter(flows).take(errand.bulky);
         let dialogues = lane.mux.dialogues().filter(flows).take(errand.dialogues);
         let chosen: Vec<(Key, u32)> = bulky.chain(dialogues).collect();
@@ -145,10 +153,8 @@ impl Worker {
     /// The peer asks for a stream: it is parked, or stays. The lane is out of its place.
     pub(super) fn stream_asked(&mut self, lane: &mut Lane, owner: u32, key: Key, name: u64) {
         let router = lane.trunk.router;
-        let conn = self.conns.get(owner as usize);
-        let flows = conn.is_some_and(|c| matches!(c.stage, Stage::Streaming { .. }));
         let has_room = || self.shared.parking().has_room(router, name);
-        let stream = (!is_hop(owner) && flows && !self.stopping && has_room())
+        let stream = (flows(&self.conns, owner) && !self.stopping && has_room())
             .then(|| lane.mux.let_go(key, name))
             .flatten();
         let Some(stream) = stream else {
@@ -213,6 +219,11 @@ impl Worker {
                     .send(place.worker, Job::Settle(Box::new(settling)));
             }
             _ => {
+                if let Some(place) = places.iter().max_by_key(|place| place.open) {
+                    let (name, total) = (settling.name, settling.between.stream.sent());
+                    self.shared
+                        .send(place.worker, Job::Withdraw(place.id, name, total));
+                }
                 let reason = "no lane of its link takes it";
                 self.end_between(settling.between, Class::Link, reason);
             }
@@ -229,7 +240,7 @@ impl Worker {
         };
         let Settling { between, name, .. } = settling;
         let owner = self.conns.vacant_key() as u32;
-        let opened = lane.mux.open_moved(between.stream, name, owner);
+        let opened = lane.mux.open_moved(between.stream, name, owner, self.now);
         match opened {
             Ok(key) => {
                 self.shared.streams_moved.fetch_add(1, Ordering::Relaxed);
@@ -260,8 +271,10 @@ impl Worker {
         id: u32,
         (name, total): (u64, u64),
     ) -> Result<(), Refusal> {
-        let found = self.shared.parking().take(lane.trunk.router, name);
+        let router = lane.trunk.router;
+        let found = self.shared.parking().take(router, name);
         let Some(Between { conn, stream }) = found else {
+            self.shared.parking().take_back(router, name, self.now);
             return lane
                 .mux
                 .refuse_moved(id)
@@ -278,13 +291,14 @@ impl Worker {
         Ok(())
     }
 
-    /// A lane is lost. What we asked for on it is lost too, and the other end may keep it for another lane.
+    /// A lane is lost, and with it what we asked for on it or sent on to it: the other end may keep that for another lane.
     pub(super) fn withdraw_moves(&self, lane: &Lane) {
         let places = lane.trunk.places();
         let Some(place) = places.iter().max_by_key(|place| place.open) else {
             return;
         };
-        for (name, total) in lane.mux.unanswered_moves().into_iter().take(MOST_WITHDRAWN) {
+        let in_doubt = lane.mux.moves_in_doubt(self.now);
+        for (name, total) in in_doubt.into_iter().take(MOST_WITHDRAWN) {
             self.shared
                 .send(place.worker, Job::Withdraw(place.id, name, total));
         }
@@ -375,7 +389,6 @@ impl Worker {
                     lane.mux
                         .consumed(key, written as u32, &self.shared.budget, self.now);
                 }
-                conn.shut_if_due();
                 if !conn.eof {
                     lane.mux.readable(key);
                     if conn.read_closed {

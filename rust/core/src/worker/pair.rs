@@ -308,7 +308,7 @@ impl Worker {
                 }
             }
             if let Some(sink) = self.conn(to) {
-                sink.shut_if_due();
+                sink.shut_if_due().map_err(|error| (to, error))?;
             }
             let Some(source) = self.conn(from) else {
                 return Ok(false);
@@ -324,7 +324,7 @@ impl Worker {
                     source.eof = true;
                     if let Some(sink) = self.conn(to) {
                         sink.fin = true;
-                        sink.shut_if_due();
+                        sink.shut_if_due().map_err(|error| (to, error))?;
                     }
                     return Ok(false);
                 }
@@ -360,7 +360,6 @@ impl Worker {
                 sink.reserved = above;
             }
             sink.flush().map_err(|error| (to, error))?;
-            sink.shut_if_due();
             if !sink.queue.is_empty() {
                 return Ok(false);
             }
@@ -384,7 +383,7 @@ impl Worker {
                     }
                     if let Some(sink) = self.conn(to) {
                         sink.fin = true;
-                        sink.shut_if_due();
+                        sink.shut_if_due().map_err(|error| (to, error))?;
                     }
                     return Ok(false);
                 }

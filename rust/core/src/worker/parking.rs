@@ -8,6 +8,8 @@ use crate::handshake::RouterId;
 
 /// Streams of one router that are between lanes at once; beyond it they stay where they are.
 const MOST_OF_ONE: usize = 1_024;
+/// Moves that were taken back too early, of everybody.
+const MOST_TAKEN_BACK: usize = 1_024;
 /// Longer than a lane may be silent: whoever moves it is gone, or has given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -25,6 +27,8 @@ pub struct Parking<T> {
     by_name: HashMap<(RouterId, u64), Entry<T>>,
     by_place: HashMap<(u64, u32), (RouterId, u64)>,
     of_router: HashMap<RouterId, usize>,
+    /// Moves that were taken back before they were asked for here: lanes are not read in step.
+    taken_back: HashMap<(RouterId, u64), Instant>,
 }
 
 impl<T> Default for Parking<T> {
@@ -33,6 +37,7 @@ impl<T> Default for Parking<T> {
             by_name: HashMap::new(),
             by_place: HashMap::new(),
             of_router: HashMap::new(),
+            taken_back: HashMap::new(),
         }
     }
 }
@@ -41,7 +46,16 @@ impl<T> Parking<T> {
     /// Whether another stream of this router may come under this name.
     pub fn has_room(&self, router: RouterId, name: u64) -> bool {
         let many = self.of_router.get(&router).copied().unwrap_or(0);
-        many < MOST_OF_ONE && !self.by_name.contains_key(&(router, name))
+        let name = (router, name);
+        let is_known = self.by_name.contains_key(&name) || self.taken_back.contains_key(&name);
+        many < MOST_OF_ONE && !is_known
+    }
+
+    /// Nobody of that name was here when it was come for: nobody will come again. (Who makes names up costs others their patience at most.)
+    pub fn take_back(&mut self, router: RouterId, name: u64, now: Instant) {
+        if self.taken_back.len() < MOST_TAKEN_BACK {
+            self.taken_back.insert((router, name), now + PATIENCE);
+        }
     }
 
     /// Keep a stream that was on this lane under this number. Gives back who had that name.
@@ -88,6 +102,7 @@ impl<T> Parking<T> {
 
     /// Those that nobody came for.
     pub fn take_overdue(&mut self, now: Instant) -> Vec<T> {
+        self.taken_back.retain(|_, until| *until > now);
         self.take_if(|_, until| until <= now)
     }
 
@@ -143,5 +158,18 @@ mod tests {
         assert_eq!(parking.take_overdue(now + PATIENCE).len(), MOST_OF_ONE);
         assert!(parking.has_room(router(1), 0) && !parking.has_room(router(2), 0));
         assert_eq!(parking.take_all(Some(router(2))), [0]);
+    }
+
+    #[test]
+    fn who_was_come_for_too_early_does_not_wait_and_is_forgotten_in_time() {
+        let now = Instant::now();
+        let mut parking: Parking<()> = Parking::default();
+        for n in 0..2 * MOST_TAKEN_BACK as u64 {
+            parking.take_back(router(1), n, now);
+        }
+        assert_eq!(parking.taken_back.len(), MOST_TAKEN_BACK);
+        assert!(!parking.has_room(router(1), 7) && parking.has_room(router(2), 7));
+        parking.take_overdue(now + PATIENCE);
+        assert!(parking.has_room(router(1), 7));
     }
 }

@@ -158,13 +158,13 @@ impl Socket {
     }
 
     /// End our direction cleanly. Says whether that is done; if not, ask again when it can be written to.
-    pub fn shutdown_write(&mut self) -> bool {
+    pub fn shutdown_write(&mut self) -> io::Result<bool> {
         let _ = match self {
             Self::Tcp(s) => s.shutdown(Shutdown::Write),
             Self::Unix(s) => s.shutdown(Shutdown::Write),
             Self::Tls(s) => return s.shutdown_write(),
         };
-        true
+        Ok(true)
     }
 
     /// Both directions have ended: what is still in the kernel's hands is delivered after closing.

@@ -247,7 +247,6 @@ impl Worker {
                 if written > 0 {
                     lane.mux.consumed(key, written as u32, &shared.budget, now);
                 }
-                conn.shut_if_due();
                 // A server that speaks first has perhaps spoken.
                 lane.mux.readable(key);
                 if conn.read_closed {
@@ -322,8 +321,7 @@ impl Worker {
         if let Some(conn) = self.conns.get_mut(owner as usize) {
             conn.fin = true;
             if !matches!(conn.stage, Stage::Connecting { .. }) {
-                conn.shut_if_due();
-                self.finish_on(lane, owner);
+                self.shut_on(lane, owner);
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Streams that move between two lanes: whatever is late, the bytes are the same, and credit is neither lost nor made.
 
+mod credit;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -90,6 +92,13 @@ impl End {
     fn fill(&mut self, lane: usize, most: usize, now: Instant) {
         let (mux, wire) = (&mut self.lanes[lane], &mut self.wires[lane]);
         mux.put_urgent(wire, &self.budget);
+        for (place, _) in &self.streams {
+            if let Place::On(at, key) = *place
+                && at == lane
+            {
+                mux.readable(key);
+            }
+        }
         let end = wire.len() + most;
         while wire.len() < end
             && let Some(turn) = mux.next_turn()
@@ -178,7 +187,7 @@ impl End {
             Some(Received::Left { owner, key }) => {
                 let (stream, name) = mux.take_left(key).expect("it asked");
                 let other = &mut self.lanes[1 - lane];
-                let key = other.open_moved(stream, name, owner).expect("room");
+                let key = other.open_moved(stream, name, owner, now).expect("room");
                 self.streams[owner as usize].0 = Place::On(1 - lane, key);
                 self.moved += 1;
             }
@@ -244,7 +253,24 @@ impl Link {
             }
             6 => end.consume(owner, amount as u32, now),
             7 => end.ask(owner),
+            8 => self.rest(),
             _ => {}
+        }
+    }
+
+    /// Nothing is sent for a while: who holds credit gives it back.
+    fn rest(&mut self) {
+        self.now += Duration::from_millis(5_100);
+        for end in &mut self.ends {
+            for (place, _) in &end.streams {
+                if let Place::On(lane, key) = *place {
+                    end.lanes[lane].sent(key, 0, true, self.now - Duration::from_millis(5_100));
+                }
+            }
+            for mux in &mut end.lanes {
+                mux.heard(self.now);
+                mux.tick(self.now);
+            }
         }
     }
 
@@ -520,7 +546,7 @@ fn an_open_and_a_move_come_in_the_order_of_their_ids() {
     let stream = mux.let_go(key, 7).expect("it goes");
     let mut other = Mux::new(config(true), now);
     let first = other.open(0, &opening(b"", false), &budget, now).unwrap();
-    let moved = other.open_moved(stream, 7, 1).expect("room");
+    let moved = other.open_moved(stream, 7, 1, now).expect("room");
     let last = other.open(2, &opening(b"", false), &budget, now).unwrap();
     let mut out = Vec::new();
     other.put_urgent(&mut out, &budget);

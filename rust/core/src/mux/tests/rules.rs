@@ -383,3 +383,33 @@ fn a_window_that_is_used_up_has_the_round_trip_measured_and_grows_by_it() {
     assert!(mux.rtt() >= Duration::from_millis(99), "{:?}", mux.rtt());
     assert!(granted >= 4 << 20, "{granted}: the window did not grow");
 }
+
+#[test]
+fn late_frames_of_a_stream_reach_no_other_that_has_its_place_since() {
+    let now = Instant::now();
+    let budget = Budget::new(8 << 20);
+    let mut mux = Mux::new(config(false), now);
+    let data = |id| wire_of(|out| frame::put(out, id, Kind::Data, b"late"));
+    let open = |mux: &mut Mux, id, owner| {
+        let key = peer_opens(mux, id, b"", &budget, now).expect("room");
+        mux.set_owner(key, owner);
+        mux.accept(key);
+        mux.put_urgent(&mut Vec::new(), &budget);
+        key
+    };
+    let first = open(&mut mux, 1, 10);
+    receive(&mut mux, &data(1), &budget, now).expect("its own");
+    // Its place is kept until its RESET is written; then another has it.
+    mux.reset(first, Class::Client, "gone", &budget);
+    assert_eq!(receive(&mut mux, &data(1), &budget, now), Ok(None));
+    mux.put_urgent(&mut Vec::new(), &budget);
+    let second = open(&mut mux, 3, 11);
+    assert_eq!(first, second, "the place");
+    assert_eq!(receive(&mut mux, &data(1), &budget, now), Ok(None));
+    let heard = wire_of(|out| frame::put(out, 3, Kind::Data, b"late"));
+    let got = receive(&mut mux, &heard, &budget, now).expect("its own");
+    assert!(
+        matches!(got, Some(Received::Data { owner: 11, .. })),
+        "{got:?}"
+    );
+}

@@ -240,8 +240,7 @@ impl Worker {
                 if let Some(conn) = self.conns.get_mut(owner as usize) {
                     conn.fin = true;
                     if !matches!(conn.stage, Stage::Connecting { .. }) {
-                        conn.shut_if_due();
-                        self.finish_on(lane, owner);
+                        self.shut_on(lane, owner);
                     }
                 }
             }
