@@ -14,8 +14,8 @@ from vanrouter.baseline.stream import Stream
 CREDITS = Credits(control=65_540, opens=16, early=65_536)
 
 
-def hello() -> Hello:
-    return Hello(identity_key=b"", statement=b"", boot=1, site_name="x", lanes_wanted=1, credits=CREDITS)
+def hello(features: int = 0) -> Hello:
+    return Hello(identity_key=b"", statement=b"", boot=1, site_name="x", lanes_wanted=1, credits=CREDITS, features=features)
 
 
 def open_(key: str = "k") -> Open:
@@ -23,11 +23,11 @@ def open_(key: str = "k") -> Open:
 
 
 class MuxPair:
-    def __init__(self, *, budget: int = 64 << 20) -> None:
+    def __init__(self, *, budget: int = 64 << 20, features: int = 0) -> None:
         self.now = 0.0
         self.budgets = (Budget(budget), Budget(budget))
         self.dialler, self.acceptor = (
-            Mux(dialler=side == 0, hello=b"", check_hello_untrusted=lambda _: hello(), budget=self.budgets[side], now=self.now)
+            Mux(dialler=side == 0, hello=b"", check_hello_untrusted=lambda _: hello(features), budget=self.budgets[side], now=self.now)
             for side in (0, 1)
         )
         self.exchange()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from fake_site import FakeSite
+from van_calls import Van
 
 from vanrouter.cli.main import van as van_group
 from vanrouter.stores import SiteHome
-
-Van = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)

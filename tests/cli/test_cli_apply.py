@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import yaml
-from conftest import Van
+from declared_tokens import access_token, north, shown_by
 from fake_site import FakeSite
 from free_ports import free_port
+from van_calls import Van
 
 from vanrouter.stores import SiteHome
 
@@ -18,6 +19,11 @@ LISTENER = (
     "apiVersion: skupper.io/v2alpha1\nkind: Listener\nmetadata: {name: hello}\nspec: {routingKey: hello, host: 127.0.0.1, port: %d}\n"
 )
 CONNECTOR = "apiVersion: skupper.io/v2alpha1\nkind: Connector\nmetadata: {name: back}\nspec: {routingKey: k, host: 127.0.0.1, port: 1}\n"
+GRANT = "apiVersion: skupper.io/v2alpha1\nkind: AccessGrant\nmetadata: {name: g}\nspec: {redemptionsAllowed: 3, expirationWindow: 1h}\n"
+THEIRS = (
+    "apiVersion: skupper.io/v2alpha1\nkind: AccessToken\nmetadata: {name: west}\n"
+    "spec: {url: 'https://10.0.0.5:9090/0a1b', code: hP4f, ca: pem}\n"
+)
 
 
 def files(home: SiteHome) -> set[str]:
@@ -62,6 +68,25 @@ def test_a_warning_says_what_to_do_and_strict_writes_nothing_then(van: Van, site
         "Warning: Connector/back: spec.useClientCert: is for TLS, and there is no spec.tlsCredentials: this res"
     )
     assert "Next:    name a Secret there, or remove it to connect without TLS" in result.stderr
+
+
+def test_a_token_is_kept_as_it_is_and_a_grant_says_which_command_makes_one(
+    van: Van, site: FakeSite, stopped: SiteHome, tmp_path: Path
+) -> None:
+    token = access_token(shown_by(north(tmp_path)))
+    result = van("apply -f -", input=f"{token}---\n{GRANT}")
+    assert (result.exit_code, result.stdout) == (0, "accessgrant/g created\naccesstoken/from-north created\n")
+    assert "AccessGrant/g: spec: is for Kubernetes" in result.stderr
+    assert "van token create FILE g --uses 3 --expiry 1h" in result.stderr
+    assert "AccessToken" not in result.stderr
+    assert (stopped.resources.directory / "AccessToken-from-north.yaml").read_text() == token
+
+
+def test_a_token_of_the_incumbent_is_left_out_with_words(van: Van, site: FakeSite, stopped: SiteHome) -> None:
+    before = files(stopped)
+    result = van("apply -f -", input=THEIRS)
+    assert (result.exit_code, files(stopped)) == (1, before)
+    assert "AccessToken/west: is left out: a token of the incumbent, which its own sites redeem and no other" in result.stderr
 
 
 def test_a_dry_run_and_a_print_write_nothing(van: Van, site: FakeSite, stopped: SiteHome) -> None:

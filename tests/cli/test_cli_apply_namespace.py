@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from conftest import Van
+from declared_tokens import access_token, north, shown_by
 from test_cli_namespace import EVERYTHING, Here, ok
+from van_calls import Van
 
 from vanrouter.kube.calls import Call, apply, merge_patch
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, SECRETS
+from vanrouter.tokens import parse_token
 
 WEST = Path(__file__).parents[1] / "resources" / "skupper" / "west.yaml"
 LISTENER = "apiVersion: skupper.io/v2alpha1\nkind: Listener\nmetadata: {name: hello}\nspec: {routingKey: hello, host: hello, port: %d}\n"
@@ -83,6 +85,7 @@ def test_yaml_of_the_incumbent_makes_a_site_with_everything_in_it(here: Here) ->
     assert result.stdout.splitlines() == [
         "site/west created",
         "secret/link-east created",
+        "accessgrant/for-south created",
         "connector/backend created",
         "link/link-east-skupper-router created",
         "listener/backend created",
@@ -223,6 +226,33 @@ def test_secrets_of_the_site_and_of_others_are_not_written_over(here: Here) -> N
         assert here.client.pages(SECRETS, here.name) == before
     assert "theirs -n" in result.stderr
     assert ok(here.van("apply --no-wait --force-conflicts -f -", input=SECRET % "theirs")).stdout == "secret/theirs created\n"
+
+
+def test_a_token_is_kept_as_a_secret_and_never_in_a_config_map(here: Here, tmp_path: Path) -> None:
+    ok(here.van("init --site-name west --no-wait"))
+    shown = shown_by(north(tmp_path))
+    token = access_token(shown)
+    printed = yaml.safe_load(ok(here.van("apply --objects -f -", input=token)).stdout)
+    assert (printed["kind"], printed["metadata"]["labels"]["vanrouter.io/type"]) == ("Secret", "access-token")
+    result = ok(here.van("apply -f -", input=token))
+    assert (result.stdout, result.stderr) == ("secret/from-north created\n", "")
+    kept = here.get(SECRETS, "from-north")
+    assert parse_token(yaml.safe_dump({"apiVersion": "v1", "kind": "Secret", **{k: kept[k] for k in ("metadata", "data")}})).cost == 1
+    assert not any(shown.code in str(value) for value in here.client.pages(CONFIG_MAPS, here.name))
+    assert ok(here.van("apply -f -", input=token)).stdout == "secret/from-north unchanged\n"
+    here.client.call(merge_patch(SECRETS, here.name, "from-north", {"metadata": {"annotations": {"vanrouter.io/redeemed": "north"}}}))
+    assert ok(here.van("apply -f -", input=token)).stdout == "secret/from-north unchanged\n", "what became of it is no change of it"
+    edited = here.van("apply -f -", input=token.replace("site=north", "site=nowhere"))
+    assert (edited.exit_code, "do not belong together" in edited.stderr, shown.code in edited.stderr) == (1, True, False)
+
+
+def test_a_grant_in_a_config_map_is_kept_and_a_code_in_it_warned_of(here: Here) -> None:
+    ok(here.van("init --site-name west --no-wait"))
+    grant = "apiVersion: skupper.io/v2alpha1\nkind: AccessGrant\nmetadata: {name: g}\nspec: {redemptionsAllowed: 2%s}\n"
+    result = ok(here.van("apply -f -", input=grant % ""))
+    assert (result.stdout, result.stderr) == ("accessgrant/g created\n", "")
+    refused = here.van("apply --strict -f -", input=grant % ", code: a-code-that-nobody-guesses-1")
+    assert (refused.exit_code, "AccessGrant/g: spec.code: counts in a custom resource" in refused.stderr) == (1, True)
 
 
 def test_a_good_file_mends_what_somebody_broke_by_hand(here: Here) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,14 +12,23 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Van
 from custom_resources import remove_definitions, until
+from custom_resources import served as is_served
 from free_ports import free_port
 from test_cli_namespace import Here, ok
+from van_calls import Van
 
-from vanrouter.kube.calls import Kind, apply, create
+from vanrouter.cli.central import announced
+from vanrouter.kube.access import Token
+from vanrouter.kube.announcement import ANNOUNCEMENT
+from vanrouter.kube.blocking import BlockingClient
+from vanrouter.kube.calls import Kind, apply, create, delete, get
+from vanrouter.kube.cluster_manifests import cluster_manifests
 from vanrouter.kube.crds import CUSTOM_KINDS, cluster_roles, definitions
-from vanrouter.kube.kinds import DEPLOYMENTS
+from vanrouter.kube.errors import Forbidden
+from vanrouter.kube.kinds import CLUSTER_ROLES, DEPLOYMENTS
+from vanrouter.kube.plan import Plan, plan
+from vanrouter.resources import Site, read_resources
 
 SITES = CUSTOM_KINDS["Site"]
 
@@ -37,10 +47,19 @@ def kind_of(value: dict[str, Any]) -> Kind:
 
 
 @pytest.fixture
-def served(here: Here, van: Van, tmp_path: Path) -> Iterator[Path]:
-    """What an administrator applies is applied, and its controller runs, with the rights of its service account: the path of its log."""
+def applied(here: Here, van: Van) -> Iterator[None]:
+    """What an administrator applies for a controller of the cluster, which does not run."""
     for value in yaml.safe_load_all(ok(van("manifest controller")).output):
         here.client.call(apply(kind_of(value), value["metadata"].get("namespace", ""), value))
+    for kind in CUSTOM_KINDS.values():
+        until(lambda kind=kind: is_served(here.client, kind))
+    yield
+    here.client.call(delete(CLUSTER_ROLES, "", ANNOUNCEMENT))
+
+
+@pytest.fixture
+def served(here: Here, applied: None, tmp_path: Path) -> Iterator[Path]:
+    """And its controller runs, with the rights of its service account: the path of its log."""
     tokens = Kind("", "v1", "serviceaccounts/van-controller/token", "TokenRequest")
     asked = {"apiVersion": "authentication.k8s.io/v1", "spec": {"expirationSeconds": 3600}}
     token = here.client.call(create(tokens, "vanrouter", asked))["status"]["token"]
@@ -90,6 +109,55 @@ def test_the_commands_of_a_namespace_change_its_site_and_the_controller_of_the_c
     assert not left
 
 
+def test_init_beside_a_controller_of_the_cluster_makes_a_site_and_leaves_the_rest_to_it(here: Here, served: Path, tmp_path: Path) -> None:
+    (printed,) = yaml.safe_load_all(ok(here.van("init --site-name north --link-access local -o yaml")).output)
+    assert (printed["kind"], printed["metadata"]["name"]) == ("Site", "north")
+    assert not any("north" in name for name in here.listing()), "nothing was applied"
+    said = ok(here.van("init --site-name north --link-access local --controllers 2 --no-wait"))
+    assert "change nothing: controllers" in said.output
+    until(lambda: "Deployment/van-router" in here.listing())
+    assert not {"Deployment/van-controller", "ConfigMap/van.site.north"} & set(here.listing())
+    ok(here.van("delete --timeout 60s"))
+
+    file = tmp_path / "site.yaml"
+    spec = {"linkAccess": "local", "settings": {"routers": "2"}}
+    file.write_text(yaml.safe_dump({"apiVersion": "vanrouter.io/v1alpha1", "kind": "Site", "metadata": {"name": "west"}, "spec": spec}))
+    ok(here.van("apply --no-wait -f", str(file)))
+    until(lambda: "Deployment/van-router" in here.listing() and replicas(here) == 2)
+    assert not {"Deployment/van-controller", "ConfigMap/van.site.west"} & set(here.listing())
+    ok(here.van("delete --timeout 60s"))
+
+
+def test_init_beside_a_controller_of_the_cluster_that_does_not_act_says_so_and_what_to_do(here: Here, applied: None) -> None:
+    said = here.van("init --site-name north --link-access local --timeout 3s")
+    assert said.exit_code == 4
+    assert "the controller of the cluster has not taken it up within 3s\n" in said.output
+    assert "init --own-controller" in said.output
+    ok(here.van("init --own-controller --no-wait"))
+    assert {"Deployment/van-controller", "Deployment/van-router"} <= set(here.listing())
+    printed = yaml.safe_load_all(ok(here.van("init -o yaml")).output)
+    assert "van-controller" in {v["metadata"]["name"] for v in printed}, "from then on it has its own"
+    ok(here.van("delete --timeout 60s"))
+
+
+def test_whoever_owns_a_namespace_and_nothing_else_sees_that_there_is_a_controller_of_the_cluster(here: Here, applied: None) -> None:
+    accounts, tokens = Kind("", "v1", "serviceaccounts", "ServiceAccount"), "serviceaccounts/owner/token"
+    here.client.call(apply(accounts, here.name, {"metadata": {"name": "owner"}}))
+    asked = {"apiVersion": "authentication.k8s.io/v1", "spec": {"expirationSeconds": 3600}}
+    token = here.client.call(create(Kind("", "v1", tokens, "TokenRequest"), here.name, asked))["status"]["token"]
+    access = dataclasses.replace(here.server.access(), certificate=None, credentials=Token(token))
+    with BlockingClient(access) as client:
+        assert announced(client) == "van-controller.vanrouter.svc:55672"
+        with pytest.raises(Forbidden):
+            client.call(get(CLUSTER_ROLES, "", "vanrouter-controller"))
+        here.client.call(delete(CLUSTER_ROLES, "", ANNOUNCEMENT))
+        assert announced(client) == ""
+    for value in cluster_manifests(plan_of_nobody(), "net"):
+        if value["metadata"]["name"] == ANNOUNCEMENT and value["kind"] == "ClusterRole":
+            here.client.call(apply(kind_of(value), "", value))
+    assert announced(here.client) == "van-controller.net.svc:55672"
+
+
 def test_a_site_that_nobody_serves_says_what_to_do(here: Here) -> None:
     for value in (*definitions(), *cluster_roles()):
         here.client.call(apply(kind_of(value), "", value))
@@ -98,6 +166,12 @@ def test_a_site_that_nobody_serves_says_what_to_do(here: Here) -> None:
     assert said.exit_code == 3
     assert "no controller that serves the whole cluster has taken it up" in said.output
     assert "van manifest controller" in said.output
+
+
+def plan_of_nobody() -> Plan:
+    (site,) = read_resources("apiVersion: vanrouter.io/v1alpha1\nkind: Site\nmetadata: {name: any}\n")
+    assert isinstance(site, Site)
+    return plan(site, image="registry.example/vanrouter:1")
 
 
 def attempt(here: Here) -> Any:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Van
 from fake_site import SOUTH, FakeSite, Refusal, cond, link_element
+from van_calls import Van
 
 from vanrouter.links.status import words_for_silence
 from vanrouter.pki.secret import Secret
@@ -128,6 +128,14 @@ def test_what_became_of_a_token_is_told_to_who_issued_it(van: Van, site: FakeSit
         "NAME      STATE   USED     EXPIRES                REDEEMED BY\nnorth-1   open    1 of 2   2026-01-02T03:19:05Z   south\n"
     )
     assert json.loads(van("token status north-1 -o json").stdout)["uses"] == 2
+    grant = site.document["grants"][0]
+    for source, said in (
+        ("ConfigMap/shop: grants.yaml", "url, code, ca and a token file are in Secret/van-token.north-1."),
+        ("accessgrants.vanrouter.io/north-1", "kubectl get accessgrants.vanrouter.io/north-1 -o yaml"),
+    ):
+        grant["source"] = source
+        assert said in van("token status").stdout
+    del grant["source"]
     assert van("token status other").exit_code == 1
     site.document["grants"][0]["state"] = "elsewhere"
     assert "another router of this site made it" in van("token status").stdout

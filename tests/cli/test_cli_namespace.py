@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import Result
-from conftest import Van
 from custom_resources import install_definitions, remove_definitions
+from van_calls import Van
 
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Kind, Object, create, delete, get, merge_patch

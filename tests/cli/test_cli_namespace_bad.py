@@ -6,6 +6,7 @@ that lead nowhere. Each is said by what a person types next.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +15,10 @@ import pytest
 import yaml
 from test_cli_namespace import Here, here, ok, workload
 
-from vanrouter.kube.calls import Kind, create, delete, merge_patch
+from vanrouter.kube.calls import Kind, apply, create, delete, merge_patch
 from vanrouter.kube.errors import NotFound
 from vanrouter.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, PODS, SERVICES
+from vanrouter.kube.names import STATUS, labelled
 
 __all__ = ["here"]
 
@@ -201,3 +203,26 @@ def test_update_keeps_what_a_person_wrote_into_the_site_and_refuses_what_is_brok
         assert "ConfigMap/van.site.north: resource.yaml" in result.stderr
         assert "spec.linkAcces" in result.stderr
     assert yaml.safe_load(installed.get(CONFIG_MAPS, "van.site.north")["data"]["resource.yaml"])["spec"] == {"linkAcces": "default"}
+
+
+def absent(name: str) -> dict[str, Any]:
+    """A connector as its router says it, of which it sees no pod."""
+    why, todo = "there is no target: its selector matches no pod; the labels of pods here: app=hello", "start such a pod"
+    said = {"status": "False", "reason": "NoTarget", "message": why, "next": todo, "since": ""}
+    spec = {"selector": f"app={name}", "routingKey": name, "port": 8080}
+    conditions = [{"type": kind, **said} for kind in ("Healthy", "Ready")]
+    return {"name": name, "routingKey": name, "port": 8080, "matched": False, "spec": spec, "conditions": conditions, "targets": []}
+
+
+@pytest.mark.parametrize("line", ["status", "connector status"])
+def test_a_workload_that_is_exposed_and_scaled_to_0_is_named_by_status_and_how_to_start_it(installed: Here, line: str) -> None:
+    workload(installed, "idle", replicas=0)
+    connectors = [absent("idle"), absent("gone")]
+    document = {"site": {"name": "north", "id": "a", "ready": True, "routers": [], "conditions": []}, "connectors": connectors}
+    value = {"metadata": labelled("van-status.site.north", STATUS), "data": {"site.json": json.dumps(document)}}
+    installed.client.call(apply(CONFIG_MAPS, installed.name, value))
+    said = installed.van(line).output
+    assert "there is no target: deployment idle is scaled to 0" in said
+    assert "kubectl" in said
+    assert "scale deployment/idle" in said
+    assert said.count("its selector matches no pod") == 1, "of the other one nobody knows what it was"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Van
 from fake_site import NORTH, SOUTH, FakeSite, Refusal
+from van_calls import Van
 
 from vanrouter.messages import Fragment, KeyInfo, Leaf, Neighbour, ServicePort, encode_signed
 from vanrouter.model import RouterId, site_id_of_key

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from conftest import Van
 from fake_site import FakeSite, cond, link_element, listener_element, service_element
+from van_calls import Van
 
 from vanrouter.cli.connector import NOUN as CONNECTOR
 from vanrouter.cli.listener import NOUN as LISTENER

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 import pytest
-from conftest import Van
 from fake_site import FakeSite, Refusal
+from van_calls import Van
 
 from vanrouter.cli import main
 from vanrouter.cli.base import Command, Root

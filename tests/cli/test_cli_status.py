@@ -6,8 +6,8 @@ import json
 
 import pytest
 import yaml
-from conftest import Van
 from fake_site import FakeSite, cond, link_element, listener_element, service_element
+from van_calls import Van
 
 
 def test_a_site_in_order_is_one_line(van: Van, site: FakeSite) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Van
 from fake_site import FakeSite
 from test_cli_namespace import Here, ok
+from van_calls import Van
 
 from vanrouter import __version__
 from vanrouter.kube.calls import apply

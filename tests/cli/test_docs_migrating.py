@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Van
+from van_calls import Van
 
 from vanrouter.cli.base import Command
 from vanrouter.resources.skupper import Source, translate

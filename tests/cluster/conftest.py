@@ -14,11 +14,11 @@ from pathlib import Path
 import clusters as real
 import pytest
 from clusters import Cluster, Namespace, hold, run
+from used import USED
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
 IMAGE = CHECKOUT / "build" / "vanrouter-image.tar"
-USED = pytest.StashKey[list[Namespace]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

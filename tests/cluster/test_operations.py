@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 from clusters import Cluster, Namespace, until
-from conftest import USED
 from pair import CONTROLLERS, PARTS, Pair, Side, delete_by_force, die, pair
 from traffic import LONG, Traffic, check_servers, failed, processes
+from used import USED
 
 pytestmark = pytest.mark.timeout(1_800 if LONG else 300)
 ENOUGH = 7.0  # seconds after which a router that leaves and has a successor refuses new connections

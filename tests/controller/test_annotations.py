@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vanrouter.controller.annotations import Decided, annotated
+from vanrouter.controller.annotations import Decided, annotated, targets_named
 from vanrouter.controller.pods_by_name import pods_by_name
 from vanrouter.kube.workloads import MOST_PODS, Workload, keep_service, keep_workload
 from vanrouter.resources import read_resources
@@ -74,6 +74,33 @@ def test_the_incumbents_names_mean_the_same_and_ours_count_before_them() -> None
 def test_a_service_offers_the_pods_behind_it() -> None:
     assert offered(look(service(proxy="tcp"), workload())) == [("hello", 80, "app=hello", 8080, "hello")]
     assert offered(look(service(proxy="tcp", port="80:7000"))) == [("hello", 80, "app=hello", 7000, "hello")]
+
+
+@pytest.mark.parametrize("whose", ["vanrouter.io", "skupper.io"])
+def test_a_service_that_names_another_one_offers_the_pods_and_ports_of_that(whose: str) -> None:
+    marks = {f"{whose}/proxy": "tcp", f"{whose}/address": "van-backend", f"{whose}/target": "backend"}
+    empty = keep_service({"metadata": {"name": "front", "annotations": marks}, "spec": {"ports": [{"port": 1}]}})
+    assert targets_named([empty]) == {"backend"}
+    backend = service({"selector": {"app": "b"}, "ports": [{"port": 80, "targetPort": 8080}]}, name="backend")
+    decided = look(empty, backend)
+    assert offered(decided) == [("van-backend", 80, "app=b", 8080, "van-backend")]
+    assert (list(decided.made), decided.problems) == (["service/front"], [])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (service(proxy="tcp", target="none"), "there is no Service 'none' in this namespace"),
+        (service(proxy="tcp", target="hello.shop"), "'hello.shop' is in another namespace"),
+        (workload(proxy="tcp", target="hello"), "a Deployment is exposed by its own pods"),
+        (service(target="hello"), "it says nothing without vanrouter.io/proxy"),
+    ],
+)
+def test_a_target_that_means_nothing_is_named(wrong: Workload, said: str) -> None:
+    decided = look(wrong)
+    assert not decided.made
+    assert said in decided.problems[0].message
+    assert "vanrouter.io/target" in decided.problems[0].path
 
 
 def test_a_service_that_was_taken_over_offers_what_it_led_to_before() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import trio
 import trio.testing
 
 from vanrouter.controller.attached import connectors_of, consent, targets_of, verdict_of_binding, verdict_of_connector
+from vanrouter.controller.attaching import Attaching
 from vanrouter.kube.calls import Call, Object, get
 from vanrouter.kube.cluster_customs import ClusterCustoms, CustomView
 from vanrouter.kube.kinds import SERVICES
 from vanrouter.kube.pods import Pod
+from vanrouter.kube.sharing import SharedWatches
 from vanrouter.kube.turns import ALL, EACH, TurnClient
 from vanrouter.resources.kinds import (
     AttachedConnector,
@@ -103,6 +105,62 @@ class Slow:
         await trio.sleep(0.1)
         self.now -= 1
         return {}
+
+
+class Stuck:
+    """A server whose answers for one namespace never come."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    async def call(self, call: Call, *, deadline: float | None = None) -> Object:
+        self.said.append(call.namespace)
+        if call.namespace == "stuck":
+            await trio.sleep_forever()
+        return {}
+
+
+class Known(ClusterCustoms):
+    """What a test says that there is."""
+
+    def __init__(self) -> None:
+        nobody: Any = None
+        super().__init__(nobody, told=lambda _: None, rng=random.Random(1))
+
+    def is_current(self, kind: str) -> bool:
+        return True
+
+    def put(self, *namespaces: str) -> None:
+        spec = {"siteNamespace": "north", "selector": "app=db", "port": 5432}
+        self._kept["AttachedConnector"] = [
+            {
+                "apiVersion": "vanrouter.io/v1alpha1", "kind": "AttachedConnector", "spec": spec,
+                "metadata": {"namespace": namespace, "name": "db", "uid": namespace, "generation": 1},
+            }
+            for namespace in namespaces
+        ]  # fmt: skip
+
+
+async def test_a_status_that_is_not_answered_keeps_no_other_waiting_and_what_is_gone_is_forgotten(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    del autojump_clock
+    server, customs, nobody = Stuck(), Known(), cast("Any", None)
+    customs.put("stuck", "one")
+    attaching = Attaching(
+        cast("Any", server), customs, SharedWatches(nobody, rng=random.Random(1)), is_ours=lambda _: True, wake=print, clock=lambda: 0.0
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attaching.run)
+        await trio.sleep(1.0)
+        assert set(server.said) == {"one", "stuck"}
+        customs.put("stuck", "two")
+        attaching.wake()
+        await trio.sleep(1.0)
+        assert set(server.said) == {"one", "stuck", "two"}
+        assert server.said.count("stuck") == 1, "one at a time"
+        assert {namespace for _, (namespace, _) in attaching._units} == {"stuck", "two"}
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_namespace_with_a_thousand_calls_does_not_keep_the_others_waiting(autojump_clock: trio.testing.MockClock) -> None:

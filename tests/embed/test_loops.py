@@ -12,8 +12,6 @@ import gc
 import os
 import random
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,7 +27,7 @@ import trio
 
 import vanrouter
 from vanrouter.embed import LinkUp, ServiceDown, ServiceUp, StreamBroken, StreamBusy, StreamClosed, Van
-from vanrouter.errors import ConfigError, DeadlineExceeded, NoSuchKey, StreamRefused, StreamReset, TokenError, UsageError
+from vanrouter.errors import ConfigError, NoSuchKey, StreamRefused, StreamReset, UsageError
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -394,82 +392,6 @@ def test_a_server_with_a_port_is_exposed_for_a_block(directory: Path, plane: Any
     run(main)
 
 
-# ---- Where it cannot be called -----------------------------------------------------------------------------------------------------------
-
-
-def test_calls_from_elsewhere_and_after_the_end_are_told(directory: Path, plane: Any, run: Run) -> None:
-    async def main() -> None:
-        async with vanrouter.open(directory, plane=plane) as van:
-            serving = van.serve("key")
-            stream = await van.connect("key")
-            told: list[str] = []
-
-            def elsewhere() -> None:
-                for call in (
-                    van.services,
-                    lambda: van.serve("other"),
-                    lambda: anyio.run(van.connect, "key"),
-                    lambda: anyio.run(stream.receive),
-                ):
-                    try:
-                        call()
-                    except UsageError as error:
-                        told.append(str(error))
-
-            thread = threading.Thread(target=elsewhere)
-            thread.start()
-            thread.join()
-            assert told == 4 * ["this van is of another thread"]
-            stream.reset()
-            serving.close()
-        for call in (van.services, lambda: van.serve("key"), van.status):
-            with pytest.raises(UsageError, match="its block has ended"):
-                call()
-        with pytest.raises(UsageError, match="its block has ended"):
-            await van.connect("key")
-        await stream.aclose()
-
-    run(main)
-
-
-def test_bad_input_is_said_before_the_block_begins(directory: Path, tmp_path: Path, run: Run) -> None:
-    from vanrouter.admin import client
-
-    expired: list[str] = []
-
-    async def main() -> None:
-        for where, error in (
-            (tmp_path / "nothing", ConfigError),
-            ("kind: Nonsense\n", TokenError),
-            (42, TypeError),
-        ):
-            with pytest.raises(error):
-                async with vanrouter.open(where):  # type: ignore[arg-type]
-                    pass
-        async with vanrouter.open(directory) as hub:
-            with pytest.raises(TypeError):
-                await hub.connect(7)  # type: ignore[arg-type]
-            with pytest.raises(ConfigError):
-                await hub.connect("")
-            ask = {"uses": 1, "expiry_seconds": 1}
-            expired.append((await anyio.to_thread.run_sync(lambda: client.call(directory, "token.issue", ask)))["yaml"])
-            await anyio.sleep(1.1)
-            with pytest.raises(TokenError):
-                async with vanrouter.open(expired[0]):
-                    pass
-        with pytest.raises((TokenError, DeadlineExceeded)):
-            async with vanrouter.open(expired[0], timeout=1.0):
-                pass
-
-    run(main)
-
-
-def test_outside_of_a_loop_it_says_what_it_needs(directory: Path) -> None:
-    opening = vanrouter.open(directory).__aenter__()
-    with pytest.raises(UsageError, match="trio and in asyncio"):
-        opening.send(None)  # type: ignore[attr-defined]
-
-
 def test_opening_under_asyncio_can_be_cancelled_at_any_moment(directory: Path, plane: Any) -> None:
     async def main() -> None:
         for milliseconds in (0, 1, 5, 20, 60, 150, 400):
@@ -504,89 +426,3 @@ def test_a_notebook_opens_in_one_cell_and_uses_it_in_others(directory: Path, pla
     serving.cancel()
     cell(stack.aclose())
     loop.close()
-
-
-PROGRAM = """
-import asyncio, os, signal, sys, threading, time
-import trio, vanrouter
-where, mode = sys.argv[1:]
-
-async def main():
-    manager = vanrouter.open(where, drain=0.2)
-    van = await manager.__aenter__()
-    serving = van.serve("key")
-    stream = await van.connect("key")
-    print("ready", flush=True)
-    if mode == "exit":
-        globals()["kept"] = manager, van, serving, stream   # the program ends and closes nothing
-    elif mode == "fork":
-        child = os.fork()
-        if child == 0:
-            connect, send = lambda: next(van.connect("key").__await__()), lambda: stream.send_all(b"x").send(None)
-            for call in (van.services, lambda: van.serve("x"), connect, send):
-                try:
-                    call()
-                except vanrouter.errors.UsageError as error:
-                    assert "fork" in str(error), error
-                else:
-                    os._exit(1)
-            del stream
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        far = await anext(serving)
-        await stream.send_all(b"the parent goes on")
-        assert await far.receive_some() == b"the parent goes on"
-        await manager.__aexit__(None, None, None)
-        print("fine", flush=True)
-
-async def interrupted():
-    async with vanrouter.open(where):
-        print("ready", flush=True)
-        await (asyncio.sleep(60) if loop is asyncio else trio.sleep(60))
-
-import vanrouter.errors
-loop = {"asyncio": asyncio, "trio": trio}[os.environ["LOOP"]]
-work = interrupted if mode == "signal" else main
-try:
-    asyncio.run(work()) if loop is asyncio else trio.run(work)
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-except BaseException as error:
-    print("ended by", type(error).__name__, flush=True)
-"""
-
-
-def program(directory: Path, mode: str, loop: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(directory), mode],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"LOOP": loop},
-    )
-
-
-def test_an_interpreter_that_ends_without_closing_ends(directory: Path) -> None:
-    with program(directory, "exit", "asyncio") as child:
-        out, err = child.communicate(timeout=20)
-    assert (child.returncode, out) == (0, "ready\n"), err
-    assert "Traceback" not in err
-
-
-@pytest.mark.parametrize("loop", ["trio", "asyncio"])
-def test_a_fork_is_refused_and_the_parent_goes_on(directory: Path, loop: str) -> None:
-    with program(directory, "fork", loop) as child:
-        out, err = child.communicate(timeout=20)
-    assert (child.returncode, out.splitlines()[-1]) == (0, "fine"), out + err
-
-
-@pytest.mark.parametrize("loop", ["trio", "asyncio"])
-def test_an_interrupt_ends_the_program_as_any_other(directory: Path, loop: str) -> None:
-    import signal
-
-    with program(directory, "signal", loop) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=20)
-    assert (child.returncode, out) == (0, "interrupted\n"), out + err

@@ -19,11 +19,12 @@ from fake_router import FakeRouter, router_leaf
 from vanrouter.cli.cluster import manifest_of_controller
 from vanrouter.controller.cluster import ClusterController
 from vanrouter.kube.access import Access, Token
+from vanrouter.kube.announcement import ANNOUNCEMENT
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Kind, Object, apply, create, delete
 from vanrouter.kube.client import KubeClient
 from vanrouter.kube.crds import CUSTOM_KINDS
-from vanrouter.kube.kinds import NAMESPACES
+from vanrouter.kube.kinds import CLUSTER_ROLES, NAMESPACES
 
 TOKENS = Kind("", "v1", "serviceaccounts/van-controller/token", "TokenRequest")
 SITES = CUSTOM_KINDS["Site"]
@@ -31,10 +32,11 @@ SITES = CUSTOM_KINDS["Site"]
 
 @contextlib.contextmanager
 def installed(server: ApiServer) -> Iterator[Access]:
-    """As ``install``; afterwards the server knows no definitions, as other tests have it."""
+    """As ``install``; afterwards the server knows no definitions and no controller of the cluster, as other tests have it."""
     yield install(server)
     with BlockingClient(server.access()) as client:
         remove_definitions(client)
+        client.call(delete(CLUSTER_ROLES, "", ANNOUNCEMENT))
 
 
 def install(server: ApiServer) -> Access:

@@ -18,9 +18,13 @@ from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, RemoteProt
 from vanrouter.kube.channel import Channel, Leaf, Served, one_error, serve_channels, serve_sites
 from vanrouter.kube.controller_link import ControllerLink
 from vanrouter.kube.conversation import MAX_LINE, MAX_UNANSWERED, Answered, Asked, Conversation, Told
+from vanrouter.kube.plan import most_connections
+from vanrouter.kube.room import LINE_SECONDS, SHORT, WAIT, Full, Held, Room
 from vanrouter.model import SiteId
 from vanrouter.pki import CertificateAuthority, IdentityKey, PrivateKey, certificates_to_pem
 from vanrouter.pki.authority import van_name
+from vanrouter.resources import Site as SiteResource
+from vanrouter.resources import read_resources
 
 # ---- The conversation -------------------------------------------------------------------------------------------------------------------
 
@@ -28,9 +32,10 @@ from vanrouter.pki.authority import van_name
 def test_how_bytes_are_chunked_never_changes_what_is_said() -> None:
     here, there = Conversation(now=0.0), Conversation(now=0.0)
     number, asked = here.ask("join", {"visitor": "10.0.0.1"})
-    wire = asked + here.tell("status", {"document": {"n": 1}})
+    told = here.tell("status", {"document": {"n": 1}})
+    wire = asked + told
     heard = [event for index in range(len(wire)) for event in there.receive_untrusted(wire[index : index + 1], now=1.0)]
-    assert heard == [Asked(number, "join", {"visitor": "10.0.0.1"}), Told("status", {"document": {"n": 1}})]
+    assert heard == [Asked(number, "join", {"visitor": "10.0.0.1"}), Told("status", {"document": {"n": 1}}, len(told) - 1)]
     assert here.receive_untrusted(there.answer(number, {"status": 200}), now=2.0) == [Answered(number, {"status": 200})]
 
 
@@ -275,3 +280,113 @@ async def test_a_connection_that_fails_while_it_is_cancelled_is_a_cancellation_a
     assert await run(NotReady("hello: the connection ended"))
     with pytest.RaisesGroup(pytest.RaisesExc(ZeroDivisionError), allow_unwrapped=True, flatten_subgroups=True):
         await run(ZeroDivisionError())
+
+
+# ---- How much there is room for -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_site_has_as_many_connections_as_its_routers_need_and_another_site_as_many_again(caplog: pytest.LogCaptureFixture) -> None:
+    north, south = Site(), Site()
+    sites = {van_name(s.identity.site_id): Served(lambda s=s: s.server, _echo, most=lambda: 2) for s in (north, south)}
+    async with door(sites.get) as port, trio.open_nursery() as nursery:
+        links = [_link(port, north.client) for _ in range(2)]
+        for link in links:
+            nursery.start_soon(link.run)
+            assert await link.ask("x") == {}
+        third, other = _link(port, north.client), _link(port, south.client)
+        nursery.start_soon(third.run)
+        nursery.start_soon(other.run)
+        assert await other.ask("x") == {}
+        with pytest.raises(NotReady):
+            await third.ask("x", seconds=2.0)
+        assert [await link.ask("x") for link in links] == [{}, {}]
+        said = [r for r in caplog.records if r.message == "no room for a router" and r.levelname == "WARNING"]
+        assert len(said) == 1, "it came several times, and is said once"
+        assert "has 2 connections already" in said[0].__dict__["reason"]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("routers", "most"), [("1", 8), ("3", 12), ("16", 38)])
+def test_in_a_rollout_as_many_routers_go_as_come(routers: str, most: int) -> None:
+    text = f"apiVersion: vanrouter.io/v1alpha1\nkind: Site\nmetadata: {{name: north}}\nspec: {{settings: {{routers: '{routers}'}}}}\n"
+    (site,) = read_resources(text)
+    assert isinstance(site, SiteResource)
+    assert most_connections(site) == most
+
+
+async def test_a_long_message_waits_for_its_turn_and_short_ones_beside_it_do_not(autojump_clock: trio.testing.MockClock) -> None:
+    site, all_ = Room(lines=1, questions=100), Room(lines=2, questions=100)
+    first, second, other = Held((site, all_)), Held((site, all_)), Held((Room(lines=1, questions=100), all_))
+    await first.line(SHORT + 1)
+    await other.line(SHORT + 1)
+    await second.line(SHORT)  # costs nothing
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(second.line, SHORT + 1)
+        await trio.testing.wait_all_tasks_blocked()
+        first.line_over()
+    assert second.deadline == trio.current_time() + LINE_SECONDS
+    began = trio.current_time()
+    with pytest.raises(Full):
+        await first.line(SHORT + 1)
+    assert trio.current_time() == began + WAIT
+    second.close()
+    await first.line(SHORT + 1)
+
+
+def test_questions_that_no_room_is_left_for_take_none() -> None:
+    site, all_ = Room(lines=1, questions=10), Room(lines=1, questions=15)
+    first, second = Held((site, all_)), Held((Room(lines=1, questions=10), all_))
+    assert first.asked(1, 8)
+    assert not first.asked(2, 3)
+    assert second.asked(1, 7)
+    assert not second.asked(2, 1)
+    first.answered(1)
+    assert second.asked(2, 1)
+    first.close()
+    second.close()
+    assert (site.questions, all_.questions) == (10, 15)
+
+
+async def test_a_router_that_asks_more_than_there_is_room_for_is_told_to_come_later() -> None:
+    site = Site()
+    sites = {van_name(site.identity.site_id): Served(lambda: site.server, _echo, room=Room(lines=1, questions=50_000))}
+    async with door(sites.get) as port, trio.open_nursery() as nursery:
+        link = _link(port, site.client)
+        nursery.start_soon(link.run)
+        assert await link.ask("x", {"a": "x" * 20_000}, seconds=5.0)
+        nursery.start_soon(_hang, link, 40_000)
+        with trio.fail_after(5.0):
+            while sites[van_name(site.identity.site_id)].room.questions > 10_000:  # noqa: ASYNC110 - of another end
+                await trio.sleep(0.01)
+        with pytest.raises(NotReady, match="too many questions"):
+            await link.ask("x", {"a": "x" * 20_000})
+        assert await link.ask("x", {"n": 1}) == {"n": 1}
+        nursery.cancel_scope.cancel()
+
+
+async def _hang(link: ControllerLink, size: int) -> None:
+    await link.ask("hang", {"a": "x" * size}, seconds=60.0)
+
+
+async def test_a_message_that_does_not_end_is_not_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    """A line of which more comes all the time keeps its place for 30 s."""
+    near, far = trio.testing.memory_stream_pair()
+
+    class Plain:
+        receive_some, send_all, aclose = staticmethod(near.receive_some), staticmethod(near.send_all), staticmethod(near.aclose)
+
+    channel = Channel(Plain(), _echo, rooms=(Room(lines=1, questions=100),))  # type: ignore[arg-type]
+
+    async def trickle() -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await far.send_all(b"x" * (SHORT + 1))
+            while True:
+                await trio.sleep(5.0)
+                await far.send_all(b"x")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trickle)
+        with pytest.raises(Full, match="did not end in time"):
+            await channel.run()
+        assert trio.current_time() == pytest.approx(LINE_SECONDS, abs=5.0)
+        nursery.cancel_scope.cancel()

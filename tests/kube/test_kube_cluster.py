@@ -31,6 +31,7 @@ from vanrouter.kube.kinds import (
 from vanrouter.kube.manifests import CONTROLLER, LEASE_RULES
 from vanrouter.kube.names import CONTROLLER_LABELS
 from vanrouter.kube.records import site_text
+from vanrouter.kube.workloads import SAVED
 
 QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota")
 
@@ -231,10 +232,10 @@ async def test_a_site_that_goes_gives_back_what_it_took_and_a_namespace_that_goe
                 await world.client.call(apply(SERVICES, name, FOREIGN))
                 await world.site(name)
                 await world.put(name, "Connector", "hello", CONNECTOR)
-                await world.namespace(name).until(SERVICES, "hello", lambda v: "vanrouter.io/saved" in v["metadata"].get("annotations", {}))
+                await world.namespace(name).until(SERVICES, "hello", lambda v: SAVED in v["metadata"].get("annotations", {}))
             await world.client.call(delete(SITES, one, "north"))
             back = await world.namespace(one).until(SERVICES, "hello", lambda v: v["spec"]["selector"] == {"app": "hello"})
-            assert "vanrouter.io/saved" not in back["metadata"].get("annotations", {})
+            assert SAVED not in back["metadata"].get("annotations", {})
             await world.client.call(delete(NAMESPACES, "", two))
             await until(lambda: not controller.controllers.keys() & {one, two})
 
@@ -248,7 +249,7 @@ async def test_a_service_that_somebody_writes_while_the_site_goes_is_given_back_
             await world.site(name)
             await world.put(name, "Connector", "hello", CONNECTOR)
             here, original, met = world.namespace(name), KubeClient.call, []
-            await here.until(SERVICES, "hello", lambda v: "vanrouter.io/saved" in v["metadata"].get("annotations", {}))
+            await here.until(SERVICES, "hello", lambda v: SAVED in v["metadata"].get("annotations", {}))
 
             async def call(self: KubeClient, call: Call, **how: Any) -> Any:
                 if self.access is account and call.kind is SERVICES and call.method == "PATCH" and not met:
@@ -261,6 +262,32 @@ async def test_a_service_that_somebody_writes_while_the_site_goes_is_given_back_
             back = await here.until(SERVICES, "hello", lambda v: v["spec"]["selector"] == {"app": "hello"})
             assert met, "nobody was in between"
             assert back["metadata"]["labels"]["by"] == "helm"
+
+
+async def test_what_was_taken_is_given_back_by_a_controller_that_never_saw_the_site(api_server: ApiServer, account: Access) -> None:
+    with namespaces(api_server.access(), 3) as (gone, there, own):
+        async with in_cluster(api_server.access(), account) as world:
+            async with world.controller():
+                for name in (gone, there, own):
+                    await world.client.call(apply(SERVICES, name, FOREIGN))
+                    await world.site(name)
+                    await world.put(name, "Connector", "hello", CONNECTOR)
+                    await world.namespace(name).until(SERVICES, "hello", lambda v: SAVED in v["metadata"].get("annotations", {}))
+            for name in (gone, own):
+                await world.client.call(delete(SITES, name, "north"))
+            broken = {"metadata": {"name": "van.site.north", "labels": {"vanrouter.io/type": "resource"}}, "data": {"site.yaml": "{"}}
+            await world.client.call(apply(CONFIG_MAPS, own, broken))  # a Site that `van init` made, and whose controller is away
+            async with world.controller() as controller:
+                back = await world.namespace(gone).until(SERVICES, "hello", lambda v: v["spec"]["selector"] == {"app": "hello"})
+                assert back["spec"]["ports"][0]["targetPort"] == 8080
+                assert not back["metadata"].get("annotations", {}).keys() & {SAVED, "vanrouter.io/controlled"}
+                await until(lambda: there in controller.controllers)
+                await world.client.call(delete(SITES, there, "north"))
+                await world.namespace(there).until(SERVICES, "hello", lambda v: v["spec"]["selector"] == {"app": "hello"})
+                kept = await world.namespace(own).get(SERVICES, "hello")
+                assert kept is not None
+                assert SAVED in kept["metadata"]["annotations"], "it is not ours to give back"
+                assert gone not in controller.controllers
 
 
 async def test_an_identity_that_was_copied_into_another_namespace_is_not_served_there(api_server: ApiServer, account: Access) -> None:

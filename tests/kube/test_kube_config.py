@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,10 @@ import yaml
 
 from vanrouter.kube import access as access_module
 from vanrouter.kube.access import Access, BasicAuth, ExecPlugin, Token, TokenFile
+from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import get
 from vanrouter.kube.client import KubeClient
-from vanrouter.kube.errors import KubeConfigError, ServerFailed
+from vanrouter.kube.errors import KubeConfigError, ServerFailed, Unreachable
 from vanrouter.kube.kinds import CONFIG_MAPS
 from vanrouter.kube.kubeconfig import in_cluster, load_access
 
@@ -146,6 +151,34 @@ def test_a_ca_that_is_none_is_the_kubeconfigs_fault(config: Path) -> None:
     found = load_access(kubeconfig=config)
     with pytest.raises(KubeConfigError, match="the CA, certificate or key is not usable"):
         found.tls(found.credentials.show())
+
+
+def test_connections_of_many_threads_do_not_name_their_protocols_to_a_context_that_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The HTTP library names them for each connection; while another thread copies the names, that garbles its hello."""
+    named: list[list[str]] = []
+    name = ssl.SSLContext.set_alpn_protocols
+
+    def note(context: ssl.SSLContext, names: Iterable[str]) -> None:
+        named.append(list(names))
+        name(context, names)
+
+    monkeypatch.setattr(ssl.SSLContext, "set_alpn_protocols", note)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        found = Access(server=f"https://127.0.0.1:{listener.getsockname()[1]}", namespace="north", source="test")
+        with BlockingClient(found) as client:
+            for _ in range(3):
+                calling = threading.Thread(target=call_in_vain, args=(client,))
+                calling.start()
+                connection, _ = listener.accept()
+                with connection:
+                    assert b"http/1.1" in connection.recv(4096)
+                calling.join()
+    assert named == [["http/1.1"]]
+
+
+def call_in_vain(client: BlockingClient) -> None:
+    with pytest.raises(Unreachable):
+        client.call(get(CONFIG_MAPS, "north", "x"))
 
 
 # ---- Programs that print credentials ---------------------------------------------------------------------------------------------------

@@ -7,14 +7,17 @@ import itertools
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from fake_router import automatic, service
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vanrouter.controller.report import merge_documents, slots_of
-from vanrouter.errors import RemoteProtocolError
-from vanrouter.kube.status_parts import BY_NAME, difference, heard_untrusted
+from vanrouter.controller.routers import Routers
+from vanrouter.errors import LocalProtocolError, RemoteProtocolError
+from vanrouter.kube.channel import Channel
+from vanrouter.kube.status_parts import BY_NAME, MAX_STATUS, SLICE, difference, heard_untrusted, slices
 
 Doc = dict[str, Any]
 
@@ -45,6 +48,79 @@ def test_what_is_put_together_of_parts_is_the_document(said: list[Doc]) -> None:
         assert heard == known  # others still read it
         heard = now
         assert sorted_lists(heard) == sorted_lists(after)
+
+
+@given(st.lists(documents, min_size=1, max_size=4), st.integers(20, 400))
+def test_what_is_told_in_slices_is_what_is_told_in_one(said: list[Doc], size: int) -> None:
+    heard: Doc | None = None
+    told = [{"document": said[0]}, *(difference(before, after) for before, after in itertools.pairwise(said) if before != after)]
+    for whole in told:
+        cut = [over_the_wire(message) for message in slices(whole, size=size)]
+        assert [message.get("more", False) for message in cut] == [True] * (len(cut) - 1) + [False]
+        before, heard = heard, heard_untrusted(heard, over_the_wire(whole))
+        for message in cut:
+            before = heard_untrusted(before, message)
+        assert before == heard
+
+
+def test_a_status_above_four_mebibytes_goes_in_messages_of_half_a_mebibyte_and_one_without_end_does_not_go() -> None:
+    found = [{**service(f"svc-{number}", 80), "why": "x" * 400} for number in range(12_000)]
+    document = {"site": {"ready": True}, "services": found, "problems": [{"path": "p" * 2000}] * 400}
+    cut = slices({"document": document})
+    assert sum(len(json.dumps(message)) for message in cut) > 5 << 20
+    assert max(len(msgspec.json.encode(message)) for message in cut) <= SLICE + 1024
+    with pytest.raises(LocalProtocolError, match="a controller is told 16777216 at most"):
+        slices({"document": {**document, "problems": [{"path": "p" * 20_000}] * 1000}})
+    with pytest.raises(LocalProtocolError, match="in one piece"):
+        slices({"document": {"site": {"name": "x" * (4 << 20)}}})
+
+
+@pytest.mark.parametrize("append", [[], {"links": []}, {"site": []}, {"services": {}}, {"grants": 1}])
+def test_a_slice_that_fits_to_nothing_ends_the_connection(append: Any) -> None:
+    with pytest.raises(RemoteProtocolError, match="fits to nothing"):
+        heard_untrusted({"site": {}, "services": []}, {"changed": {}, "lists": {}, "append": append or [0]})
+
+
+async def test_of_a_status_in_slices_nothing_counts_before_the_last_one_came() -> None:
+    woken: list[None] = []
+    routers = Routers(wake=lambda: woken.append(None), hello=dict)
+    channel = Channel(None, routers.handle)  # type: ignore[arg-type] - nothing is sent on it
+    routers.changed(channel, True)
+    assert (await routers.handle(channel, "hello", {"pod": "p"}))["slices"] is True
+    before = {"site": {"ready": True, "conditions": []}, "services": [service("old", 80)]}
+    await routers.handle(channel, "status", {"document": before})
+    wakings = len(woken)
+    after = {**before, "services": [service(f"svc-{number}", 80) for number in range(40)]}
+    *first, last = slices({"document": after}, size=500)
+    assert len(first) > 3
+    for message in first:
+        await routers.handle(channel, "status", over_the_wire(message))
+    assert [s["name"] for s in routers.document()["services"]] == ["old"]
+    assert len(woken) == wakings
+    await routers.handle(channel, "status", over_the_wire(last))
+    assert len(routers.document()["services"]) == 40
+
+
+async def test_what_a_router_says_has_a_bound_however_it_comes() -> None:
+    routers = Routers(wake=lambda: None, hello=dict)
+    channel = Channel(None, routers.handle)  # type: ignore[arg-type] - nothing is sent on it
+    routers.changed(channel, True)
+    part = MAX_STATUS // 8
+
+    async def tell(params: Doc) -> None:
+        channel.told_bytes = len(json.dumps(params))
+        await routers.handle(channel, "status", params)
+
+    def put(name: str, why: str) -> Doc:
+        return {"changed": {}, "lists": {"services": {"put": [{**service(name, 80), "why": why}], "gone": []}}}
+
+    await tell({"document": {"site": {}, "services": []}})
+    for number in range(20):  # it changes all the time, and is no longer for it
+        await tell(put("one", str(number % 10) * part))
+    for number in range(6):
+        await tell(put(f"svc-{number}", "x" * part) | {"more": number % 2 == 0})
+    with pytest.raises(RemoteProtocolError, match="at most 16777216 are read"):
+        await tell(put("svc-7", "x" * part))
 
 
 def test_of_five_hundred_services_one_change_is_told_in_a_few_hundred_bytes() -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import trio
 from namespace_world import Namespace
+from pod_world import Routers, asked, element
 from site_world import World, backend, condition, free_port, http_get
-from test_in_namespace import Routers, asked, element, routers, space
 
 from vanrouter.controller.run import Controller
 from vanrouter.errors import TokenError
@@ -27,7 +27,7 @@ from vanrouter.kube.ledger import SecretLedger
 from vanrouter.kube.names import ROUTER_LABELS
 from vanrouter.tokens import Endpoint, Issuer, format_token
 
-__all__ = ["backend", "routers", "space"]
+__all__ = ["backend"]
 
 
 @asynccontextmanager

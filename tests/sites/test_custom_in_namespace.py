@@ -7,15 +7,14 @@ A router and custom resources of its namespace: they are served as those in Conf
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from custom_resources import DEFINITIONS, install_definitions, remove_definitions
 from namespace_world import Namespace
+from pod_world import Routers, element
 from site_world import backend, condition, free_port, http_get
-from test_in_namespace import Routers, element
 
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import apply
@@ -25,15 +24,11 @@ __all__ = ["backend"]
 
 
 @pytest.fixture
-async def space(cluster: Any, namespace: str) -> AsyncIterator[Namespace]:
-    with Namespace(cluster, namespace) as made, BlockingClient(cluster) as client:
-        yield made
+async def space(space: Namespace, cluster: Any) -> AsyncIterator[Namespace]:
+    """Afterwards the server knows no definitions."""
+    with BlockingClient(cluster) as client:
+        yield space
         await trio.to_thread.run_sync(remove_definitions, client)
-
-
-@pytest.fixture
-def routers(tmp_path: Path, nursery: trio.Nursery, plane: str) -> Routers:
-    return Routers(tmp_path, nursery, plane)
 
 
 async def test_a_listener_that_is_a_custom_resource_is_served(space: Namespace, routers: Routers, backend: int, cluster: Any) -> None:

@@ -16,10 +16,10 @@ import pytest
 import trio
 import yaml
 from namespace_world import Namespace
+from pod_world import Routers
 from site_world import plane, world
 from sni_relay import SniRelay
 from test_controlled_router import controlling, token_for
-from test_in_namespace import Routers, routers, space
 
 from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import apply, create, delete
@@ -28,7 +28,7 @@ from vanrouter.pki.authority import van_name
 from vanrouter.sites.learned import Learned
 from vanrouter.stores import StateFiles
 
-__all__ = ["plane", "routers", "space", "world"]
+__all__ = ["plane", "world"]
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ import trio
 import yaml
 from cryptography import x509
 from namespace_world import Namespace
+from pod_world import Routers, element
 from site_world import free_port
 from test_controlled_router import token_for
-from test_in_namespace import Routers, element, routers, space
 
 from vanrouter.controller.run import Controller
 from vanrouter.kube.blocking import BlockingClient
@@ -30,8 +30,6 @@ from vanrouter.kube.client import KubeClient
 from vanrouter.kube.kinds import NAMESPACES, SECRETS
 from vanrouter.kube.state import files_in
 from vanrouter.stores import SiteHome
-
-__all__ = ["routers", "space"]
 
 SAID = "van-status.site.south"
 LIFETIME = 480.0  # begins five minutes in the past: two thirds are over 220 s from now, with jitter 259 s

@@ -5,28 +5,11 @@ linked with it, because other sites have not found it yet.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
-
-import pytest
-import trio
 from namespace_world import Namespace
+from pod_world import Routers, asked
 from site_world import condition, free_port
-from test_in_namespace import Routers, asked
 
 from vanrouter.kube.names import ROUTER_LABELS
-
-
-@pytest.fixture
-async def space(cluster: Any, namespace: str) -> AsyncIterator[Namespace]:
-    with Namespace(cluster, namespace) as made:
-        yield made
-
-
-@pytest.fixture
-def routers(tmp_path: Path, nursery: trio.Nursery, plane: str) -> Routers:
-    return Routers(tmp_path, nursery, plane)
 
 
 async def test_the_successor_of_a_router_that_leaves_is_ready_when_it_is_linked_with_it(space: Namespace, routers: Routers) -> None:

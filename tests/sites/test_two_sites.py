@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from declared_tokens import access_token, shown_by
 from site_world import World, condition, free_port, resource
 
 from vanrouter.errors import ConfigError, TokenError
@@ -146,6 +147,21 @@ async def test_a_token_among_the_resources_is_redeemed_once(world: World) -> Non
     status = await world.status(south)
     assert status["problems"] == []
     assert len(status["links"]) == 1
+
+
+async def test_an_access_token_among_the_resources_is_redeemed_and_one_that_was_changed_says_so(world: World) -> None:
+    north = world.home("north", linkAccess=f"127.0.0.1:{free_port()}")
+    south = world.home("south")
+    issuing = await world.start(north)
+    await world.start(south)
+    text = access_token(shown_by(issuing.joining.issuer()), cost=7)
+    edited = text.replace("name: from-north", "name: edited").replace("site=north", "site=nowhere")
+    (south.resources.directory / "edited.yaml").write_text(edited)
+    (south.resources.directory / "from-north.yaml").write_text(text)
+    await world.until_linked(north, south)
+    status = await world.status(south)
+    assert [(p["path"], "do not belong together" in p["message"]) for p in status["problems"]] == [("AccessToken/edited", True)]
+    assert [(link["name"], link["cost"]) for link in status["links"]] == [("from-north", 7)]
 
 
 async def test_the_health_of_a_site_is_asked_on_its_one_port(world: World) -> None:

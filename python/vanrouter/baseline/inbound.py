@@ -260,9 +260,9 @@ class Inbound(Moves):
         id_ = frame.stream
         if name == 0:
             raise RemoteProtocolError("MOVE says no to what was not asked")
-        self._glitch(now)
         if id_ % 2 == self._their_parity and self._highest_of_theirs < id_ < 2**31:
             self._highest_of_theirs = id_
+            self._glitch(now)
             self._came_over_untrusted(id_, name, total, events)
             return
         stream = self._live_untrusted(frame)
@@ -274,6 +274,7 @@ class Inbound(Moves):
             raise RemoteProtocolError(f"MOVE says {total} bytes were sent, but {stream.received} came")
         if stream.fin_sent and stream.fin_received:
             return  # both ends know it, and finish here
+        self._glitch(now)
         events.append(LeaveAsked(stream, name))
 
     def _came_over_untrusted(self, id_: int, name: int, total: int, events: list[Event]) -> None:

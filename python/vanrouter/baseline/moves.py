@@ -68,10 +68,10 @@ class Moves(Books):
 
     def refuse_moved(self, id_: int) -> None:
         """There is no stream of that name."""
-        if len(self._outbox.partings) >= MOST_STRAYS:
+        if len(self._outbox.strays) >= MOST_STRAYS:
             raise RemoteProtocolError(f"more than {MOST_STRAYS} moves of streams that nobody knows")
         reason = "this end has given up its move"
-        self._outbox.partings.append(encode(id_, FrameType.RESET, encode_class_and_reason(StreamClass.LINK, reason)))
+        self._outbox.strays.append(encode(id_, FrameType.RESET, encode_class_and_reason(StreamClass.LINK, reason)))
 
 
 class Parking:

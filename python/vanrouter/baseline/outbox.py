@@ -53,6 +53,7 @@ class Outbox:
         self.waiting = Waiting()  # ours, for open credit
         self.messages: deque[memoryview] = deque()
         self.partings: list[bytes] = []  # answers to moves, which are the last frame of a stream here
+        self.strays: list[bytes] = []  # refusals of streams that came and nobody knew: a peer may make up a few only
         self.written_resets: list[Stream] = []  # since the mux last looked
         self.opened: list[Stream] = []  # got their id since then
         self.progressed: list[Stream] = []  # sent bytes or FIN since then
@@ -93,6 +94,7 @@ class Outbox:
                 and (
                     self.urgent
                     or self.partings
+                    or self.strays
                     or self.fresh
                     or self.ring
                     or (self.waiting and self.permits)
@@ -142,7 +144,9 @@ class Outbox:
             out.append(encode(0, FrameType.CREDIT, struct.pack(">III", self.due_control, self.due_opens, self.due_early)))
             self.due_control = self.due_opens = self.due_early = 0
         out += self.partings
+        out += self.strays
         self.partings.clear()
+        self.strays.clear()
         if self.urgent:
             for stream in self.urgent:
                 self._build_stream_control(stream, out)

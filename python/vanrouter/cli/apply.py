@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 
 from vanrouter.cli import wanted
 from vanrouter.cli.base import BOTH, DONE, NOT_READY, Invocation, command, pass_invocation
 from vanrouter.cli.output import dump_objects, say, warn
 from vanrouter.cli.running import HostSite, Site, open_site
 from vanrouter.cli.values import timeout_option, wait_option
-from vanrouter.errors import ConfigError
-from vanrouter.resources import Resource, Secret, to_dict
+from vanrouter.errors import ConfigError, VanrouterError
+from vanrouter.resources import AccessToken, Resource, Secret, to_dict
 from vanrouter.resources import Site as SiteResource
 from vanrouter.resources.effects import Note
 from vanrouter.resources.skupper import Source, Translation, translate
@@ -30,6 +31,7 @@ __all__ = ["apply"]
 
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
 _ORDER: Final = ("Site", "Secret")
+_MARKS: Final = ("vanrouter.io/redeemed", "vanrouter.io/failed")  # those of controller.marks that a controller writes
 
 
 @command("apply", outputs=("json", "yaml", "name"), platforms=BOTH)
@@ -100,7 +102,24 @@ def _translate(site: Site, files: Sequence[str]) -> Translation:
         return translate(sources, platform="linux", namespace=site.name)
     from vanrouter.kube.plan import SETTINGS
 
-    return translate(sources, platform="kubernetes", namespace=site.name, settings=SETTINGS)
+    made = translate(sources, platform="kubernetes", namespace=site.name, settings=SETTINGS)
+    made.resources = [_as_kept(made, resource) for resource in made.resources]
+    return made
+
+
+def _as_kept(made: Translation, resource: Resource) -> Resource:
+    """An AccessToken is kept as a Secret: ConfigMaps are read by whoever may view the namespace, and by routers."""
+    if not isinstance(resource, AccessToken):
+        return resource
+    from vanrouter.tokens.declared import as_secret
+
+    if any(isinstance(other, Secret) and other.name == resource.name for other in made.resources):
+        made.faults.append(Note(resource.ref, "is kept as a Secret, and there is one of that name too", "rename one of them"))
+    try:
+        return as_secret(resource)
+    except VanrouterError as exc:
+        made.faults.append(Note(resource.ref, str(exc), exc.hint))
+        return resource
 
 
 def _refuse(notes: Sequence[Note], wrong: bool) -> None:
@@ -170,7 +189,7 @@ def changes(loaded: Loaded, resources: Sequence[Resource]) -> list[wanted.Change
     broken = {problem.path for problem in loaded.problems}  # its last good form is loaded, and is not what stands there
     for resource in resources:
         located = loaded.resources.get((resource.kind, resource.name))
-        if located is not None and located.resource == resource and located.file not in broken:
+        if located is not None and _unmarked(located.resource) == resource and located.file not in broken:
             found.append(wanted.Change(resource, "unchanged"))
             continue
         if located is not None:
@@ -188,6 +207,14 @@ def changes(loaded: Loaded, resources: Sequence[Resource]) -> list[wanted.Change
                     )
         found.append(wanted.Change(resource, "created" if located is None else "configured"))
     return found
+
+
+def _unmarked(resource: Resource) -> Resource:
+    """A token Secret without what became of it."""
+    if not isinstance(resource, Secret) or not resource.is_token:
+        return resource
+    annotations = {key: value for key, value in resource.metadata.annotations.items() if key not in _MARKS}
+    return msgspec.structs.replace(resource, metadata=msgspec.structs.replace(resource.metadata, annotations=annotations))
 
 
 def say_change(invocation: Invocation, change: wanted.Change, *, dry: bool) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from vanrouter.cli import install
 from vanrouter.cli.apply import changes, say_change
 from vanrouter.cli.base import DONE
+from vanrouter.cli.central import is_central
 from vanrouter.cli.fitting import check_fit
 from vanrouter.cli.namespace import NamespaceSite, owner
 from vanrouter.cli.output import warn
@@ -63,7 +64,8 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
     _refuse_secrets(site, loaded, resources, force=force)
     todo = changes(loaded, [_with_settings_kept(loaded, resource) for resource in resources])
     ofsite = [change for change in todo if isinstance(change.resource, SiteResource)]
-    plans = [install.check(site, change.resource) for change in ofsite]
+    central = bool(ofsite) and is_central(site)
+    plans = [None if central else install.check(site, change.resource) for change in ofsite]
     notes = [note for change in todo if change.done != "unchanged" for note in check_fit(site, change.resource, together=resources)]
     for said, what in notes:
         warn(said, what)
@@ -73,7 +75,10 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
             say_change(site.invocation, change, dry=True)
         return DONE
     for change, chosen in zip(ofsite, plans, strict=True):
-        install.put_in_force(site, change.resource, chosen, write=change.done != "unchanged", force=force)
+        if chosen is not None:
+            install.put_in_force(site, change.resource, chosen, write=change.done != "unchanged", force=force)
+        elif change.done != "unchanged":
+            install.put_site(site, change.resource, force=force)
         say_change(site.invocation, change, dry=False)
     maps = home()
     loaded = maps.load()
@@ -85,7 +90,7 @@ def write(opened: Site, resources: Sequence[Resource], *, dry_run: bool, wait: b
         say_change(site.invocation, change, dry=False)
     for change in ofsite:
         if wait:
-            install.wait_and_say(site, change.resource.name)
+            install.wait_and_say(site, change.resource, central=central)
     return DONE
 
 

@@ -5,18 +5,48 @@ A namespace whose controller is the one of the whole cluster, as commands see it
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from vanrouter.cli.base import Invocation
+from vanrouter.kube.announcement import READ, announced_in
+from vanrouter.kube.blocking import BlockingClient
 from vanrouter.kube.calls import Object
+from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.custom import custom_object
+from vanrouter.kube.custom_home import has_custom
 from vanrouter.kube.drift import drifted
+from vanrouter.kube.errors import Forbidden, NotFound
 from vanrouter.kube.kinds import DEPLOYMENTS
 from vanrouter.kube.manifests import CONTROLLER, router_manifests
 from vanrouter.kube.plan import plan
 from vanrouter.kube.rollout import central_controller
 from vanrouter.resources.kinds import API_VERSION, Site
 
-__all__ = ["custom_document", "log_of_controller", "not_taken_up", "unserved"]
+if TYPE_CHECKING:
+    from vanrouter.cli.namespace import NamespaceSite
+
+__all__ = ["announced", "custom_document", "is_central", "log_of_controller", "not_taken_up", "unserved"]
+
+
+def is_central(site: NamespaceSite) -> bool:
+    """Whether the controller of the cluster serves this namespace, or will once a Site is there: all else is left to it."""
+    deployments = site.deployments()
+    if central_controller(deployments):
+        return True
+    if any(value["metadata"]["name"] == CONTROLLER for value in deployments):
+        return False
+    root = site.root()
+    if root is not None and root.get("kind") != CUSTOM_KINDS["Site"].kind:
+        return False  # what `van init` began
+    return has_custom(site.client) and bool(announced(site.client))
+
+
+def announced(client: BlockingClient) -> str:
+    """Where the controller of the cluster is; empty: there is none, or nobody says so."""
+    try:
+        return announced_in(client.call(READ))
+    except (NotFound, Forbidden):
+        return ""
 
 
 def custom_document(site: Site, namespace: str) -> Object:

@@ -18,7 +18,7 @@ import click
 from vanrouter import __version__
 from vanrouter.cli import entrance, wanted
 from vanrouter.cli.base import DONE, Invocation
-from vanrouter.cli.central import custom_document, log_of_controller, not_taken_up
+from vanrouter.cli.central import custom_document, is_central, log_of_controller, not_taken_up, unserved
 from vanrouter.cli.health import is_ready, troubles
 from vanrouter.cli.namespace import SETTLES, NamespaceSite
 from vanrouter.cli.output import dump_objects, say, warn
@@ -26,6 +26,8 @@ from vanrouter.cli.rights_held import lacking
 from vanrouter.cli.values import HostPort, spell_duration
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, VanrouterError
 from vanrouter.kube.calls import Object, delete, get
+from vanrouter.kube.crds import CUSTOM_KINDS
+from vanrouter.kube.custom import custom_object
 from vanrouter.kube.custom_home import ResourceObjects, has_custom
 from vanrouter.kube.entrances import ACCESS_TYPES, front_rules
 from vanrouter.kube.errors import NotFound, Unreachable
@@ -45,7 +47,7 @@ from vanrouter.kube.plan import Plan, built_in_image, plan, settings_from
 from vanrouter.kube.rights import LEASE_INSTALLER_RULES, needed, rights_in, role_granting
 from vanrouter.kube.rollout import central_controller, missing
 
-__all__ = ["check", "fields_of", "image_setting", "init", "may_give_custom_rights", "put_in_force", "update", "wait_and_say"]
+__all__ = ["check", "fields_of", "image_setting", "init", "may_give_custom_rights", "put_in_force", "put_site", "update", "wait_and_say"]
 
 Doc = dict[str, Any]
 _QUIET = 1.5
@@ -60,7 +62,10 @@ def fields_of(fields: Doc, options: Doc) -> Doc:
     return fields | {f"settings.{name}": value for name, value in settings_from(options).items()}
 
 
-def init(invocation: Invocation, site_name: str | None, fields: Doc, *, print_only: bool, wait: bool, timeout: float) -> int:
+def init(
+    invocation: Invocation, site_name: str | None, fields: Doc, *, print_only: bool, wait: bool, timeout: float, own: bool = False
+) -> int:
+    """``own``: a controller of its own, also where one serves the whole cluster."""
     site = NamespaceSite(invocation, timeout)
     site.require_namespace()
     fields = _with_image(fields)
@@ -74,7 +79,7 @@ def init(invocation: Invocation, site_name: str | None, fields: Doc, *, print_on
         change = wanted.update(site, "Site", old[0].name, fields, dry_run=True)
     else:
         change = wanted.Change(wanted.build("Site", site_name or site.namespace, _defaults(fields)), "created", dry=True)
-    return _install(site, change, print_only=print_only, wait=wait)
+    return _install(site, change, print_only=print_only, wait=wait, own=own)
 
 
 def update(invocation: Invocation, fields: Doc, *, print_only: bool, wait: bool, timeout: float) -> int:
@@ -110,10 +115,9 @@ def _defaults(fields: Doc) -> Doc:
     return fields if fields.get("edge") else {"linkAccess": "default", **fields}
 
 
-def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool) -> int:
+def _install(site: NamespaceSite, change: Any, *, print_only: bool, wait: bool, own: bool = False) -> int:
     resource, output = change.resource, site.invocation.output
-    central = central_controller(site.deployments())
-    if central:
+    if not own and is_central(site):
         return _change_site(site, change, print_only=print_only, wait=wait)
     if print_only:
         chosen, _ = _chosen(site, resource)
@@ -143,17 +147,30 @@ def _change_site(site: NamespaceSite, change: Any, *, print_only: bool, wait: bo
     """Where the controller of the whole cluster makes all else of it."""
     resource, output = change.resource, site.invocation.output
     _chosen(site, resource)
+    if idle := sorted(name for name in resource.spec.settings if name.startswith("controller")):
+        warn(
+            f"the controller of the whole cluster serves this namespace, so these settings change nothing: {', '.join(idle)}",
+            f"a controller of its own: {site.invocation.van('init --own-controller')}",
+        )
     if print_only:
         dump_objects([custom_document(resource, site.namespace)], output if output in ("json", "yaml") else "yaml")
         return DONE
     if change.done != "unchanged":
-        ResourceObjects(site.client, site.namespace, secrets=False).put(resource)
-        site.forget()
+        put_site(site, resource)
     if wait:
         _wait_taken_up(site, resource)
         _wait(site, f"site {resource.name}")
     _say(site, resource.name, change.done, waited=wait, lacked=[])
     return DONE
+
+
+def put_site(site: NamespaceSite, resource: Any, *, force: bool = False) -> None:
+    """Where it stands; a new one as a custom resource, because the controller of the cluster takes up no other."""
+    if site.root() is None:
+        apply_beside(site.client, CUSTOM_KINDS["Site"], site.namespace, custom_object(resource), force=force)
+    else:
+        ResourceObjects(site.client, site.namespace, secrets=False, force=force).put(resource)
+    site.forget()
 
 
 def _wait_taken_up(site: NamespaceSite, resource: Any) -> None:
@@ -165,9 +182,16 @@ def _wait_taken_up(site: NamespaceSite, resource: Any) -> None:
         if not paths:
             return
         if site.expired:
+            site.forget()
+            root = site.root() if known is None else None
+            why = unserved(root, site.invocation)["message"] if root is not None and root.get("status") else ""
+            todo = f"see why: {site.invocation.van('status')}; {log_of_controller(deployments)}"
+            if known is None:
+                todo = f"ask whoever administers the cluster; or a controller of its own: {site.invocation.van('init --own-controller')}"
             raise DeadlineExceeded(
-                f"site {resource.name}: the controller of the cluster has not taken up the change within {spell_duration(site.timeout)}",
-                hint=f"see why: {site.invocation.van('status')}; {log_of_controller(deployments)}",
+                f"site {resource.name}: the controller of the cluster has not taken {'up the change' if known else 'it up'} within "
+                f"{spell_duration(site.timeout)}{f': {why}' if why else ''}",
+                hint=todo,
             )
         time.sleep(min(0.1, site.left))
 
@@ -211,10 +235,12 @@ def put_in_force(site: NamespaceSite, resource: Any, chosen: Plan, *, write: boo
     entrance.remove_former(site, chosen.entrance)
 
 
-def wait_and_say(site: NamespaceSite, name: str) -> None:
-    _wait(site, f"site {name}")
+def wait_and_say(site: NamespaceSite, resource: Any, *, central: bool) -> None:
+    if central:
+        _wait_taken_up(site, resource)
+    _wait(site, f"site {resource.name}")
     if site.invocation.output != "name":
-        say(f"Site {name} is ready.")
+        say(f"Site {resource.name} is ready.")
 
 
 def _check_rights(site: NamespaceSite, more: list[Object]) -> None:

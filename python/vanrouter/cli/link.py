@@ -124,13 +124,14 @@ def _names(sites: dict[str, str]) -> str:
 
 def _token(file: str) -> tuple[str, tuple[str, str], str]:
     """The token in a file or on standard input, found well-formed; its issuer's id and name; its own name. Says warnings about the file."""
+    from vanrouter.tokens.declared import parse_any
     from vanrouter.tokens.files import read_token
-    from vanrouter.tokens.token import MAX_TOKEN_FILE, format_token, parse_token
+    from vanrouter.tokens.token import MAX_TOKEN_FILE, format_token
 
     if file == "-":
         if sys.stdin.isatty():
             click.echo("Reading the token from the terminal; end it with Ctrl-D.", err=True)
-        token = parse_token(sys.stdin.buffer.read(MAX_TOKEN_FILE + 1), "standard input")
+        token = parse_any(sys.stdin.buffer.read(MAX_TOKEN_FILE + 1), "standard input")
     elif not Path(file).exists():
         raise ConfigError(f"there is no file {file}", hint="make a token at the other site and bring it here: van token create FILE")
     else:
@@ -184,7 +185,7 @@ def status(invocation: Invocation, name: str | None, wait: bool, timeout: float)
 
 def _say_tokens(document: Doc) -> None:
     """In a namespace: tokens that somebody applied and that are no links, and why not."""
-    found = [p for p in document["problems"] if p.get("path", "").startswith("Secret/")]
+    found = [p for p in document["problems"] if p.get("path", "").startswith(("Secret/", "AccessToken/"))]
     explain((p["path"], {"message": p["message"], "next": p.get("hint", "")}) for p in found)
 
 

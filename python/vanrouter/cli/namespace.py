@@ -19,6 +19,7 @@ import msgspec
 from vanrouter.admin.protocol import decode_reply
 from vanrouter.cli.base import Invocation
 from vanrouter.cli.central import log_of_controller, unserved
+from vanrouter.cli.idle_workloads import name_idle
 from vanrouter.cli.running import Resources, Site, commands_here, named_here
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, StoreError, VanrouterError
 from vanrouter.kube.blocking import BlockingClient
@@ -222,6 +223,7 @@ class NamespaceSite(Site):
             )
         document = _parse(text, f"ConfigMap/{status_map(name)}: {SITE_KEY}")
         _fill_in(document, site)
+        name_idle(document["connectors"], self.objects)
         document["problems"] += self.troubles()
         dates = leaf_dates(document["site"].get("certificate"))
         problem = late(dates, time.time()) if dates is not None else None

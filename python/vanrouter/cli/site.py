@@ -49,6 +49,7 @@ _ACCESS_PATIENCE: Final = 2.0  # seconds in which a predecessor may still give u
     envvar="VAN_MANAGER",
     help="Host: who keeps it running: a systemd user unit where there is one, else a background process.",
 )
+@click.option("--own-controller", is_flag=True, help="Kubernetes: a controller of this namespace, also where one serves the whole cluster.")
 @click.option("--no-start", is_flag=True, help="Host: only make its directory and its resource; something else starts 'vanrouter run'.")
 @click.option("--foreground", is_flag=True, help="Host: run the router in this terminal until Ctrl-C.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written; change nothing.")
@@ -65,6 +66,7 @@ def init(
     edge: bool | None,
     plane: Literal["core", "baseline"] | None,
     manager: str,
+    own_controller: bool,
     no_start: bool,
     foreground: bool,
     dry_run: bool,
@@ -74,7 +76,7 @@ def init(
 ) -> int:
     """Create a site and start it. Returns when it is ready.
 
-    On Kubernetes -o yaml prints every object and applies nothing.
+    On Kubernetes -o yaml prints every object and applies nothing. Where one controller serves the whole cluster, the Site is all there is.
     """
     fields = fields_of_site(link_access, service_address, service_sync, edge)
     if invocation.on_kubernetes:
@@ -83,10 +85,11 @@ def init(
         if foreground or no_start or plane:
             raise click.UsageError("--foreground, --no-start and --plane are for hosts")
         only_print = dry_run or invocation.output in ("json", "yaml")
-        return install.init(invocation, site_name, install.fields_of(fields, options), print_only=only_print, wait=wait, timeout=timeout)
+        chosen = install.fields_of(fields, options)
+        return install.init(invocation, site_name, chosen, print_only=only_print, wait=wait, timeout=timeout, own=own_controller)
     from vanrouter.cli import launch, wanted
 
-    refuse_kube_options(options)
+    refuse_kube_options({**options, "own_controller": own_controller})
     site = HostSite(invocation, timeout)
     if not dry_run:
         _finish_removing(site.directory)

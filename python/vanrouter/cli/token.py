@@ -108,8 +108,20 @@ def status(invocation: Invocation, name: str | None, timeout: float) -> None:
         wide = invocation.output == "wide"
         rows = [_row(grant, wide=wide) for grant in grants]
         table(["name", "state", "used", "expires", "redeemed by"] + (["cost", "created"] if wide else []), rows)
+        for grant in grants:
+            _say_source(grant)
         if any(grant["state"] == "elsewhere" for grant in grants):
             say("elsewhere: another router of this site made it, and redeems it; this one only has a copy of the directory.")
+
+
+def _say_source(grant: dict[str, Any]) -> None:
+    """Of an AccessGrant: where what an AccessToken needs is found."""
+    where = str(grant.get("source") or "")
+    if where.startswith("ConfigMap/"):
+        secret = f"Secret/van-token.{grant['name']}"
+        say(f"{grant['name']} is an AccessGrant, in {where.partition(':')[0]}; url, code, ca and a token file are in {secret}.")
+    elif where:
+        say(f"{grant['name']} is an AccessGrant; url, code and ca are in its status: kubectl get {where} -o yaml")
 
 
 def _row(grant: dict[str, Any], *, wide: bool) -> list[object]:

@@ -5,6 +5,7 @@ Annotations on workloads and Services that expose them: which connectors they as
     vanrouter.io/port: 80:web,443      PORT or PORT:TARGET, several by commas; default: all that its pods (the Service) declare
     vanrouter.io/address: hello        the name under which others reach it; default: its own
     vanrouter.io/headless: "true"      of a StatefulSet: each pod by its own name too
+    vanrouter.io/target: backend       of a Service: not its own pods and ports, but those of this Service
 
 The incumbent's names (``skupper.io/``) mean the same; where both are there, ours count. An explicit Connector for the same address and port
 counts before an annotation. What is wrong is a problem that names object and annotation; the rest stays in force.
@@ -16,6 +17,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from vanrouter.controller.view import TARGET
 from vanrouter.errors import ConfigError
 from vanrouter.kube.workloads import INCUMBENT, MADE_FROM, OURS, Workload
@@ -26,7 +29,7 @@ from vanrouter.resources.service_keys import keys_in_use, service_key
 from vanrouter.resources.shapes import is_service_name
 from vanrouter.stores.resources import Problem
 
-__all__ = ["Decided", "annotated"]
+__all__ = ["Decided", "annotated", "targets_named"]
 
 _PROTOCOLS: Final = ("tcp", "http", "http2")
 _PORTS_HINT: Final = "write PORT or PORT:TARGET, several separated by commas, for example 80:8080,443:https"
@@ -85,6 +88,11 @@ def annotated(
     return decided
 
 
+def targets_named(workloads: Iterable[Workload]) -> set[str]:
+    """Names of Services that annotations lead on to."""
+    return {w.annotations[key].strip() for w in workloads for key in (f"{OURS}target", f"{INCUMBENT}target") if key in w.annotations}
+
+
 def _connector(wish: _Wish, name: str, key: str, port: int, target: int) -> Connector:
     spec: dict[str, Any] = {"routingKey": key, "selector": wish.workload.selector, "port": target}
     spec["expose"] = {"port": port, "address": wish.address, "protocol": wish.protocol}
@@ -112,7 +120,9 @@ def _read(workload: Workload, everything: list[Workload], problems: list[Problem
     """None: it is not exposed. Raises _Wrong."""
     proxy, protocol = _value(workload, "proxy", problems)
     if not proxy:
-        if loose := next((f"{OURS}{key}" for key in ("port", "address", "headless") if f"{OURS}{key}" in workload.annotations), ""):
+        if loose := next(
+            (f"{OURS}{key}" for key in ("port", "address", "headless", "target") if f"{OURS}{key}" in workload.annotations), ""
+        ):
             raise _Wrong(loose, f"it says nothing without {OURS}proxy", f"add {OURS}proxy: tcp, or remove it")
         return None
     if protocol not in _PROTOCOLS:
@@ -122,6 +132,7 @@ def _read(workload: Workload, everything: list[Workload], problems: list[Problem
     if not is_service_name(address):
         todo = f"choose with {OURS}address one of at most 63 small letters, digits and -, that begins with a letter"
         raise _Wrong(named or proxy, f"{address!r} cannot be the name of a Service, under which others reach it", todo)
+    workload = _led_on(workload, everything, problems)
     if not workload.selector:
         raise _Wrong(proxy, "it selects no pods", "expose where it leads: van expose host/HOST:PORT --address NAME")
     says, headless = _value(workload, "headless", problems)
@@ -132,6 +143,21 @@ def _read(workload: Workload, everything: list[Workload], problems: list[Problem
     where, text = _value(workload, "port", problems)
     ports = _ports(workload, where, text, everything) if where else _all_ports(workload, proxy, everything)
     return _Wish(workload, address, protocol, ports, headless == "true", proxy)
+
+
+def _led_on(workload: Workload, everything: list[Workload], problems: list[Problem]) -> Workload:
+    """A Service that names another one, with what that leads to; any other as it is. Raises _Wrong."""
+    says, name = _value(workload, "target", problems)
+    if not says:
+        return workload
+    if workload.kind != "Service":
+        raise _Wrong(says, f"a {workload.kind} is exposed by its own pods", f"remove it, or annotate Service {name} instead")
+    if "." in name:
+        raise _Wrong(says, f"{name!r} is in another namespace", "an AttachedConnector exposes pods of other namespaces")
+    other = next((w for w in everything if w.kind == "Service" and w.name == name), None)
+    if other is None:
+        raise _Wrong(says, f"there is no Service {name!r} in this namespace that is not the site's own", "name the one with the pods")
+    return msgspec.structs.replace(workload, selector=other.selector, ports=other.ports)
 
 
 def _value(workload: Workload, key: str, problems: list[Problem]) -> tuple[str, str]:

@@ -78,6 +78,7 @@ class Attaching:
         self._pods: dict[str, tuple[Share, trio.CancelScope]] = {}
         self._agreed: dict[Key, Agreement] = {}
         self._tried: dict[Key, tuple[Object, float]] = {}  # the status that was written last, and not before when again
+        self._writing: set[Key] = set()  # whose status is on its way: one that is slow keeps nothing else waiting
         self._woken = trio.Event()
 
     def wake(self) -> None:
@@ -106,7 +107,7 @@ class Attaching:
             while True:
                 self._woken = trio.Event()
                 try:
-                    again = await self._look(nursery)
+                    again = self._look(nursery)
                 except Exception:  # the next change, or the next try, goes on
                     log.exception("a bug in the controller")
                     again = trio.current_time() + AGAIN
@@ -114,8 +115,9 @@ class Attaching:
                     await self._woken.wait()
                 await trio.sleep(SETTLE)
 
-    async def _look(self, nursery: trio.Nursery) -> float:
+    def _look(self, nursery: trio.Nursery) -> float:
         """When to look again at the latest."""
+        self._forget_gone()
         connectors = {k: r for k, r in self._read("AttachedConnector").items() if isinstance(r, AttachedConnector)}
         bindings = {k: r for k, r in self._read("AttachedConnectorBinding").items() if isinstance(r, AttachedConnectorBinding)}
         pairs = consent(connectors, bindings)
@@ -129,7 +131,7 @@ class Attaching:
         for namespace in changed:
             self._wake_one(namespace)
         theirs = {other for other, _ in pairs.values()}
-        return await self._say({k: self._verdict(k, c, agreed=k in theirs) for k, c in connectors.items()})
+        return self._say(nursery, {k: self._verdict(k, c, agreed=k in theirs) for k, c in connectors.items()})
 
     def _verdict(self, key: Key, connector: AttachedConnector, *, agreed: bool) -> Verdict:
         return verdict_of_connector(connector, key[0], agreed=agreed, pods=self._pods_of(key[0]) if agreed else None)
@@ -154,6 +156,14 @@ class Attaching:
             known = self._units[kind, key] = stamp, read_custom(value, known[1] if known is not None and is_same else None)
         return known[1]
 
+    def _forget_gone(self) -> None:
+        """What is kept of objects that are known not to be there any more."""
+        for kind in ("AttachedConnector", "AttachedConnectorBinding"):
+            if self._customs.is_current(kind):
+                there = self._customs.of_kind(kind)
+                for gone in [unit for unit in self._units if unit[0] == kind and unit[1] not in there]:
+                    del self._units[gone]
+
     def _follow(self, nursery: trio.Nursery, namespaces: set[str]) -> None:
         for namespace in self._pods.keys() - namespaces:
             self._pods.pop(namespace)[1].cancel()
@@ -176,12 +186,13 @@ class Attaching:
 
     # ---- Writing -------------------------------------------------------------------------------------------------------------------------
 
-    async def _say(self, verdicts: Mapping[Key, Verdict]) -> float:
+    def _say(self, nursery: trio.Nursery, verdicts: Mapping[Key, Verdict]) -> float:
         now, again = trio.current_time(), math.inf
         values = {key: value for key, value in self._customs.of_kind("AttachedConnector").items() if self._is_ours(key[0])}
         self._tried = {key: tried for key, tried in self._tried.items() if key in values}
-        wanted = []
         for key, value in values.items():
+            if key in self._writing:
+                continue
             unit = self._unit("AttachedConnector", key, value)
             said = _status(verdicts[key], value, self._clock) if key in verdicts else {}
             problem = unit.problem
@@ -193,10 +204,8 @@ class Attaching:
             if now < at and (tried == status or at - now <= BETWEEN):
                 again = min(again, at)
                 continue
-            wanted.append((key, value, status))
-        async with trio.open_nursery() as nursery:
-            for key, value, status in wanted:
-                nursery.start_soon(self._send, key, value, status)
+            self._writing.add(key)
+            nursery.start_soon(self._send, key, value, status)
         return again
 
     async def _send(self, key: Key, value: Object, status: Object) -> None:
@@ -207,6 +216,12 @@ class Attaching:
         except VanrouterError as error:
             self._tried[key] = status, trio.current_time() + AGAIN
             log.info("a status cannot be written", extra={"namespace": key[0], "connector": key[1], "reason": str(error)})
+        except Exception:
+            self._tried[key] = status, trio.current_time() + AGAIN
+            log.exception("a bug in the controller", extra={"namespace": key[0], "connector": key[1]})
+        finally:
+            self._writing.discard(key)
+            self.wake()
 
 
 class AttachedHere:

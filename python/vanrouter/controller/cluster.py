@@ -4,6 +4,7 @@ The controller of the whole cluster: one ``Controller`` for each namespace that 
     Site (custom resource), no Deployment van-controller of ours, not being deleted ──▶ an instance: installs, and controls
     any of these no longer so                                                       ──▶ none
 
+What was taken over in a namespace whose Site is gone is given back also when nobody was there to see it go (``leftovers``).
 What fails in a namespace fails in its instance alone, which is begun again after a while; why stands in the status of the Site.
 """
 
@@ -20,6 +21,7 @@ import trio
 
 from vanrouter.controller.attaching import AttachedHere, Attaching
 from vanrouter.controller.installing import INSTALLED, Installing
+from vanrouter.controller.leftovers import Leftovers
 from vanrouter.controller.report import rfc3339
 from vanrouter.controller.run import Controller
 from vanrouter.controller.shared import Chore, Door, Shared
@@ -89,6 +91,7 @@ class ClusterController:
         self.attaching = Attaching(
             TurnClient(client, self._turns), self.customs, self.watches, is_ours=self.may_serve, wake=self._wake_one, clock=clock
         )
+        self._leftovers = Leftovers(TurnClient(client, self._turns), self.watches, is_served=self._is_served)
         self._instances: dict[str, _Instance] = {}
         self.port = 0  # in which routers are served
 
@@ -115,10 +118,12 @@ class ClusterController:
             await self._installs.wait_synced()
             await self.customs.wait_synced()
             nursery.start_soon(self.attaching.run)
+            nursery.start_soon(self._leftovers.run)
             log.info("controller of the cluster runs", extra={"controller": self.name, "namespaces": len(self._namespaces.objects)})
             while True:
                 self._woken = trio.Event()
                 self._look(nursery)
+                self._leftovers.wake()
                 await self._woken.wait()
 
     # ---- Which namespaces ----------------------------------------------------------------------------------------------------------------
@@ -127,8 +132,15 @@ class ClusterController:
         """Whether it is ours: there, not being deleted, and without a controller of its own."""
         return self._namespaces.objects.get(("", namespace)) is True and (namespace, CONTROLLER) not in self._installs.objects
 
+    def _is_served(self, namespace: str) -> bool:
+        """Or not ours: whether what was taken over there is no matter of the cluster's controller itself."""
+        return not self.may_serve(namespace) or namespace in self._instances or namespace in self._with_site()
+
+    def _with_site(self) -> set[str]:
+        return {namespace for namespace, _ in self.customs.of_kind("Site")}
+
     def _look(self, nursery: trio.Nursery) -> None:
-        with_site = {namespace for namespace, _ in self.customs.of_kind("Site")}
+        with_site = self._with_site()
         for namespace, instance in self._instances.items():
             if not self.may_serve(namespace):
                 log.info("leaves a namespace", extra={"namespace": namespace})

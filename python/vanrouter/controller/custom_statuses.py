@@ -26,6 +26,7 @@ __all__ = ["CustomStatuses"]
 BETWEEN: Final = 0.5
 OVERLAY: Final = 5.0  # the watch brings a write by then, or somebody undid it
 AT_A_TIME: Final = 200
+OWN: Final = ("AccessGrant", "AccessToken")  # of these the controller says how they are
 _CONDITIONAL: Final = ("Site", "Link", "Listener", "Connector", "MultiKeyListener")  # of these the routers say how they are
 
 
@@ -48,10 +49,12 @@ class CustomStatuses:
         notes: Mapping[str, Note],
         since: Callable[[str, str], str],
         told: Mapping[tuple[str, str], Doc] | None = None,
+        own: Mapping[str, Doc],
     ) -> None:
         """Raises KubeError: the first of those that failed, when all were tried.
 
-        ``told``: of resources of which routers say nothing; None: nobody serves the whole cluster.
+        ``told``: of resources of which routers say nothing; None: nobody serves the whole cluster. ``own``: of grants and tokens, by where
+        they stand: of these nobody else says anything.
         """
         now = trio.current_time()
         if now < self._next:
@@ -64,7 +67,7 @@ class CustomStatuses:
         self._sent = {uid: sent for uid, sent in self._sent.items() if now < sent[1]}
         if told is not None:  # whoever serves the cluster says what of these is so
             units = {where: unit for where, unit in units.items() if objects[where].get("kind") != "AttachedConnector"}
-        wanted = self._wanted(objects, units, listed, document, {p.path: p for p in problems}, told or {})
+        wanted = self._wanted(objects, units, listed, document, {p.path: p for p in problems}, told or {}, own)
         wanted = [(value, status) for value, status in wanted if status != value.get("status") and not self._is_sent(value, status, now)]
         uids = {str(value["metadata"].get("uid")) for value, _ in wanted}
         self._tried = {uid: at for uid, at in self._tried.items() if uid in uids}
@@ -85,6 +88,7 @@ class CustomStatuses:
         document: Doc,
         refused: Mapping[str, Problem],
         told: Mapping[tuple[str, str], Doc],
+        own: Mapping[str, Doc],
     ) -> list[tuple[Object, Object]]:
         said_of = {str(p.get("path")): Problem(str(p.get("path")), str(p.get("message")), str(p.get("hint"))) for p in _problems(document)}
         made = []
@@ -93,9 +97,12 @@ class CustomStatuses:
             value = objects[where]
             resource = unit.resources[0] if unit.resources else None
             problem = refused.get(where)
-            said: Doc = {}
-            seen = False
-            if resource is not None:
+            said: Doc = own.get(where, {})
+            seen = bool(said)
+            if resource is not None and resource.kind in OWN:
+                if not said and problem is None:
+                    continue  # what was said last stays until there is something to say
+            elif resource is not None:
                 record = listed[resource.kind, resource.name]
                 said, seen = _with_site(resource, record.status, document), record.spec_hash == spec_hash(resource)
                 if problem is None and resource.kind == "Site":  # another one than that which counts

@@ -21,7 +21,9 @@ from vanrouter.controller.keys import SiteKeys
 from vanrouter.controller.report import rfc3339
 from vanrouter.errors import ConfigError, NotReady
 from vanrouter.pki.authority import LEAF_LIFETIME
-from vanrouter.tokens import Endpoint, GrantStatus, Issuer, Ledger, format_token
+from vanrouter.tokens import AccessGrant, Endpoint, GrantStatus, Issuer, Ledger, format_token
+from vanrouter.tokens.declared import secret_of
+from vanrouter.tokens.issuer import Shown
 from vanrouter.tokens.token import format_time
 from vanrouter.tokens.wire import MALFORMED, MAX_REQUEST
 
@@ -59,6 +61,10 @@ class Issuing:
 
     def set_endpoints(self, endpoints: list[tuple[str, int]]) -> None:
         self._issuer.endpoints = [Endpoint(host, port) for host, port in endpoints]
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return tuple(str(endpoint) for endpoint in self._issuer.endpoints)
 
     async def join(self, params: Params) -> Params:
         """One request of ``van-join/1``, passed by a router. Raises ConfigError for one that is no such thing."""
@@ -115,13 +121,48 @@ class Issuing:
         """``grant.delete``: by name or id."""
         name = str(params.get("name") or "")
         grants = await self.grants()
-        doomed = [g.id for g in grants if name in (g.name, g.id)]
+        doomed = [g.id for g in grants if name in (g.name, g.id) and not g.source]
+        if kept := [g for g in grants if name in (g.name, g.id) and g.source]:
+            raise ConfigError(
+                f"grant {name} is that of an AccessGrant, {kept[0].source}: it would be made again", hint="delete that, and it is withdrawn"
+            )
         if not doomed:
             known = ", ".join(g.name for g in grants) or "none"
             raise ConfigError(f"there is no grant {name}", hint=f"the grants of this site: {known}")
         count = await trio.to_thread.run_sync(lambda: sum(self._issuer.delete_grant(grant_id) for grant_id in doomed))
         self.changed()
         return {"deleted": count}
+
+    # ---- Those of resources ------------------------------------------------------------------------------------------------------------
+
+    async def declare(self, grant_id: str, name: str, *, source: str, code: str, uses: int, lifetime: float) -> AccessGrant:
+        """Raises NotReady, TokenError, StoreError."""
+        issuer, now = self._issuer, self._clock()
+        self._require_endpoints()
+        made = await trio.to_thread.run_sync(
+            lambda: issuer.declare(grant_id, name, source=source, code=code, now=now, uses=uses, lifetime=lifetime)
+        )
+        if made.created == round(now, 3):
+            self.changed()
+        return made
+
+    def shown(self, grant: AccessGrant, code: str) -> Shown:
+        """Raises NotReady, ConfigError while nobody could reach us."""
+        self._require_endpoints()
+        return self._issuer.shown(grant, code)
+
+    def _require_endpoints(self) -> None:
+        if not self._issuer.endpoints and self.condition is not None:
+            raise NotReady(f"nobody can reach this site now: {self.condition.message}", hint=self.condition.next)
+
+    def proves(self, grant: AccessGrant, code: str) -> bool:
+        """Whether we know its code."""
+        return grant.proves(secret_of(self._issuer.code_of(grant, code)))
+
+    async def withdraw(self, grant_id: str) -> None:
+        """Raises StoreError."""
+        if await trio.to_thread.run_sync(lambda: self._issuer.delete_grant(grant_id)):
+            self.changed()
 
     async def grants(self) -> list[GrantStatus]:
         now = self._clock()
@@ -146,6 +187,7 @@ def grant_docs(grants: list[GrantStatus]) -> list[Params]:
             "expires": rfc3339(g.expires),
             "redeemedBy": [{"siteId": site, "site": name, "at": rfc3339(at)} for site, name, at in g.redeemed_by],
             "conditions": [],
+            **({"source": g.source} if g.source else {}),
         }
         for g in sorted(grants, key=lambda g: (g.created, g.id))
     ]

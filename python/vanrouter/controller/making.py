@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from vanrouter.controller.annotations import annotated
+from vanrouter.controller.annotations import annotated, targets_named
 from vanrouter.controller.copies import Copies
 from vanrouter.controller.pods_by_name import pods_by_name
 from vanrouter.controller.services import is_ours
@@ -50,13 +50,14 @@ class Making:
         connectors = [r for r in resources if isinstance(r, Connector)]
         explicit, before = [c for c in connectors if not is_made(c)], [c for c in connectors if is_made(c)]
         there = self._copies.of(SERVICES)
-        annotated_services = [s for s in there.values() if not is_ours(s) and has_annotations(s)]
-        workloads = [*self._workloads.all(), *map(keep_service, annotated_services)]
+        own = [*self._workloads.all(), *(keep_service(s) for s in there.values() if not is_ours(s) and has_annotations(s))]
+        named = targets_named(own) - {workload.name for workload in own if workload.kind == "Service"}
+        workloads = [*own, *(keep_service(s) for name, s in there.items() if name in named and not is_ours(s))]
         found, self._problems = annotated(_without_the_incumbents(workloads, there), explicit, before, services)
-        named, more = pods_by_name([*explicit, *(c for made in found.values() for c in made)], workloads)
+        by_pod, more = pods_by_name([*explicit, *(c for made in found.values() for c in made)], workloads)
         self._problems += more if self._workloads.current("StatefulSet") else []
         known, self._maps = self._maps, {}
-        for origin, made in {**found, **{origin: made for origin, made in named.items() if made}}.items():
+        for origin, made in {**found, **{origin: made for origin, made in by_pod.items() if made}}.items():
             old = known.get(origin)
             self._maps[origin] = old if old is not None and old[0] == made else (made, _map(origin, made, owners))
         wanted = {value["metadata"]["name"]: value for _, value in self._maps.values()}

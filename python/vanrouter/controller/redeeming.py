@@ -1,43 +1,42 @@
 """
-Tokens in: a labelled token Secret becomes a credential and a Link; credentials are renewed.
+Tokens in: a labelled token Secret, or an AccessToken, becomes a credential and a Link; credentials are renewed.
 
-    token Secret ▸ van-pending.ID (key and request) ▸ ask the issuer ▸ van-credential.NAME ▸ Link ▸ the token is marked ▸ pending goes
+    token ▸ van-pending.ID (key and request) ▸ ask the issuer ▸ van-credential.NAME ▸ Link ▸ the token is marked ▸ pending goes
 
 Each step is repeated harmlessly: a controller that is killed between two of them goes on where it was, with the same key, and the issuer
-gives the same certificate. The mark (annotation ``vanrouter.io/redeemed: LINK``) is what says that a token is done, also after its link was
-deleted.
+gives the same certificate. The mark (``offers``) is what says that a token is done, also after its link was deleted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Final
 
 import trio
 
 from vanrouter.controller.copies import Copies
 from vanrouter.controller.keys import SiteKeys
-from vanrouter.controller.marks import FAILED, LINK_NAME, REDEEMED
+from vanrouter.controller.offers import Offer, ResourceOffer, SecretOffer
+from vanrouter.controller.report import Doc
 from vanrouter.errors import StoreError, TokenError, VanrouterError
-from vanrouter.kube.calls import Object, merge_patch
+from vanrouter.kube.calls import Object
 from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
 from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret
 from vanrouter.kube.records import resource_object
 from vanrouter.kube.state import NAME, files_in, secret_of
 from vanrouter.pki import Renewal, renew_at, renewal_state
-from vanrouter.resources import Endpoint, Link, Metadata
+from vanrouter.resources import AccessToken, Endpoint, Link, Metadata
 from vanrouter.resources.kinds import LinkSpec, Secret
-from vanrouter.resources.writing import to_yaml
-from vanrouter.stores.resources import Problem
-from vanrouter.tokens import LinkCredential, Pending, parse_token, prepare
+from vanrouter.stores.resources import Located, Problem
+from vanrouter.tokens import LinkCredential, Pending, prepare
 from vanrouter.tokens.redeem import redeem, renew
+from vanrouter.tokens.token import AccessToken as Token
 from vanrouter.tokens.token import format_time
 
 __all__ = ["Redeeming", "credentials_in"]
@@ -59,27 +58,47 @@ class Redeeming:
     ) -> None:
         self._copies, self._keys, self._site_name, self._rng, self._clock = copies, keys, site_name, rng, clock
         self._busy: set[str] = set()
-        self._failed: dict[str, str] = {}  # token Secret -> its version that failed for good
+        self._turns: dict[str, trio.Lock] = {}  # token id: the same one may stand in a Secret and in an AccessToken
+        self._failed: dict[str, str] = {}  # offer -> its version that failed for good
+        self.said: dict[str, Doc] = {}  # of AccessTokens, by where they stand
         self._renew_at: dict[str, tuple[str, float]] = {}  # credential -> (version of the Secret, when)
         self._unused: dict[str, float] = {}
         self.problems: dict[str, Problem] = {}
         self.deadline = math.inf  # wall clock: the next renewal
 
-    def look(self, nursery: trio.Nursery, tokens: Mapping[str, Secret], *, owners: tuple[Object, ...]) -> None:
-        """Start what is to be done about tokens and renewals."""
+    def look(
+        self, nursery: trio.Nursery, tokens: Mapping[str, Secret], *, owners: tuple[Object, ...], resources: Iterable[Located] = ()
+    ) -> None:
+        """Start what is to be done about tokens and renewals. ``resources``: of which AccessTokens are looked at."""
         secrets = self._copies.of(SECRETS)
-        there = {f"Secret/{name}" for name in secrets} | {f"Link/{name}" for name in _credentials(secrets)}
+        offers = self._offers(tokens, secrets, resources)
+        there = {f"Secret/{name}" for name in secrets} | {f"Link/{name}" for name in _credentials(secrets)} | {o.ref for o in offers}
         for path in self.problems.keys() - there:
             del self.problems[path]
-        self._failed = {name: version for name, version in self._failed.items() if name in secrets}
-        for name, secret in sorted(tokens.items()):
-            value = secrets.get(name)
-            if value is None or name in self._busy or REDEEMED in (value["metadata"].get("annotations") or {}):
-                continue
-            if self._failed.get(name) != value["metadata"]["resourceVersion"]:
-                self._busy.add(name)
-                nursery.start_soon(self._redeem_task, name, secret, owners)
+        keys = {offer.key for offer in offers}
+        self._failed = {key: version for key, version in self._failed.items() if key in keys}
+        for key in self.said.keys() - keys:
+            del self.said[key]
+        for offer in offers:
+            if offer.is_done:
+                if isinstance(offer, ResourceOffer):
+                    offer.say()
+            elif offer.key not in self._busy and self._failed.get(offer.key) != offer.version:
+                self._busy.add(offer.key)
+                nursery.start_soon(self._redeem_task, offer, owners)
         self._look_at_renewals(nursery, secrets, owners)
+
+    def _offers(self, tokens: Mapping[str, Secret], secrets: Mapping[str, Object], resources: Iterable[Located]) -> list[Offer]:
+        """By name; those of Secrets first."""
+        found: list[Offer] = [SecretOffer(token, secrets[name], self._copies) for name, token in sorted(tokens.items()) if name in secrets]
+        for located in resources:
+            token = located.resource
+            if not isinstance(token, AccessToken):
+                continue
+            value = self._copies.customs.objects.get(located.file)
+            if value is not None:
+                found.append(ResourceOffer(located.file, token, value, self._copies, said=self.said, clock=self._clock))
+        return found
 
     async def clean(self, links: Iterable[Link], *, now: float) -> None:
         """Credentials that we got and no link uses any more: after a while, and only when the copy is current."""
@@ -115,43 +134,50 @@ class Redeeming:
 
     # ---- Redeeming -----------------------------------------------------------------------------------------------------------------------
 
-    async def _redeem_task(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> None:
+    async def _redeem_task(self, offer: Offer, owners: tuple[Object, ...]) -> None:
         delay = AGAIN
         try:
             while True:
+                token: Token | None = None
                 try:
-                    await self._redeem(name, secret, owners)
+                    token = offer.token()
+                    async with self._turn(token.id):
+                        await self._redeem(offer, token, owners)
                 except VanrouterError as exc:
-                    self.problems[f"Secret/{name}"] = Problem(f"Secret/{name}", str(exc), exc.hint)
-                    log.warning("token not redeemed", extra={"secret": name, "reason": str(exc), "hint": exc.hint})
-                    if not (isinstance(exc, StoreError) or (isinstance(exc, TokenError) and exc.retryable)):
-                        await self._give_up(name, exc)
+                    error = offer.explained(exc, token)
+                    self.problems[offer.ref] = Problem(offer.ref, str(error), error.hint)
+                    log.warning("token not redeemed", extra={"token": offer.ref, "reason": str(error), "hint": error.hint})
+                    for_good = not (isinstance(exc, StoreError) or (isinstance(exc, TokenError) and exc.retryable))
+                    await offer.say_failed(error, for_good=for_good)
+                    self._copies.wake()
+                    if for_good:
+                        self._failed[offer.key] = offer.version
                         return
                 except Exception:
-                    log.exception("a bug in redeeming", extra={"secret": name})
+                    log.exception("a bug in redeeming", extra={"token": offer.ref})
                 else:
-                    self.problems.pop(f"Secret/{name}", None)
+                    self.problems.pop(offer.ref, None)
                     return
                 await trio.sleep(delay * self._rng.uniform(0.5, 1.0))
                 delay = min(delay * 2, AGAIN_CAP)
-                if name not in self._copies.of(SECRETS):
+                if not offer.is_there():
                     return
         finally:
-            self._busy.discard(name)
+            self._busy.discard(offer.key)
             self._copies.wake()
 
-    async def _give_up(self, name: str, exc: VanrouterError) -> None:
-        """Until somebody changes the Secret. The mark is for who waits for it."""
-        said = json.dumps({"message": str(exc), "hint": exc.hint})
-        mark = merge_patch(SECRETS, self._copies.namespace, name, {"metadata": {"annotations": {FAILED: said}}})
-        value = None
-        with contextlib.suppress(StoreError):
-            value = await self._copies.send(mark)
-        value = value or self._copies.of(SECRETS).get(name)
-        self._failed[name] = value["metadata"]["resourceVersion"] if value is not None else ""
+    @contextlib.asynccontextmanager
+    async def _turn(self, token_id: str) -> AsyncIterator[None]:
+        """One after the other: whoever comes second finds the credential, and asks nobody."""
+        lock = self._turns.setdefault(token_id, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._turns.pop(token_id, None)
 
-    async def _redeem(self, name: str, secret: Secret, owners: tuple[Object, ...]) -> None:
-        token = parse_token(to_yaml(secret), f"Secret/{name}")
+    async def _redeem(self, offer: Offer, token: Token, owners: tuple[Object, ...]) -> None:
         holder = pending_secret(token.id)
         secrets = self._copies.of(SECRETS)
         done = next((n for n, (_, f) in _credentials(secrets).items() if _token_id(f) == token.id), "")
@@ -159,7 +185,7 @@ class Redeeming:
             begun = files_in(secrets[holder]) if holder in secrets else {}
             key = Pending.load(begun["pending.json"]).key if "pending.json" in begun else None
             pending = prepare(token, site_name=self._site_name, identity=self._keys.identity, key=key)
-            link, wanted = begun.get("link", b"").decode(), secret.metadata.annotations.get(LINK_NAME, "")
+            link, wanted = begun.get("link", b"").decode(), offer.link
             renamed = bool(wanted) and not link.startswith(wanted)  # what was begun under another name was refused
             if not link or renamed:
                 link = self._free_name(wanted or token.name, secrets)
@@ -173,8 +199,7 @@ class Redeeming:
         else:
             credential = LinkCredential.from_files(_credentials(secrets)[done][1])
         await self._copies.ensure(CONFIG_MAPS, resource_object(_link(done, credential), owners=owners))
-        mark = {"metadata": {"annotations": {REDEEMED: done, FAILED: None}}}
-        await self._copies.send(merge_patch(SECRETS, self._copies.namespace, name, mark))
+        await offer.say_redeemed(done)
         if holder in self._copies.of(SECRETS):
             await self._copies.remove(SECRETS, holder)
         log.info("token redeemed", extra={"link": done, "site": credential.issuer_name, "token": token.name})

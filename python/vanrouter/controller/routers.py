@@ -10,12 +10,13 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import msgspec
 import trio
 
 from vanrouter.controller.report import Doc, merge_documents, slots_by_resources, slots_of
-from vanrouter.errors import ConfigError, NotReady
+from vanrouter.errors import ConfigError, NotReady, RemoteProtocolError
 from vanrouter.kube.channel import Channel
-from vanrouter.kube.status_parts import heard_untrusted
+from vanrouter.kube.status_parts import MAX_STATUS, heard_untrusted
 
 __all__ = ["Routers"]
 
@@ -33,6 +34,8 @@ class Routers:
     def __init__(self, *, wake: Callable[[], None], hello: Callable[[], Params]) -> None:
         self._wake, self._hello = wake, hello
         self._channels: dict[Channel, Doc | None] = {}
+        self._begun: dict[Channel, Doc] = {}  # statuses of which more comes
+        self._told_bytes: dict[Channel, int] = {}  # of which the status of each was made: more than it has
         self._last: dict[str, Doc] = {}
         self._alone_since = trio.current_time()
         self._merged: Doc | None = None
@@ -90,6 +93,8 @@ class Routers:
         else:
             self._last = self._documents()
             self._channels.pop(channel, None)
+            self._begun.pop(channel, None)
+            self._told_bytes.pop(channel, None)
             self._alone_since = trio.current_time()
         self._merged = None
         self._wake()
@@ -106,17 +111,28 @@ class Routers:
     async def handle(self, channel: Channel, method: str, params: Params) -> Any:
         if method == "hello":
             channel.peer = {key: str(params.get(key, "")) for key in ("router", "pod", "version")}
-            return {**self._hello(), "parts": True}
+            return {**self._hello(), "parts": True, "slices": True}
         if method == "status" and channel in self._channels:
-            document = heard_untrusted(self._channels[channel], params)
-            if document != self._channels[channel]:
-                self._channels[channel] = document
-                self._last, self._merged = self._documents(), None
-                self._wake()
+            self._hear(channel, params)
             return {}
         if method in ("join", "renew") and self.join is not None:
             return await self.join(params)
         raise ConfigError(f"there is no method {method!r}", hint="the router may be newer than the controller: compare their versions")
+
+    def _hear(self, channel: Channel, params: Params) -> None:
+        """Of a status in slices nothing counts before the last one came. Raises RemoteProtocolError."""
+        document = heard_untrusted(self._begun.pop(channel, self._channels[channel]), params)
+        told = channel.told_bytes + (0 if "document" in params else self._told_bytes.get(channel, 0))
+        if told > MAX_STATUS and (told := len(msgspec.json.encode(document))) > MAX_STATUS:
+            raise RemoteProtocolError(f"a status of {told} bytes; at most {MAX_STATUS} are read")
+        self._told_bytes[channel] = told
+        if params.get("more") is True:
+            self._begun[channel] = document
+            return
+        if document != self._channels[channel]:
+            self._channels[channel] = document
+            self._last, self._merged = self._documents(), None
+            self._wake()
 
     async def ask(self, method: str, params: Params) -> Any:
         """One of the routers, that which is most ready. Raises NotReady, and what the router raises."""

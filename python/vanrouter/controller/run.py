@@ -29,6 +29,7 @@ from vanrouter.controller.attached import needs_the_cluster
 from vanrouter.controller.copies import Copies
 from vanrouter.controller.custom_statuses import CustomStatuses
 from vanrouter.controller.entrance_watch import EntranceWatch
+from vanrouter.controller.granting import Granting, tokens_in_maps
 from vanrouter.controller.issuing import Issuing, grant_docs
 from vanrouter.controller.keys import compose_keys
 from vanrouter.controller.making import Making
@@ -49,6 +50,7 @@ from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS, SERVICES
 from vanrouter.kube.ledger import SecretLedger
 from vanrouter.kube.names import KEYS, KEYS_SECRET, RESOURCE, SERVICES_MAP, STATUS, TYPE, resource_map
+from vanrouter.kube.plan import most_connections
 from vanrouter.kube.records import Records, owner_of
 from vanrouter.kube.state import files_in, secret_of
 from vanrouter.kube.turns import TurnClient
@@ -125,6 +127,7 @@ class Controller:
         self._prune_at = 0.0
         self.port = 0  # in which routers are served
         self._open_to: Callable[[Served], None] = lambda _: None
+        self._connections = 0  # at most, of routers
 
     def wake(self) -> None:
         self._woken.set()
@@ -145,6 +148,7 @@ class Controller:
             ledger = SecretLedger(self._blocking, self.namespace, owners=self._owners)
             self._issuing = Issuing(ledger, self.keys, site.name, clock=self._clock, leaf_lifetime=self._lifetime)
             self._issuing.changed = self._forget_grants
+            self._granting = Granting(self._issuing, self.copies, self.keys.site_id, clock=self._clock)
             self.routers.join = self._issuing.join
             self._redeeming = Redeeming(self.copies, self.keys, site.name, rng=self._rng, clock=self._clock)
             self._answerer = Answerer(self._issuing, self.routers)
@@ -186,9 +190,10 @@ class Controller:
                 await self._give_all_back()
                 return False
             return True
+        self._connections = most_connections(site)
         loaded.problems.extend(_second(other, site) for other in sites if other is not site)
         resources = [located.resource for located in loaded.resources.values()]
-        loaded.problems.extend(self._unattached(resources))
+        loaded.problems.extend([*self._unattached(resources), *tokens_in_maps(loaded.resources.values())])
         links = [r for r in resources if isinstance(r, Link)]
         tokens = {r.name: r for r in resources if isinstance(r, Secret) and r.is_token}
         given = {r.name: r for r in resources if isinstance(r, Secret) and not r.is_token}
@@ -215,10 +220,13 @@ class Controller:
             await self._step("annotations", lambda: self._making.write(resources, known, self._owners))
             connectors = [r for r in resources if isinstance(r, Connector)]
             await self._step("view", lambda: self._write_view(connectors, known))
+        located = loaded.resources.values()
+        broken = {problem.path for problem in loaded.problems}
+        await self._step("access grants", lambda: self._granting.look(located, lambda: self._records.stamps, broken))
         await self._step("status", lambda: self._write_status(document, reached, loaded, site))
         await self._step("answers", lambda: answer_requests(self.copies, self._answerer, nursery, clock=self._clock))
         await self._step("grants", self._prune)
-        self._redeeming.look(nursery, tokens, owners=self._owners)
+        self._redeeming.look(nursery, tokens, owners=self._owners, resources=located)
         await self._step("credentials", lambda: self._redeeming.clean(links, now=trio.current_time()))
         return True
 
@@ -243,7 +251,8 @@ class Controller:
 
     def _deadline(self) -> float:
         now, wall = trio.current_time(), self._clock()
-        later = min(self._keys_at, self._redeeming.deadline, self._prune_at, self._leaf[1] if self._leaf else math.inf) - wall
+        leaf = self._leaf[1] if self._leaf else math.inf
+        later = min(self._keys_at, self._redeeming.deadline, self._granting.deadline, self._prune_at, leaf) - wall
         times = [
             now + min(max(later, 0.05), LONGEST),
             now + RIGHTS,
@@ -359,6 +368,7 @@ class Controller:
             *loaded.problems,
             *self.copies.customs.problems,
             *self._redeeming.problems.values(),
+            *self._granting.problems,
             *self._making.problems,
             *self._view.problems(trio.current_time()),
             *self.copies.quarrels,
@@ -384,6 +394,7 @@ class Controller:
             problems=loaded.problems,
             notes=self._statuses.notes,
             since=self._statuses.since,
+            own={**self._granting.said, **self._redeeming.said},
             told=None if self._shared is None else {key: said for chore in self._chores for key, said in chore.said.items()},
         )
 
@@ -434,7 +445,8 @@ class Controller:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         if self._shared is not None:
-            self._open_to(Served(self._shown, self.routers.handle, self.routers.changed, self.routers.refused))
+            routers = self.routers
+            self._open_to(Served(self._shown, routers.handle, routers.changed, routers.refused, most=lambda: self._connections))
             return
         listeners = await trio.open_tcp_listeners(self._port)
         self.port = listeners[0].socket.getsockname()[1]

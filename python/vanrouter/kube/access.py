@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +29,9 @@ TOKEN_FILE_SECONDS: Final = 60.0
 
 PLUGIN_SECONDS: Final = 30.0
 EARLY_SECONDS: Final = 30.0
+
+PROTOCOLS: Final = ("http/1.1",)
+"""Of TLS (ALPN)."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,10 @@ class Access:
 
     def tls(self, shown: Shown) -> ssl.SSLContext:
         """The TLS side of a connection. Raises KubeConfigError when keys or CA are not what they should be."""
-        context = ssl.create_default_context() if self.ca is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = _Context(ssl.PROTOCOL_TLS_CLIENT)
+        context.set_alpn_protocols(PROTOCOLS)
+        if self.ca is None:
+            context.load_default_certs()
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         certificate = shown.certificate or self.certificate
         try:
@@ -199,6 +205,22 @@ class Access:
         except (ssl.SSLError, ValueError) as exc:
             raise KubeConfigError(f"{self.source}: the CA, certificate or key is not usable: {exc}", hint="get a new kubeconfig") from None
         return context
+
+
+class _Context(ssl.SSLContext):
+    """
+    The HTTP library names its protocols to the context anew for each connection, which frees what another thread is copying just then
+    (``ssl`` lets go of the interpreter's lock there): one hello in some thousands is garbled, and the server answers decode_error. Here
+    the same names once more change nothing.
+    """
+
+    _named: tuple[str, ...] = ()
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        names = tuple(alpn_protocols)
+        if names != self._named:
+            super().set_alpn_protocols(names)
+            self._named = names
 
 
 def _load_chain(context: ssl.SSLContext, pair: ClientCertificate) -> None:

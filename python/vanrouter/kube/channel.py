@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from vanrouter.errors import ConfigError, DeadlineExceeded, LinkError, NotReady, PeerRejected, RemoteProtocolError, VanrouterError
 from vanrouter.kube.conversation import Answered, Asked, Conversation, Told
+from vanrouter.kube.room import SHORT, Full, Held, Room, room_of_all, room_of_site
 
 __all__ = [
     "ALPN_CONTROL",
@@ -45,9 +46,8 @@ HANDSHAKE_SECONDS: Final = 5.0
 ASK_SECONDS: Final = 3.0
 LONGEST_WORK: Final = 30.0  # of answering one question
 SEND_SECONDS: Final = 10.0  # an end that does not read is none
-MAX_CHANNELS: Final = 64  # of one site
+MAX_CHANNELS: Final = 64  # of one site, where nobody knows how many routers it has
 MAX_HANDSHAKES: Final = 256  # that are not over
-READ: Final = 65_536
 
 Params = dict[str, Any]
 Handler = Callable[["Channel", str, Params], Awaitable[Any]]
@@ -87,9 +87,12 @@ class Leaf(msgspec.Struct, frozen=True):
 class Channel:
     """One open connection. ``run`` it; the rest may be called meanwhile."""
 
-    def __init__(self, stream: trio.SSLStream[trio.SocketStream], handler: Handler, *, address: str = "") -> None:
-        self.address = address
+    def __init__(
+        self, stream: trio.SSLStream[trio.SocketStream], handler: Handler, *, address: str = "", rooms: Sequence[Room] = ()
+    ) -> None:
+        self.address, self._held = address, Held(rooms)
         self.peer: Params = {}  # what the other end said in ``hello``: the handler keeps it here
+        self.told_bytes = 0  # of what the handler is told at the moment
         self._stream, self._handler = stream, handler
         self._conversation = Conversation(now=trio.current_time())
         self._waiting: dict[int, tuple[trio.Event, list[Answered]]] = {}
@@ -142,13 +145,17 @@ class Channel:
             raise LinkError(f"the connection broke: {exc.__cause__ or exc}") from None
         finally:
             self._closed = True
+            self._held.close()
             for event, _ in self._waiting.values():
                 event.set()
             await trio.aclose_forcefully(self._stream)
 
     async def _read(self, nursery: trio.Nursery) -> None:
-        while data := await self._stream.receive_some(READ):
-            for event in self._conversation.receive_untrusted(bytes(data), now=trio.current_time()):
+        while data := await self._receive():
+            events = self._conversation.receive_untrusted(bytes(data), now=trio.current_time())
+            if events:
+                self._held.line_over()
+            for event in events:
                 match event:
                     case Answered():
                         if event.id in self._waiting:
@@ -156,9 +163,20 @@ class Channel:
                             box.append(event)
                             waiting.set()
                     case Asked():
-                        nursery.start_soon(self._answer, event)
+                        if self._held.asked(event.id, self._conversation.size_of(event.id)):
+                            nursery.start_soon(self._answer, event)
+                        else:
+                            text = f"{event.method}: too many questions of routers are open at the controller"
+                            await self._send(self._conversation.refuse(event.id, NotReady(text, hint="ask again later")))
                     case Told():
                         await self._hear(event)
+            await self._held.line(self._conversation.buffered)
+
+    async def _receive(self) -> bytes | bytearray:
+        with trio.move_on_at(self._held.deadline) as scope:
+            return await self._stream.receive_some(SHORT)
+        assert scope.cancelled_caught
+        raise Full(f"a message of more than {self._conversation.buffered} bytes did not end in time")
 
     async def _answer(self, asked: Asked) -> None:
         try:
@@ -172,12 +190,14 @@ class Channel:
         except Exception as exc:
             log.exception("a question failed for a reason of ours", extra={"method": asked.method})
             line = self._conversation.refuse(asked.id, exc)
+        self._held.answered(asked.id)
         await self._send(line)
 
     async def _hear(self, told: Told) -> None:
         """In order, and before what comes after it is read."""
         if told.method == "ping":
             return
+        self.told_bytes = told.size
         try:
             await self._handler(self, told.method, told.params)
         except RemoteProtocolError:
@@ -211,14 +231,15 @@ class Channel:
 
 class Served(msgspec.Struct, frozen=True):
     """One site at the controller's end. ``leaf`` is asked for each connection; ``changed`` is told who came and who left, ``refused`` from
-    where somebody came with whom no hands could be shaken, and why; one that only knocks, as probes do, is nobody.
+    where somebody came with whom no hands could be shaken, and why; one that only knocks, as probes do, is nobody. ``most``: connections.
     """
 
     leaf: Callable[[], Leaf]
     handler: Handler
     changed: Callable[[Channel, bool], None] = lambda _channel, _here: None
     refused: Callable[[str, str], None] = lambda _address, _why: None
-    limit: trio.CapacityLimiter = msgspec.field(default_factory=lambda: trio.CapacityLimiter(MAX_CHANNELS))  # of its connections
+    most: Callable[[], int] = lambda: MAX_CHANNELS
+    room: Room = msgspec.field(default_factory=room_of_site)
     scopes: set[trio.CancelScope] = msgspec.field(default_factory=set)  # of those that are open
 
     @contextlib.contextmanager
@@ -260,7 +281,7 @@ async def serve_sites(
 
     ``refused`` is told of those that named none.
     """
-    shaking = trio.CapacityLimiter(MAX_HANDSHAKES)
+    shaking, room = trio.CapacityLimiter(MAX_HANDSHAKES), room_of_all()
 
     async def serve(sock: trio.SocketStream) -> None:
         address, chosen, is_router = peer_address(sock), _Chosen(find), False
@@ -276,9 +297,12 @@ async def serve_sites(
                 is_router = True
             finally:
                 shaking.release_on_behalf_of(sock)
-            await _serve_router(stream, chosen.served, address)
+            await _serve_router(stream, chosen.served, address, room)
         except Knock as exc:
             log.debug("somebody only knocked", extra={"from": address, "reason": str(exc)})  # probes come each second
+        except Full as exc:
+            level = logging.WARNING if chosen.served.room.says_so(trio.current_time()) else logging.DEBUG
+            log.log(level, "no room for a router", extra={"from": address, "site": chosen.site, "reason": str(exc)})
         except (LinkError, ConfigError) as exc:
             log.info("connection of a router ended" if is_router else "refused", extra={"from": address, "reason": str(exc)})
             if not is_router:
@@ -292,21 +316,16 @@ async def serve_sites(
         await trio.serve_listeners(serve, list(listeners), handler_nursery=nursery)
 
 
-async def _serve_router(stream: trio.SSLStream[trio.SocketStream], site: Served, address: str) -> None:
-    try:
-        site.limit.acquire_on_behalf_of_nowait(stream)
-    except trio.WouldBlock:
-        raise LinkError(f"this site has {MAX_CHANNELS} connections already") from None
-    try:
-        channel = Channel(stream, site.handler, address=address)
+async def _serve_router(stream: trio.SSLStream[trio.SocketStream], site: Served, address: str, room: Room) -> None:
+    if len(site.scopes) >= (most := site.most()):
+        raise Full(f"this site has {most} connections already, which is more than its routers need")
+    channel = Channel(stream, site.handler, address=address, rooms=(site.room, room))
+    with site.lasting():
         site.changed(channel, True)
         try:
-            with site.lasting():
-                await channel.run()
+            await channel.run()
         finally:
             site.changed(channel, False)
-    finally:
-        site.limit.release_on_behalf_of(stream)
 
 
 class _Chosen:

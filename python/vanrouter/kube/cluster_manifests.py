@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from vanrouter.kube.announcement import ANNOUNCEMENT, READ_BY_ALL, WHERE
 from vanrouter.kube.calls import Kind, Object
 from vanrouter.kube.crds import cluster_roles, definitions
 from vanrouter.kube.entrances import every_front_rule
@@ -28,6 +29,7 @@ from vanrouter.kube.manifests import (
     CONTROLLER_RULES,
     LEASE_RULES,
     ROUTER_RULES,
+    controller_address,
     controller_deployment,
     controller_service,
 )
@@ -72,6 +74,9 @@ def cluster_manifests(plan: Plan, namespace: str = CLUSTER_NAMESPACE) -> list[Ob
     (container,) = deployment["template"]["spec"]["containers"]
     container["args"].append("--cluster")
     container["env"].append({"name": "VAN_IMAGE", "value": plan.image})  # of routers, where the Site names none
+    everybody = {"apiGroup": CLUSTER_ROLES.group, "kind": "Group", "name": "system:authenticated"}
+    announcement = made(CLUSTER_ROLES, ANNOUNCEMENT, rules=READ_BY_ALL)
+    announcement["metadata"].setdefault("annotations", {})[WHERE] = controller_address(namespace)
     several = []
     if plan.controllers > 1:
         role = {"apiGroup": ROLES.group, "kind": ROLES.kind, "name": CONTROLLER}
@@ -87,6 +92,8 @@ def cluster_manifests(plan: Plan, namespace: str = CLUSTER_NAMESPACE) -> list[Ob
         made(SERVICE_ACCOUNTS, CONTROLLER, automountServiceAccountToken=False),
         made(CLUSTER_ROLES, CLUSTER_ROLE, rules=CLUSTER_RULES),
         made(CLUSTER_ROLE_BINDINGS, CLUSTER_ROLE, roleRef=reference, subjects=[account]),
+        announcement,
+        made(CLUSTER_ROLE_BINDINGS, ANNOUNCEMENT, roleRef={**reference, "name": ANNOUNCEMENT}, subjects=[everybody]),
         *several,
         made(SERVICES, CONTROLLER, spec=controller_service()),
         made(DEPLOYMENTS, CONTROLLER, spec=deployment),

@@ -36,10 +36,11 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True):
-    """The other end says something and wants no answer."""
+    """The other end says something and wants no answer. ``size``: the bytes of its line."""
 
     method: str
     params: Params
+    size: int
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -59,7 +60,7 @@ class Conversation:
         self._heard_at, self._pinged = now, False
         self._next_id = 1
         self._unanswered: set[int] = set()  # ours
-        self._owed: set[int] = set()  # theirs
+        self._owed: dict[int, int] = {}  # theirs, and the bytes of each
 
     # ---- Saying --------------------------------------------------------------------------------------------------------------------------
 
@@ -105,6 +106,15 @@ class Conversation:
         return found
 
     @property
+    def buffered(self) -> int:
+        """Bytes of a line that is not over."""
+        return len(self._buffer)
+
+    def size_of(self, number: int) -> int:
+        """Of a question of theirs that is open: the bytes of its line."""
+        return self._owed[number]
+
+    @property
     def deadline(self) -> float:
         return self._heard_at + (DEAD_AFTER if self._pinged else PING_AFTER)
 
@@ -128,7 +138,7 @@ class Conversation:
     def _settle(self, number: int) -> None:
         if number not in self._owed:
             raise LocalProtocolError(f"nobody waits for an answer {number}")
-        self._owed.remove(number)
+        del self._owed[number]
 
     def _error(self, number: int, error: Exception) -> bytes:
         return _line({"id": number, **json.loads(encode_error(error))})
@@ -144,7 +154,7 @@ class Conversation:
         if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
             raise RemoteProtocolError("an id that is no whole number")
         if "method" in value:
-            return self._question_untrusted(number, value["method"], value.get("params", {}))
+            return self._question_untrusted(number, value["method"], value.get("params", {}), size=len(line))
         if number not in self._unanswered:
             raise RemoteProtocolError(f"an answer to a question that was not asked ({number})")
         self._unanswered.remove(number)
@@ -157,14 +167,14 @@ class Conversation:
             raise RemoteProtocolError("an answer with neither a result nor an error")
         return Answered(number, value["result"])
 
-    def _question_untrusted(self, number: int | None, method: object, params: object) -> Asked | Told:
+    def _question_untrusted(self, number: int | None, method: object, params: object, *, size: int) -> Asked | Told:
         if not isinstance(method, str) or not isinstance(params, dict):
             raise RemoteProtocolError("a question without a method, or whose params are no object")
         if number is None:
-            return Told(method[:64], params)
+            return Told(method[:64], params, size)
         if number in self._owed or len(self._owed) >= MAX_UNANSWERED:
             raise RemoteProtocolError(f"question {number} is open already, or {MAX_UNANSWERED} are")
-        self._owed.add(number)
+        self._owed[number] = size
         return Asked(number, method[:64], params)
 
 

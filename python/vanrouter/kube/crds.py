@@ -53,6 +53,18 @@ STATUS_FIELDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Connector": {"hasMatchingListener": ("boolean", "Whether some site of the network has a listener for its routing key.")},
     "MultiKeyListener": {"hasDestination": ("boolean", "Whether a target for one of its routing keys is reachable.")},
     "AttachedConnectorBinding": {"hasMatchingListener": ("boolean", "Whether some site has a listener for its routing key.")},
+    "AccessGrant": {
+        "url": ("string", "Where it is redeemed: url of an AccessToken."),
+        "code": ("string", "The secret: code of an AccessToken. Whoever reads it may link to this site."),
+        "ca": ("string", "The CA certificate of this site, as PEM: ca of an AccessToken."),
+        "endpoints": ("string", "Where this site is reached, HOST:PORT, with commas between: endpoints of an AccessToken."),
+        "redemptions": ("integer", "How many sites have linked with it."),
+        "expirationTime": ("string", "Until when it may be redeemed."),
+    },
+    "AccessToken": {
+        "redeemed": ("boolean", "Whether it was redeemed; it never is again."),
+        "link": ("string", "The link that was made of it."),
+    },
 }
 """Of ``status``, beside what all kinds have: type, and what it is."""
 
@@ -77,6 +89,9 @@ _COLUMNS: Final = {
     "hasMatchingConnector": "Has Matching Connector",
     "hasMatchingListener": "Has Matching Listener",
     "hasDestination": "Has Destination",
+    "redemptions": "Redemptions Made",
+    "expirationTime": "Expiration",
+    "redeemed": "Redeemed",
 }
 
 

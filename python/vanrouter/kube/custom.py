@@ -38,6 +38,8 @@ _FIELDS: Final = {
     ("AttachedConnectorBinding", "hasMatchingListener"): "matched",
     ("Site", "siteId"): "id",
     ("Site", "linkedSites"): "linkedSites",
+    **{("AccessGrant", name): name for name in STATUS_FIELDS["AccessGrant"]},
+    **{("AccessToken", name): name for name in STATUS_FIELDS["AccessToken"]},
 }
 """Where a field of the status stands in the status document."""
 
@@ -110,6 +112,8 @@ def _resource(value: Object) -> Resource:
 def custom_status(value: Object, unit: Unit, said: Mapping[str, Any], *, seen: bool, problem: Problem | None, date: str) -> Object:
     """``status`` of the object. ``said``: its element of the status document. ``seen``: whether that speaks of the present spec.
 
+    ``said["failed"]``: it is not coming right by itself.
+
     ``problem``: why what the object says is not in force; ``date``: since when.
     """
     known, kind = value.get("status") or {}, str(value.get("kind"))
@@ -121,17 +125,18 @@ def custom_status(value: Object, unit: Unit, said: Mapping[str, Any], *, seen: b
     else:
         conditions = list(_conditions(said.get("conditions") or []))
         ready: Object = next((c for c in conditions if c["type"] == "Ready"), {})
-        status["status"] = "Ready" if ready.get("status") == "True" else "Pending"
+        status["status"] = "Ready" if ready.get("status") == "True" else "Error" if said.get("failed") else "Pending"
         if status["status"] == "Ready":
             status["message"] = "OK"
         elif ready:
             status["message"] = _sentence(ready["message"], ready.get("next", ""))
         else:
             status["message"] = "no router has said anything of it yet"
-        for field, (type_, _) in STATUS_FIELDS.get(kind, {}).items():
-            found = said.get(_FIELDS.get((kind, field), ""))
-            if isinstance(found, {"string": str, "integer": int, "boolean": bool}[type_]):
-                status[field] = found
+    keeps = problem is None or kind in ("AccessGrant", "AccessToken")  # what was granted or redeemed is so, whatever it says now
+    for field, (type_, _) in STATUS_FIELDS.get(kind, {}).items() if keeps else ():
+        found = said.get(_FIELDS.get((kind, field), ""))
+        if isinstance(found, {"string": str, "integer": int, "boolean": bool}[type_]):
+            status[field] = found
     observed = generation if seen and problem is None else known.get("observedGeneration")
     if isinstance(observed, int):
         status["observedGeneration"] = observed

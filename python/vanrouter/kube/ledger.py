@@ -18,9 +18,10 @@ from vanrouter.kube.errors import AlreadyExists, Conflict, NotFound
 from vanrouter.kube.kinds import SECRETS
 from vanrouter.kube.names import GRANT, grant_secret, selector
 from vanrouter.kube.state import files_in, secret_of
+from vanrouter.kube.workloads import MADE_FROM
 from vanrouter.tokens.ledger import AccessGrant, Versioned, decode_grant, encode_grant
 
-__all__ = ["SecretLedger"]
+__all__ = ["SecretLedger", "grant_in"]
 
 KEY: Final = "grant.json"
 CHANGE: Final = "vanrouter.io/change"
@@ -39,7 +40,7 @@ class SecretLedger:
         except NotFound:
             return None
         metadata = value["metadata"]
-        return Versioned(_grant_in(value), f"{metadata['uid']}/{metadata['resourceVersion']}")
+        return Versioned(grant_in(value), f"{metadata['uid']}/{metadata['resourceVersion']}")
 
     def swap(self, grant_id: str, expected: str | None, grant: AccessGrant | None) -> bool:
         name = grant_secret(grant_id)
@@ -59,7 +60,7 @@ class SecretLedger:
 
     def grants(self) -> list[AccessGrant]:
         found = self._client.pages(SECRETS, self.namespace, labels=selector(GRANT))
-        return sorted((_grant_in(value) for value in found), key=lambda grant: grant.id)
+        return sorted((grant_in(value) for value in found), key=lambda grant: grant.id)
 
     def _make(self, name: str, grant: AccessGrant) -> bool:
         try:
@@ -72,10 +73,13 @@ class SecretLedger:
         """Never the same twice: the API server keeps the version for an update that changes nothing, and all who ask would win."""
         value = secret_of(name, GRANT, {KEY: encode_grant(grant)}, owners=self._owners, name=grant.name)
         value["metadata"]["annotations"][CHANGE] = secrets.token_hex(8)
+        if grant.source:
+            value["metadata"]["annotations"][MADE_FROM] = grant.source
         return value
 
 
-def _grant_in(value: Object) -> AccessGrant:
+def grant_in(value: Object) -> AccessGrant:
+    """Raises StoreError."""
     name = value["metadata"]["name"]
     raw = files_in(value).get(KEY)
     if raw is None:

@@ -37,6 +37,7 @@ __all__ = [
     "STATE_SECRET",
     "STATUS",
     "STATUS_OF",
+    "TOKEN",
     "TYPE",
     "VIEW",
     "admission_secret",
@@ -47,6 +48,7 @@ __all__ = [
     "resource_map",
     "selector",
     "status_map",
+    "token_secret",
 ]
 
 PART_OF: Final = "app.kubernetes.io/part-of"
@@ -59,6 +61,7 @@ STATE: Final = "state"
 CREDENTIAL: Final = "credential"
 ADMISSION: Final = "admission"
 GRANT: Final = "grant"
+TOKEN: Final = "token"  # noqa: S105 - a label: what an AccessGrant in a ConfigMap shows: a ConfigMap is no place for a code
 PENDING: Final = "pending"
 REQUEST: Final = "request"
 KEYS: Final = "keys"
@@ -106,6 +109,10 @@ def grant_secret(grant_id: str) -> str:
     return _legal(f"van-grant.{grant_id}")
 
 
+def token_secret(name: str) -> str:
+    return _legal(f"van-token.{name}")
+
+
 def pending_secret(token_id: str) -> str:
     return _legal(f"van-pending.{token_id}")
 
@@ -113,7 +120,7 @@ def pending_secret(token_id: str) -> str:
 def is_own_secret(name: str) -> bool:
     """Whether it is one that the controller keeps: nobody writes it by hand."""
     own = (IDENTITY_SECRET, CA_SECRET, KEYS_SECRET, STATE_SECRET)
-    return name in own or name.startswith(("van-credential.", "van-pending.", "van-admission.", "van-grant.", "van-request."))
+    return name in own or name.startswith(("van-credential.", "van-pending.", "van-admission.", "van-grant.", "van-token.", "van-request."))
 
 
 def selector(*types: str) -> str:

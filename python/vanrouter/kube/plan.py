@@ -17,11 +17,12 @@ from vanrouter.errors import InvalidResource
 from vanrouter.kube.entrances import ACCESS_SETTINGS, Entrance, entrance, faults
 from vanrouter.resources.kinds import Site
 
-__all__ = ["PULL_POLICIES", "SETTINGS", "Plan", "Sizes", "built_in_image", "plan", "settings_from"]
+__all__ = ["PULL_POLICIES", "SETTINGS", "Plan", "Sizes", "built_in_image", "most_connections", "plan", "settings_from"]
 
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
 IMAGE_HOME: Final = "registry.local/vanrouter"
 MOST_ROUTERS: Final = 16
+SPARE_CONNECTIONS: Final = 6
 MOST_CONTROLLERS: Final = 3
 
 _QUANTITY: Final = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?")
@@ -109,6 +110,15 @@ def plan(site: Site, *, image: str, routes: bool = False) -> Plan:
         router=_sizes(site, "router"),
         controller=_sizes(site, "controller"),
     )
+
+
+def most_connections(site: Site) -> int:
+    """Of routers with their controller: those of a rollout, where as many go as come, and of some whose end was not noticed yet."""
+    try:
+        routers = _routers(site)
+    except InvalidResource:  # it is named where it is used
+        routers = MOST_ROUTERS
+    return 2 * routers + SPARE_CONNECTIONS
 
 
 def _routers(site: Site) -> int:

@@ -4,6 +4,8 @@ A router's status document as it is told to the controller: whole once, then wha
     {"document": {...}}                                             the whole
     {"changed": {"site": {...}, "links": [...]},                    members that are told whole (None: gone)
      "lists": {"services": {"put": [{"name": "a", ...}], "gone": ["b"]}}}   elements by their names
+    {..., "append": {"links": [...]}, "more": true}                 a slice of either that is too long for one message: what goes on in the
+                                                                    next ones, and counts when the last one came, which has no ``more``
 
 What arrives is checked: of another version's elements those that are not understood are left out, and everything behind this may take the
 rest for what ``docs/architecture.md`` says.
@@ -11,17 +13,22 @@ rest for what ``docs/architecture.md`` says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from vanrouter.errors import RemoteProtocolError
+import msgspec
 
-__all__ = ["difference", "heard_untrusted"]
+from vanrouter.errors import LocalProtocolError, RemoteProtocolError
+
+__all__ = ["MAX_STATUS", "SLICE", "difference", "heard_untrusted", "slices"]
 
 Doc = dict[str, Any]
 
 BY_NAME: Final = ("listeners", "multiKeyListeners", "connectors", "services")
 NAMED: Final = (*BY_NAME, "links")
+SLICE: Final = 512 << 10  # of a message: many sites share a controller, which reads long ones in turn
+UNCUT: Final = (4 << 20) - SLICE - 1024  # a line of a conversation has 4 MiB
+MAX_STATUS: Final = 16 << 20  # about 25,000 services: ten times that in memory, which a controller may have once
 
 
 def difference(before: Doc, after: Doc) -> Doc:
@@ -41,12 +48,67 @@ def difference(before: Doc, after: Doc) -> Doc:
     return {"changed": changed, "lists": lists}
 
 
+def slices(params: Doc, *, size: int = SLICE, most: int = MAX_STATUS) -> list[Doc]:
+    """What to tell, in messages of about ``size`` bytes. Raises LocalProtocolError for more than ``most``, or what cannot be cut."""
+    total = len(msgspec.json.encode(params))
+    if total <= size:
+        return [params]
+    if total > most:
+        raise LocalProtocolError(f"a status of {total} bytes; a controller is told {most} at most")
+    is_whole = "document" in params
+    messages, left = [_empty(is_whole=is_whole)], size
+    for part, key, value in _atoms(params):
+        taken = len(msgspec.json.encode(value)) + len(key) + 8
+        if taken > UNCUT:
+            raise LocalProtocolError(f"a status with {key} of {taken} bytes in one piece; a controller reads {UNCUT} at most")
+        if taken > left and left < size:
+            messages.append(_empty(is_whole=False))
+            left = size
+        left -= taken
+        message = messages[-1]
+        if part == "member":
+            message["document" if "document" in message else "changed"][key] = value
+        elif part == "append":
+            message.setdefault("append", {}).setdefault(key, []).append(value)
+        else:
+            message["lists"].setdefault(key, {"put": [], "gone": []})[part].append(value)
+    for message in messages[:-1]:
+        message["more"] = True
+    return messages
+
+
+def _empty(*, is_whole: bool) -> Doc:
+    return {"document": {}} if is_whole else {"changed": {}, "lists": {}}
+
+
+def _atoms(params: Doc) -> Iterator[tuple[str, str, Any]]:
+    """What cannot be cut, in the order in which it is heard."""
+    for key, value in (params["document"] if "document" in params else params["changed"]).items():
+        if isinstance(value, list):
+            yield "member", key, []
+            yield from (("append", key, element) for element in value)
+        else:
+            yield "member", key, value
+    for key, part in params.get("lists", {}).items():
+        for what in ("gone", "put"):
+            yield from ((what, key, element) for element in part[what])
+
+
 def heard_untrusted(before: Doc | None, params: Doc) -> Doc:
     """The document, after what was told. Raises RemoteProtocolError where that cannot be known: who dials anew tells the whole."""
     if "document" in params:
         if not isinstance(params["document"], dict):
             raise RemoteProtocolError("a status that is no document")
-        return _checked({str(key): value for key, value in params["document"].items()})
+        whole = _checked({str(key): value for key, value in params["document"].items()})
+    else:
+        whole = _changed_untrusted(before, params)
+    appended = params.get("append", {})
+    if not isinstance(appended, dict) or not all(isinstance(whole.get(key), list) and isinstance(appended[key], list) for key in appended):
+        raise RemoteProtocolError("a slice of a status that fits to nothing")
+    return {**whole, **{key: [*whole[key], *part] for key, part in _checked(appended).items()}} if appended else whole
+
+
+def _changed_untrusted(before: Doc | None, params: Doc) -> Doc:
     changed, lists = params.get("changed"), params.get("lists")
     if before is None or not isinstance(changed, dict) or not isinstance(lists, dict):
         raise RemoteProtocolError("a part of a status, and the whole was never told")

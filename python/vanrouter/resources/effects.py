@@ -68,12 +68,9 @@ def notes_on(resource: Resource, platform: Platform, *, settings: Collection[str
         case AttachedConnector() | AttachedConnectorBinding():
             yield from _attached(resource, platform)
         case AccessGrant():
-            yield Note(
-                "spec", "no controller makes tokens of it in this release: it is not in force", "make a token: van token create FILE"
-            )
+            yield from _access_grant(resource, platform)
         case AccessToken():
-            hint = "at the other site: van token create FILE, and here: van link create FILE"
-            yield Note("spec", "tokens are Secrets here: it is not in force", hint)
+            yield from _unused_settings(resource.spec.settings)
         case Policy():
             yield Note("spec", "is kept, and not in force in this release", "")
 
@@ -161,6 +158,20 @@ def _attached(resource: AttachedConnector | AttachedConnectorBinding, platform: 
         yield Note("spec.useClientCert", _NO_TLS, "name a Secret there, or remove it to connect without TLS")
     tls = isinstance(resource, AttachedConnector) and bool(resource.spec.tls_credentials)
     yield from _unused_settings(resource.spec.settings, known=(TLS_ALPN, TLS_SERVER_NAME) if tls else ())
+
+
+def _access_grant(grant: AccessGrant, platform: Platform) -> Iterator[Note]:
+    spec = grant.spec
+    if platform == "linux":
+        words = f"van token create FILE {grant.name} --uses {spec.redemptions_allowed} --expiry {spec.expiration_window}"
+        yield Note("spec", "is for Kubernetes: on a host no controller makes tokens of it, and it is not in force", words)
+        return
+    if spec.code:
+        text = "counts in a custom resource; in a ConfigMap, which whoever may view the namespace reads, a code is refused"
+        yield Note("spec.code", text, "leave it out: one is made, and stands in a Secret")
+    if spec.issuer:
+        yield Note("spec.issuer", f"{_ALONE}: the site's own CA issues", "")
+    yield from _unused_settings(spec.settings)
 
 
 def _unused_settings(settings: dict[str, str], *, known: Collection[str] = ()) -> Iterator[Note]:

@@ -211,6 +211,13 @@ class AccessGrant(Resource, frozen=True, kw_only=True):
     KIND = "AccessGrant"
     spec: AccessGrantSpec = AccessGrantSpec()
 
+    @property
+    def lifetime(self) -> float:
+        return parse_duration(self.spec.expiration_window)
+
+    def __repr__(self) -> str:
+        return f"AccessGrant({self.name!r}, ***)"
+
     def check(self) -> Iterator[Fault]:
         if not 1 <= self.spec.redemptions_allowed <= 10_000:
             yield "spec.redemptionsAllowed", f"is {self.spec.redemptions_allowed}; it must be 1 to 10000", ""
@@ -222,18 +229,30 @@ class AccessTokenSpec(Shape, frozen=True, kw_only=True):
     code: str
     ca: str
     link_cost: Cost = 1
+    endpoints: str = ""  # ours: where else it is redeemed
     settings: Settings = {}
 
 
 class AccessToken(Resource, frozen=True, kw_only=True):
-    """A token in the incumbent's shape. The file that this product writes is a labelled ``Secret``; see ``Secret.is_token``."""
+    """What the status of an AccessGrant says, said again at the site that is to link. A token as a file is a ``Secret`` (``is_token``)."""
 
     KIND = "AccessToken"
     spec: AccessTokenSpec
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether a site of ours made it, as far as its url tells."""
+        return _OUR_TOKEN.match(self.spec.url) is not None
+
     def check(self) -> Iterator[Fault]:
         if not self.spec.url.startswith("https://"):
             yield "spec.url", "must begin with https://", ""
+
+    def __repr__(self) -> str:
+        return f"AccessToken({self.name!r}, ***)"
+
+
+_OUR_TOKEN: Final = re.compile(r"https://[^/?#]+/[a-z2-7]{52}/[a-z2-7]{26}(\?|$)")
 
 
 # ---- Listeners and connectors ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import msgspec
 
 from vanrouter.errors import InvalidResource
 from vanrouter.resources.effects import Note, Platform, notes_on
-from vanrouter.resources.kinds import KINDS, SKUPPER_API_VERSION, TLS_KEYS, Link, Resource, Secret, Site
+from vanrouter.resources.kinds import KINDS, SKUPPER_API_VERSION, TLS_KEYS, AccessToken, Link, Resource, Secret, Site
 from vanrouter.resources.reading import read_document
 from vanrouter.resources.skupper_v1 import is_first_version, resources_of
 
@@ -25,10 +25,10 @@ _MADE_THERE: Final = {
     "Certificate": "the site makes its certificates itself; for your own: a Secret kubernetes.io/tls, named in tlsCredentials",
     "SecuredAccess": "the ways into a site are made from its linkAccess: set spec.linkAccess of the Site",
 }
-_SKIPPED: Final = {
-    "AccessGrant": "make a token at this site instead: van token create FILE",
-    "AccessToken": "only sites of the incumbent redeem it; at the other site: van token create FILE, and here: van link create FILE",
-}
+_THEIR_TOKEN: Final = (
+    "is left out: a token of the incumbent, which its own sites redeem and no other",
+    "at a site of ours: an AccessGrant, whose status has url, code and ca; or there van token create FILE, here van link create FILE",
+)
 _V1_TOKENS: Final = ("connection-token", "token-claim", "connection-token-request")
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -108,7 +108,7 @@ def _one(made: Translation, source: Source, platform: Platform, used: Mapping[st
         made.notes.append(Note(ref, f"{version} {kind} is no resource of a site; it is left out", _how_else(platform)))
         return None
     if version == SKUPPER_API_VERSION:
-        if hint := _MADE_THERE.get(kind) or _SKIPPED.get(kind):
+        if hint := _MADE_THERE.get(kind):
             made.notes.append(Note(ref, "is left out: it means something to controllers of the incumbent only", hint))
             return None
         document = _from_skupper(made, document, ref, platform)
@@ -121,6 +121,9 @@ def _one(made: Translation, source: Source, platform: Platform, used: Mapping[st
         if kind != Secret.KIND or _name(document) in used:
             raise
         made.notes.append(Note(ref, f"is left out: nothing here names it, and {exc}", exc.hint))
+        return None
+    if isinstance(resource, AccessToken) and not resource.is_ours:
+        made.notes.append(Note(ref, *_THEIR_TOKEN))
         return None
     if isinstance(resource, Secret) and used.get(resource.name) and (lacks := next((k for k in TLS_KEYS if not resource.data.get(k)), "")):
         raise InvalidResource(f"{ref}: data[{lacks}]", "is missing", hint="a link's credential has tls.crt, tls.key and ca.crt")

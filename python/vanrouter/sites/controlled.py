@@ -23,7 +23,7 @@ import vanrouter
 from vanrouter.errors import ConfigError, NotReady, StoreError, VanrouterError
 from vanrouter.kube.channel import Channel, Leaf
 from vanrouter.kube.controller_link import ControllerLink, Place
-from vanrouter.kube.status_parts import difference
+from vanrouter.kube.status_parts import difference, slices
 from vanrouter.plane import Visitor
 from vanrouter.sites.operator import Operator
 from vanrouter.sites.site import RunningSite
@@ -51,6 +51,7 @@ class Controlled:
         self._site, self._pod = site, pod
         self._operator = Operator(site, released=lambda: None)
         self._told: Params | None = None  # the document that the controller has, over this connection
+        self._is_refused = False  # the status is too long, and that is said
         self._connections = 0
         self._anew = trio.Event()
         self.link = ControllerLink(places, leaf=self._leaf, greet=self._greet, handler=self._answer, connected=self._connected, rng=rng)
@@ -110,15 +111,28 @@ class Controlled:
             document = await self._operator.handle("status", {})
             document["site"].pop("controller", None)
             if document != self._told:
-                told, connection = True, self._connections
-                in_parts = self._told is not None and self.link.peer.get("parts") is True
-                try:
-                    await self.link.tell("status", difference(self._told or {}, document) if in_parts else {"document": document})
-                    if connection == self._connections:
-                        self._told = document
-                except NotReady:
-                    pass  # it is told anew when the controller is back
-                except VanrouterError as exc:
-                    log.warning("status not told to the controller", extra={"reason": str(exc)})
+                told = True
+                await self._tell(document)
             spent = time.perf_counter() - began
             await trio.sleep(max(PUSH_EVERY if told else LOOK_EVERY, 20 * spent))
+
+    async def _tell(self, document: Params) -> None:
+        connection, peer = self._connections, self.link.peer
+        in_parts = self._told is not None and peer.get("parts") is True
+        params = difference(self._told or {}, document) if in_parts else {"document": document}
+        try:
+            for message in slices(params) if peer.get("slices") is True else [params]:
+                if connection != self._connections:
+                    return  # the new one is told the whole
+                await self.link.tell("status", message)
+        except NotReady:
+            return  # it is told anew when the controller is back
+        except VanrouterError as exc:
+            if not self._is_refused:
+                todo = "split the site: it has too much to say" if peer.get("slices") is True else "update the controller: van update"
+                log.warning("status not told to the controller", extra={"reason": str(exc), "hint": todo})
+            self._is_refused = True
+            return
+        self._is_refused = False
+        if connection == self._connections:
+            self._told = document

@@ -265,15 +265,15 @@ class Joining:
             self._store(name, LinkCredential.from_files(files))
         self._forget_pending(pending.token.id)
 
-    async def redeem_resource(self, name: str, text: str) -> None:
+    async def redeem_resource(self, ref: str, text: str) -> None:
         """A token among the resources: redeemed once; what fails is shown."""
         try:
-            token = parse_token(text, f"Secret/{name}")
+            token = parse_token(text, ref)
             if token.id not in self.redeemed:
                 await self.redeem(token)
-            self.problems.pop(name, None)
+            self.problems.pop(ref, None)
         except VanrouterError as exc:
-            self.problems[name] = Problem(f"Secret/{name}", str(exc), exc.hint)
+            self.problems[ref] = Problem(ref, str(exc), exc.hint)
 
     def forget(self, link: str) -> None:
         """The link is deleted: its credential goes too."""

@@ -312,13 +312,13 @@ class RunningSite:
         return known[1]
 
     def _redeem_tokens(self) -> None:
-        for name in [n for n in self.joining.problems if n and n not in self.wanted.tokens]:
-            del self.joining.problems[name]
-        for name, secret in self.wanted.tokens.items():
+        for ref in [r for r in self.joining.problems if r and r not in self.wanted.tokens]:
+            del self.joining.problems[ref]
+        for ref, secret in self.wanted.tokens.items():
             text = to_yaml(secret)
             if text not in self._tokens and self._writing is not None:
                 self._tokens.add(text)
-                self._writing.start_soon(self.joining.redeem_resource, name, text)
+                self._writing.start_soon(self.joining.redeem_resource, ref, text)
 
     def _credential_stored(self, name: str) -> None:
         self.links.credential_changed(name)

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from vanrouter.checks import Check
-from vanrouter.errors import ConfigError
+from vanrouter.errors import ConfigError, TokenError
 from vanrouter.kube.names import SIBLING
 from vanrouter.kube.pods import Pod, labels_that_exist, selected
 from vanrouter.messages import ServicePort
@@ -142,7 +142,7 @@ class Wanted(msgspec.Struct, kw_only=True):
     accesses: dict[str, WantedAccess] = {}
     listeners: dict[str, WantedListener] = {}
     connectors: dict[str, WantedConnector] = {}
-    tokens: dict[str, Secret] = {}  # labelled Secrets: to be redeemed
+    tokens: dict[str, Secret] = {}  # labelled Secrets, and AccessTokens as such: to be redeemed; by Kind/name
     secrets: dict[str, Secret] = {}  # credentials that a user gave
     faults: dict[Key, Fault] = {}
     problems: list[Problem] = []
@@ -178,7 +178,12 @@ def compute_wanted(
             case MultiKeyListener():
                 _multi_key_listener(wanted, resource)
             case Secret():
-                (wanted.tokens if resource.is_token else wanted.secrets)[name] = resource
+                if resource.is_token:
+                    wanted.tokens[resource.ref] = resource
+                else:
+                    wanted.secrets[name] = resource
+            case AccessToken() if within is None:
+                _access_token(wanted, resource)
             case AccessGrant() | AccessToken() | AttachedConnector() | AttachedConnectorBinding() if within is not None:
                 pass  # the controller's business
             case _:
@@ -380,10 +385,16 @@ def _targets(
     return {one.name: msgspec.structs.replace(one, absent=why)}
 
 
+def _access_token(wanted: Wanted, token: AccessToken) -> None:
+    from vanrouter.tokens.declared import as_secret  # what few sites need
+
+    try:
+        wanted.tokens[token.ref] = as_secret(token)
+    except TokenError as exc:
+        wanted.problems.append(Problem(token.ref, str(exc), exc.hint))
+
+
 def _unsupported(kind: str, name: str, file: str) -> Problem:
-    hints = {
-        "AccessGrant": "make a token with: van token create FILE",
-        "AccessToken": "the incumbent's tokens can be redeemed by its own sites only; make a token with: van token create FILE",
-    }
+    hints = {"AccessGrant": "make a token with: van token create FILE"}
     hint = hints.get(kind, f"remove {file}, or keep it for a release that supports it: nothing else is affected")
     return Problem(f"{kind}/{name}", f"{kind} is not supported on a host by this release; it is not in force", hint)

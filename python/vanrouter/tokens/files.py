@@ -13,7 +13,8 @@ import stat
 from pathlib import Path
 
 from vanrouter.errors import TokenError
-from vanrouter.tokens.token import MAX_TOKEN_FILE, AccessToken, format_token, parse_token
+from vanrouter.tokens.declared import parse_any
+from vanrouter.tokens.token import MAX_TOKEN_FILE, AccessToken, format_token
 
 __all__ = ["read_token", "write_private_new", "write_token"]
 
@@ -60,7 +61,7 @@ def read_token(path: Path | str, *, strict: bool = False) -> tuple[AccessToken, 
     warnings = _complaints(path, info)
     if warnings and strict:
         raise TokenError(warnings[0], reason="mode", hint=f"chmod 600 {path}, and make a new token if others may have read this one")
-    return parse_token(raw, str(path)), warnings
+    return parse_any(raw, str(path)), warnings
 
 
 def _complaints(path: Path, info: os.stat_result) -> list[str]:

@@ -37,6 +37,7 @@ from vanrouter.pki.renewal import RENEWABLE_AFTER_EXPIRY
 from vanrouter.pki.secret import Secret
 from vanrouter.pki.statements import Purpose, make_admission, verify_proof_untrusted
 from vanrouter.tokens.attempts import Attempts, source_key
+from vanrouter.tokens.declared import check_code, made_code, secret_of, url_of
 from vanrouter.tokens.ledger import (
     MAX_USES,
     AccessGrant,
@@ -61,6 +62,8 @@ MAX_LIFETIME: Final = 366 * 86_400.0
 MAX_STATIC: Final = 5 * 366 * 86_400.0
 KEEP_ENDED: Final = 7 * 86_400.0
 
+_NO_ACCESS: Final = "give it one (van update --link-access HOST:PORT), or make the token at the other site"
+
 
 class Answer(msgspec.Struct, frozen=True):
     """What to send. ``site`` is set when a certificate was issued."""
@@ -80,6 +83,18 @@ class StaticLink(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     issuer_name: str
     expires: float
     verify_host: bool
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a grant that a resource wants: what an AccessToken says again. ``code`` is a secret."""
+
+    url: str
+    code: str
+    ca: str
+    endpoints: list[str]
+
+    def __repr__(self) -> str:
+        return f"Shown(url={self.url!r}, code=***)"
 
 
 class Issuer:
@@ -160,6 +175,46 @@ class Issuer:
             raise TokenError("the new grant's id exists already", hint="try again; if it happens twice, the random numbers are broken")
         return grant, token
 
+    def declare(self, grant_id: str, name: str, *, source: str, code: str, now: float, uses: int, lifetime: float) -> AccessGrant:
+        """The grant that a resource wants, made if there is none. ``code``: empty, one is made. Raises TokenError, StoreError.
+
+        One whose code nobody can know any more, because the CA is another one, is made anew.
+        """
+        if code:
+            check_code(code)
+        self._check_grant(name, uses, lifetime, 1, self.endpoints)
+        while True:
+            held = self.ledger.load(grant_id)
+            if held is not None and held.grant.proves(secret_of(self.code_of(held.grant, code))):
+                return held.grant
+            grant = AccessGrant(
+                id=grant_id,
+                name=name,
+                secret_hash=b"",
+                uses=uses,
+                created=round(now, 3),
+                expires=float(int(now + lifetime)),
+                place=self.place,
+                source=source,
+            )
+            proof = hashlib.sha256(secret_of(self.code_of(grant, code)).reveal()).digest()
+            grant = msgspec.structs.replace(grant, secret_hash=proof)
+            if self.ledger.swap(grant_id, held.version if held is not None else None, grant):
+                log.info("grant made for a resource", extra={"grant": name, "source": source, "uses": uses})
+                return grant
+
+    def code_of(self, grant: AccessGrant, chosen: str) -> str:
+        return chosen or made_code(self.authority.key, grant.id, grant.created)
+
+    def shown(self, grant: AccessGrant, chosen: str) -> Shown:
+        """What whoever is to link needs. Raises ConfigError while nobody could reach us."""
+        endpoints = list(dict.fromkeys(self.endpoints))[:MAX_ENDPOINTS]
+        if not endpoints:
+            raise ConfigError(f"site {self.site_name} has no link access: nobody could reach it with a token", hint=_NO_ACCESS)
+        code, ca = self.code_of(grant, chosen), certificates_to_pem(self._trusted()).decode()
+        url = url_of(grant, code, ca, site=self.identity.site_id, site_name=self.site_name, endpoint=endpoints[0])
+        return Shown(url=url, code=code, ca=ca, endpoints=[str(endpoint) for endpoint in endpoints])
+
     def grants(self, now: float) -> list[GrantStatus]:
         return [status_of(grant, now, place=self.place) for grant in self.ledger.grants()]
 
@@ -176,8 +231,8 @@ class Issuer:
         return False
 
     def prune(self, now: float) -> int:
-        """Delete grants that ended more than a week ago. Returns how many."""
-        old = [grant.id for grant in self.ledger.grants() if now > grant.expires + KEEP_ENDED]
+        """Delete grants that ended more than a week ago and that no resource keeps. Returns how many."""
+        old = [grant.id for grant in self.ledger.grants() if now > grant.expires + KEEP_ENDED and not grant.source]
         return sum(self.delete_grant(grant_id) for grant_id in old)
 
     # ---- Links without a token ---------------------------------------------------------------------------------------------------------
@@ -364,7 +419,7 @@ class Issuer:
         if not endpoints:
             raise TokenError(
                 f"site {self.site_name} has no link access: nobody could reach it with a token",
-                hint="give it one (van update --link-access HOST:PORT), or make the token at the other site",
+                hint=_NO_ACCESS,
             )
         if len(endpoints) > MAX_ENDPOINTS:
             raise TokenError(f"a token lists at most {MAX_ENDPOINTS} endpoints, not {len(endpoints)}", hint="choose the host with --host")

@@ -68,6 +68,7 @@ class AccessGrant(msgspec.Struct, frozen=True, kw_only=True):
     cost: int = 1
     redemptions: list[Redemption] = []
     place: str = ""  # of the ledger in which it was made; empty: there is only one, which all routers of the site share
+    source: str = ""  # where the resource stands that wants it: the grant stays as long as that does
 
     def proves(self, secret: Secret) -> bool:
         """Whether this is the token's secret. Constant time."""
@@ -103,6 +104,7 @@ class GrantStatus(msgspec.Struct, frozen=True, kw_only=True):
     expires: float
     cost: int
     redeemed_by: list[tuple[SiteId, str, float]]  # site id, its name, when
+    source: str = ""  # where the resource stands that wants it
 
 
 class Versioned(msgspec.Struct, frozen=True):
@@ -173,6 +175,7 @@ def status_of(grant: AccessGrant, now: float, *, place: str = "") -> GrantStatus
         expires=grant.expires,
         cost=grant.cost,
         redeemed_by=[(r.site, r.site_name, r.taken_at) for r in grant.redemptions],
+        source=grant.source,
     )
 
 
