@@ -208,3 +208,68 @@ fn when_a_link_is_cut_while_its_streams_move_both_applications_see_a_reset() {
         line.quiet();
     }
 }
+
+/// A download without end over the line, until it is dropped.
+struct Flood {
+    client: TcpStream,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    fn new(line: &Line) -> Self {
+        let (client, mut server) = stream(line);
+        let mut reader = client.try_clone().expect("a descriptor");
+        Self {
+            client,
+            threads: vec![
+                std::thread::spawn(move || while server.write_all(&[7; 65_536]).is_ok() {}),
+                std::thread::spawn(move || {
+                    let mut buffer = vec![0; 262_144];
+                    while reader.read(&mut buffer).is_ok_and(|count| count > 0) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }),
+            ],
+        }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        let _ = self.client.shutdown(Shutdown::Both);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The router in the middle leads on the lanes that it accepted, of streams that are not its own.
+#[test]
+fn bulk_that_crosses_a_router_leaves_the_lane_of_a_dialogue_there() {
+    let mut line = Line::new(2, |config| config.workers = 2);
+    let (west, middle) = (line.west.id(), line.middle.id());
+    let floods: Vec<Flood> = (0..4).map(|_| Flood::new(&line)).collect();
+    let (mut client, mut server) = stream(&line);
+    let bulky = |plane: &Plane, peer: &str| -> Vec<u32> {
+        let mut lanes = plane.lanes(peer).expect("an id");
+        lanes.sort_by_key(|lane| lane.worker);
+        lanes.iter().map(|lane| lane.bulky).collect()
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let first = bulky(&line.middle.plane, &west);
+        let second = bulky(&line.east.plane, &middle);
+        if first == [0, 4] && second == [0, 4] {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{first:?} {second:?}");
+        let mut word = [0; 5];
+        client.write_all(b"hello").expect("sent");
+        server.read_exact(&mut word).expect("heard");
+        server.write_all(&word).expect("answered");
+        client.read_exact(&mut word).expect("heard");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop((floods, client, server));
+    line.quiet();
+}
