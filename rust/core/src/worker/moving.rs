@@ -309,7 +309,7 @@ impl Worker {
         if let Some(&key) = self.lane_keys.get(&lane)
             && let Some(Some(lane)) = self.lanes.get_mut(key)
         {
-            lane.mux.withdraw(name, total);
+            lane.mux.withdraw(name, total, self.now);
             self.soil(key);
         }
     }
