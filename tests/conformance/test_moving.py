@@ -190,6 +190,17 @@ async def test_a_move_after_both_ends_is_void(moving: Scene) -> None:
     await moving.pair.nothing_is_left()
 
 
+async def test_a_second_move_behind_the_first_is_that_of_a_stream_that_is_over(moving: Scene) -> None:
+    """Both are read at once: the stream has left when the second is looked at."""
+    await moving.opened()
+    await moving.old.send(move(1, 5, 0), move(1, 6, 0))
+    assert await moving.old.until(wire.MOVE, 1) == u64(5) + u64(0)
+    await moving.old.is_alive()
+    await moving.new.send(move(1, 5, 0), frame(1, wire.RESET, bytes([CLIENT]) + b"enough"))
+    await moving.new.is_alive()
+    await moving.pair.nothing_is_left()
+
+
 BREACHES: dict[str, Callable[[int], bytes]] = {
     "bytes that were not sent": lambda _: move(1, 5, 3),
     "a no that nobody waits for": lambda _: move(1, 0, 0),

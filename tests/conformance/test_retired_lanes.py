@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import scripted_peer as wire
 import trio
 from applications import body, connect, echo, echo_through, served
 from network import TRIPLES, Line
-from plane_harness import Pair, free_port
+from plane_harness import Pair, Router, free_port
+from scripted_peer import frame, u64, waiting_for_a_dial
+from site_credentials import Authority, Site
 
-from vanrouter.plane import Access, BindStatus
+from vanrouter.plane import Access, BindStatus, Link
+
+SHUTDOWN = 5
 
 
 async def test_streams_of_a_retired_lane_end_by_themselves_and_new_ones_take_another(pair: Pair) -> None:
@@ -132,6 +137,30 @@ async def test_streams_that_cross_a_router_leave_retired_lanes_on_both_of_its_si
             assert await silent.receive_some() == b"after"
         await silent.send_eof()
         await line.nothing_is_left()
+
+
+async def test_a_retired_lane_closes_behind_the_answer_to_the_move_of_its_last_stream(kind: str, nursery: trio.Nursery) -> None:
+    """Else the other end takes the stream for lost with the lane."""
+    authority, mover = Authority("one"), Site("mover")
+    router = Router(kind, Site("north"))
+    await router.start(nursery)
+    router.put(router.site.credential(authority), Link(name="link", credential="main"))
+    async with served(echo) as target, waiting_for_a_dial(mover, authority) as (port, peers):
+        router.add_connector(target.port)
+        with trio.fail_after(5):
+            async with trio.open_nursery() as dialling:
+                dialling.start_soon(router.dial, port)
+                peer = await peers.receive()
+                await peer.greet({11: u64(1)})
+        await peer.send(peer.open(2))
+        await peer.until(wire.OPEN_OK, 2)
+        router.plane.retire("link", "127.0.0.1", port)
+        await peer.until(wire.GOAWAY)
+        await peer.send(frame(2, wire.MOVE, u64(5) + u64(0)))
+        code, frames = await peer.the_end(within=5)
+        assert code == SHUTDOWN
+        said = [(stream, kind_) for stream, kind_, _ in frames if kind_ in (wire.MOVE, wire.GOAWAY)]
+        assert said == [(2, wire.MOVE), (0, wire.GOAWAY)]
 
 
 async def test_of_another_link_or_address_nothing_is_retired(pair: Pair) -> None:

@@ -147,6 +147,7 @@ class Lane:
         peer = transport.sock.getpeername()
         self.peer: tuple[str, int] = (peer[0], peer[1])
         self.is_retired = False  # it closes with its last stream
+        self._is_done = False  # retired, and what was read last left no stream
         self.address = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
 
     # ---- For the plane -----------------------------------------------------------------------------------------------------
@@ -270,8 +271,8 @@ class Lane:
             if not chunks:
                 return
             self._act(self.mux.receive_untrusted(chunks, trio.current_time()))
-            if self.is_retired and not self.mux.stream_count:
-                self.close(GoAwayCode.SHUTDOWN, "replaced")
+            self._is_done = self.is_retired and not self.mux.stream_count
+            self._close_if_done()
             if self.mux.has_data_to_send:
                 self.kick()
 
@@ -287,7 +288,13 @@ class Lane:
             for stream in mux.progressed():
                 if stream.owner is not None:
                     stream.owner.owner.writable()
+            self._close_if_done()
             await trio.lowlevel.checkpoint()
+
+    def _close_if_done(self) -> None:
+        """Not ahead of the answer with which its last stream left."""
+        if self._is_done and not self.mux.stream_count and not self.mux.has_data_to_send:
+            self.close(GoAwayCode.SHUTDOWN, "replaced")
 
     async def _tick(self) -> None:
         while True:
@@ -358,7 +365,7 @@ class Lane:
             case Refused(stream, stream_class, reason):
                 stream.owner.answer.refuse(stream_class, reason)
             case LeaveAsked(stream, name):
-                if stream.is_gone:
+                if stream.is_gone or stream.is_away:
                     return  # by what came before it in the same piece
                 self._events.leave_asked(self, stream, name)
             case CameOver(stream):

@@ -16,6 +16,8 @@ use crate::payload::{self, Class};
 
 /// Streams that came and nobody knew, whose RESET is not written yet.
 const MOST_REFUSED: usize = 256;
+/// Moves that are taken back on one lane in [`LANDED`]: half of what closes it at the other end, for lanes are lost together.
+const MOST_WITHDRAWN: usize = MOST_REFUSED / 2;
 /// Streams that went on on a lane, and how long they are remembered: as long as the other end waits for one whose MOVE was lost.
 const MOST_LANDED: usize = 128;
 const LANDED: Duration = Duration::from_secs(10);
@@ -31,6 +33,9 @@ pub(super) struct Moves {
     pub strays: Vec<u32>,
     /// Streams of ours that went on here lately, the last ones of them.
     landed: VecDeque<Landed>,
+    /// Moves that were taken back here, and since when they are counted.
+    withdrawn: usize,
+    withdrawn_since: Option<Instant>,
 }
 
 /// A stream that went on on a lane.
@@ -268,11 +273,18 @@ impl Mux {
         stream.is_some_and(|s| s.received > landed.received)
     }
 
-    /// Tell the other end that the stream of a move, asked for on a lane that is lost, is over.
-    pub fn withdraw(&mut self, name: u64, total: u64) {
-        if self.is_used_up() || !self.config.moves {
+    /// Tell the other end that the stream of a move, asked for on a lane that is lost, is over. What would be too many is left to the
+    /// other end's patience: of most it has never heard, and such names close the lane.
+    pub fn withdraw(&mut self, name: u64, total: u64, now: Instant) {
+        let moves = &mut *self.moves;
+        let is_recent = |at| now.saturating_duration_since(at) < LANDED;
+        if !moves.withdrawn_since.is_some_and(is_recent) {
+            (moves.withdrawn, moves.withdrawn_since) = (0, Some(now));
+        }
+        if self.is_used_up() || !self.config.moves || self.moves.withdrawn >= MOST_WITHDRAWN {
             return;
         }
+        self.moves.withdrawn += 1;
         let id = self.next_id;
         self.next_id += 2;
         if self.opening.is_empty() {

@@ -160,8 +160,11 @@ impl Worker {
     /// The peer asks for a stream: it is parked, or stays. The lane is out of its place.
     pub(super) fn stream_asked(&mut self, lane: &mut Lane, owner: u32, key: Key, name: u64) {
         let router = lane.trunk.router;
-        let has_room = || self.shared.parking().has_room(router, name);
-        let stream = (flows(&self.conns, &self.hops, owner) && !self.stopping && has_room())
+        // In one piece with `put`: another worker may come for it, too early, at the same time.
+        let shared = Arc::clone(&self.shared);
+        let mut parking = shared.parking();
+        let has_room = parking.has_room(router, name);
+        let stream = (flows(&self.conns, &self.hops, owner) && !self.stopping && has_room)
             .then(|| lane.mux.let_go(key, name))
             .flatten();
         let Some(stream) = stream else {
@@ -175,10 +178,8 @@ impl Worker {
             return;
         };
         let between = Between { rider, stream };
-        let former = self
-            .shared
-            .parking()
-            .put(router, name, was, between, self.now);
+        let former = parking.put(router, name, was, between, self.now);
+        drop(parking);
         if let Some(former) = former {
             self.end_between(former, Class::Link, "its move was given to another");
         }
@@ -279,9 +280,13 @@ impl Worker {
         (name, total): (u64, u64),
     ) -> Result<(), Refusal> {
         let router = lane.trunk.router;
-        let found = self.shared.parking().take(router, name);
+        let mut parking = self.shared.parking();
+        let found = parking.take(router, name);
+        if found.is_none() {
+            parking.take_back(router, name, self.now);
+        }
+        drop(parking);
         let Some(Between { rider, stream }) = found else {
-            self.shared.parking().take_back(router, name, self.now);
             return lane
                 .mux
                 .refuse_moved(id)
@@ -316,7 +321,7 @@ impl Worker {
         if let Some(&key) = self.lane_keys.get(&lane)
             && let Some(Some(lane)) = self.lanes.get_mut(key)
         {
-            lane.mux.withdraw(name, total);
+            lane.mux.withdraw(name, total, self.now);
             self.soil(key);
         }
     }

@@ -510,6 +510,35 @@ fn moves_that_nobody_knows_are_answered_and_bounded() {
     assert_eq!((reset.stream, reset.kind), (3, Some(Kind::Reset)));
 }
 
+/// Lanes of one way are lost together, and the one that is left has to bear what all of them asked for.
+#[test]
+fn moves_of_many_lost_lanes_that_are_taken_back_on_one_do_not_close_it() {
+    let now = Instant::now();
+    let (mut ours, budget) = (Mux::new(config(true), now), Budget::new(1 << 20));
+    let mut theirs = Mux::new(config(false), now);
+    let mut told = 0;
+    for round in 0..3 {
+        let at = now + Duration::from_secs(9 * round);
+        for name in 1..=4 * 128 {
+            ours.withdraw(1_000 * round + name, 0, at);
+        }
+        // All of it is read before anything is written.
+        let wire = wire_of(|out| ours.put_urgent(out, &budget));
+        let mut rest = &wire[..];
+        while let Some((frame, used)) = frame::decode(rest).expect("well-formed") {
+            rest = &rest[used..];
+            if let Some(Received::Moved { id, .. }) = theirs
+                .receive(frame, &budget, at)
+                .expect("well-formed frames")
+            {
+                theirs.refuse_moved(id).expect("the lane lives");
+                told += 1;
+            }
+        }
+    }
+    assert_eq!(told, 2 * 128, "but not for ever");
+}
+
 #[test]
 fn a_stream_is_bulky_by_large_frames_only_and_calms_down() {
     let now = Instant::now();
