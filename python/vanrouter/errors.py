@@ -94,8 +94,8 @@ class TokenError(VanrouterError):
     """An access token cannot be made, read or redeemed. ``reason`` is the word for programs; the message is for people.
 
     About the file: ``malformed``, ``mode``, ``exists``. Known before asking: ``own`` (issued by this very site), ``used`` (by this site
-    already). From asking: ``refused`` (bad, used or expired), ``later``, ``unreachable``, ``wrong_ca``, ``clock``, ``reply`` (the answer
-    was nonsense).
+    already). From asking: ``refused`` (bad, used or expired), ``later``, ``unreachable``, ``expired`` (long ago, and
+    unreachable), ``wrong_ca``, ``clock``, ``reply`` (the answer was nonsense).
     """
 
     def __init__(self, message: str, *, reason: str = "", hint: str = "") -> None:

@@ -474,7 +474,7 @@ class DataPlane(Protocol):
     def retire(self, link: str, host: str, port: int) -> None:
         """Lanes that were dialled for this link to this address take no new streams (GOAWAY ``replaced``) and close with their last one.
 
-        The core moves streams of its own applications to other lanes of the trunk while there are some.
+        The core moves their streams to other lanes of the trunk while there are some.
 
         ``lanes_wanted`` of the link's state has one more for each: others are to take their place.
         """

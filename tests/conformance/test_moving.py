@@ -13,7 +13,7 @@ import trio
 from applications import body, connect, echo, is_reset, served
 from crossroads import LINK, Crossroads, collected
 from plane_harness import Pair
-from scripted_peer import ScriptedPeer, dialled_in, frame, u64
+from scripted_peer import ScriptedPeer, dialled_in, frame, u32, u64
 from site_credentials import Site
 
 CLIENT = 1
@@ -235,16 +235,69 @@ async def test_without_an_agreement_a_move_closes_the_lane(kind: str, nursery: t
         assert (await strange.old.the_end())[0] == wire.PROTOCOL
 
 
-async def test_a_stream_that_crosses_stays_where_it_is(cross: Crossroads) -> None:
-    async with cross.another_lane_behind(KNOWS_MOVE) as behind:
-        await behind.send(cross.open(1))
+@asynccontextmanager
+async def two_lanes_behind(cross: Crossroads, *, credit: int = 65_536) -> AsyncIterator[tuple[ScriptedPeer, ScriptedPeer, int]]:
+    """Two lanes of the opener that know MOVE, and a stream on the first that crosses; its number ahead, where it has so much credit."""
+    async with cross.another_lane_behind(KNOWS_MOVE) as old, cross.another_lane_behind(KNOWS_MOVE) as new:
+        await old.send(cross.open(1))
         ahead = await cross.next_hop.until_open()
-        await cross.next_hop.send(frame(ahead.stream, wire.OPEN_OK, struct.pack(">I", 65_536)))
-        await behind.until(wire.OPEN_OK, 1)
-        await behind.send(move(1, 5, 0))
-        assert await behind.until(wire.MOVE, 1) == bytes(16)
-        await behind.send(frame(1, wire.DATA, b"still here"))
-        assert await collected(cross.next_hop, ahead.stream, 10) == b"still here"
+        await cross.next_hop.send(frame(ahead.stream, wire.OPEN_OK, u32(credit)))
+        await old.until(wire.OPEN_OK, 1)
+        yield old, new, ahead.stream
+
+
+async def test_a_stream_that_crosses_goes_on_with_all_that_it_had_on_the_side_that_moves(cross: Crossroads) -> None:
+    async with two_lanes_behind(cross) as (old, new, ahead):
+        await old.send(frame(1, wire.DATA, b"here "))
+        assert await collected(cross.next_hop, ahead, 5) == b"here "
+        await old.send(move(1, 5, 5))
+        assert await old.until(wire.MOVE, 1) == u64(5) + u64(0)
+        await cross.next_hop.send(frame(ahead, wire.DATA, b"said meanwhile"))
+        await new.send(move(1, 5, 5), frame(1, wire.DATA, b"and there"), frame(1, wire.FIN, u64(14)))
+        assert await collected(new, 1, 14) == b"said meanwhile"
+        assert await collected(cross.next_hop, ahead, 9) == b"and there"
+        assert await cross.next_hop.until(wire.FIN, ahead) == u64(14)
+        await cross.next_hop.send(frame(ahead, wire.FIN, u64(14)))
+        assert await new.until(wire.FIN, 1) == u64(14)
+        await cross.is_unharmed()
+        await old.is_alive()
+
+
+@pytest.mark.parametrize("lane", ["old", "new", "ahead"])
+async def test_a_stream_that_crosses_is_reset_on_both_sides_when_it_is_reset_while_it_moves(cross: Crossroads, lane: str) -> None:
+    async with two_lanes_behind(cross) as (old, new, ahead):
+        await old.send(move(1, 5, 0))
+        await old.until(wire.MOVE, 1)
+        if lane == "old":
+            await old.send(frame(1, wire.RESET, bytes([CLIENT]) + b"enough"))
+            assert (await cross.next_hop.until(wire.RESET, ahead))[0] == CLIENT
+        elif lane == "new":
+            await new.send(move(1, 5, 0), frame(1, wire.RESET, bytes([CLIENT]) + b"enough"))
+            assert (await cross.next_hop.until(wire.RESET, ahead))[0] == CLIENT
+        else:
+            await cross.next_hop.send(frame(ahead, wire.RESET, bytes([CLIENT]) + b"enough"))
+            await new.send(move(1, 5, 0))
+            assert (await new.until(wire.RESET, 1))[0] == CLIENT
+        await cross.is_unharmed()
+        await new.is_alive()
+
+
+async def test_what_came_over_the_old_lane_and_waits_for_the_next_hop_is_given_back_on_the_new_one(cross: Crossroads) -> None:
+    async with two_lanes_behind(cross, credit=10_000) as (old, new, ahead):
+        content = body(60_000)
+        for at in range(0, len(content), 15_000):
+            await old.send(frame(1, wire.DATA, content[at : at + 15_000]))
+        await old.send(move(1, 5, len(content)))
+        assert await old.until(wire.MOVE, 1) == u64(5) + u64(0)
+        await new.send(move(1, 5, len(content)))
+        assert await collected(cross.next_hop, ahead, 10_000) == content[:10_000]
+        await cross.next_hop.send(frame(ahead, wire.CREDIT, u32(50_000)))
+        assert await collected(cross.next_hop, ahead, 50_000) == content[10_000:]
+        credit = 0
+        with trio.fail_after(5):
+            while credit < len(content) // 2:
+                credit += struct.unpack(">I", await new.until(wire.CREDIT, 1))[0]
+        await new.is_alive()
 
 
 @pytest.mark.parametrize("kinds", ["core-core", "baseline-core"])

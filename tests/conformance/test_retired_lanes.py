@@ -6,6 +6,7 @@ import pytest
 import scripted_peer as wire
 import trio
 from applications import body, connect, echo, echo_through, served
+from network import TRIPLES, Line
 from plane_harness import Pair, Router, free_port
 from scripted_peer import frame, u64, waiting_for_a_dial
 from site_credentials import Authority, Site
@@ -117,6 +118,49 @@ async def test_a_retired_lane_closes_behind_the_answer_to_the_move_of_its_last_s
         assert code == SHUTDOWN
         said = [(stream, kind_) for stream, kind_, _ in frames if kind_ in (wire.MOVE, wire.GOAWAY)]
         assert said == [(2, wire.MOVE), (0, wire.GOAWAY)]
+
+
+@pytest.mark.parametrize("kinds", [kinds for kinds in TRIPLES if "core" in kinds.split("-")[:2]])
+async def test_streams_that_cross_a_router_leave_retired_lanes_on_both_of_its_sides_at_once(kinds: str, nursery: trio.Nursery) -> None:
+    """Each lane that a core dialled; a baseline only answers."""
+    line = Line(kinds)
+    await line.start(nursery)
+    content = body(4 << 20)
+    async with served(echo) as target:
+        port = await line.expose(target.port)
+        busy, silent = [await connect(port) for _ in range(2)]
+        await silent.send_all(b"before")
+        with trio.fail_after(5):
+            assert await silent.receive_some() == b"before"
+        hops = [(line.ingress, line.middle), (line.middle, line.egress)]
+        leading = [(near, far) for (near, far), kind in zip(hops, line.kinds, strict=False) if kind == "core"]
+        for near, far in leading:
+            await line.link(near, far, port=await far.add_access(name="second"))
+        got = bytearray()
+
+        async def send() -> None:
+            for at in range(0, len(content), 1 << 16):
+                await busy.send_all(content[at : at + (1 << 16)])
+                await trio.sleep(0.005)
+            await busy.send_eof()
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as carrying:
+                carrying.start_soon(send)
+                got += await busy.receive_some()
+                for near, far in leading:
+                    near.plane.retire(f"to-{far.site.name}", "127.0.0.1", line.ports[far.id])
+                async for data in busy:
+                    got += data
+        assert got == content
+        for near, far in leading:
+            await near.until(lambda near=near, far=far: near.links[far.id].lanes == 1)  # type: ignore[misc]
+            await far.until(lambda near=near, far=far: far.links[near.id].lanes == 1)  # type: ignore[misc]
+        await silent.send_all(b"after")
+        with trio.fail_after(5):
+            assert await silent.receive_some() == b"after"
+        await silent.send_eof()
+        await line.nothing_is_left()
 
 
 async def test_of_another_link_or_address_nothing_is_retired(pair: Pair) -> None:

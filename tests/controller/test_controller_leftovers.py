@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import types
+from typing import Any
 
 import msgspec
 import pytest
 
-from vanrouter.controller.leftovers import CAP, FIRST_DELAY, Taken
+from vanrouter.controller.leftovers import CAP, FIRST_DELAY, Leftovers, Taken
+from vanrouter.kube.calls import Call, Object
+from vanrouter.kube.errors import Denied
 from vanrouter.kube.listwatch import Changed, Removed
 
 
@@ -54,3 +58,28 @@ def test_a_namespace_that_was_tried_waits_longer_each_time_and_holds_no_other_up
 def test_annotations_are_read_and_not_guessed(text: bytes) -> None:
     taken = Taken()
     assert taken.heard([Changed(("one", "a"), text)]) is (b"saved" in text)
+
+
+async def test_one_that_cannot_be_given_back_keeps_no_other_from_it() -> None:
+    """For example because of a policy."""
+    given, denied = [], Denied("no", call="patch services/b in one")
+
+    class Server:
+        async def call(self, call: Call) -> Object:
+            if call.method == "GET":
+                return {"items": []}
+            if call.name == "b":
+                raise denied
+            given.append(call.name)
+            return {}
+
+    values = {
+        ("one", name): {"metadata": {"name": name, "resourceVersion": "1", "annotations": {"vanrouter.io/saved": text}}}
+        for name, text in (("a", "{}"), ("b", "{}"), ("c", "{}"))
+    }
+    share = types.SimpleNamespace(objects={key: msgspec.json.encode(value) for key, value in values.items()})
+    watches: Any = types.SimpleNamespace(follow=lambda *_args, **_more: share)
+    left = Leftovers(Server(), watches, is_served=nobody)  # type: ignore[arg-type]
+    with pytest.raises(Denied):
+        await left._give_back("one", ["a", "b", "c"])
+    assert given == ["a", "c"]

@@ -132,8 +132,22 @@ def test_one_that_somebody_changed_since_is_neither_fought_nor_undone() -> None:
     assert patched(taken, call)["spec"] == taken["spec"], "only our annotations go"  # type: ignore[arg-type]
 
 
-def test_a_broken_annotation_never_loses_what_is_there() -> None:
-    taken = a_service(annotations={SAVED: "{broken"})["hello"]
+AS_IT_IS = {"selector": {"app": "hello"}, "ports": [{"name": "web", "port": 80, "targetPort": 8080}]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{broken",
+        json.dumps({"selector": "everything", "ports": [], "set": AS_IT_IS}),
+        json.dumps({"selector": {}, "ports": 80, "set": AS_IT_IS}),
+        json.dumps({"set": {**AS_IT_IS, "ports": [{"port": 80}, {"port": "80"}]}}),
+        json.dumps({"set": "all"}),
+    ],
+    ids=["text", "selector", "ports", "sorts", "set"],
+)
+def test_a_broken_annotation_never_loses_what_is_there(text: str) -> None:
+    taken = a_service(annotations={SAVED: text})["hello"]
     assert decide(want(named=True), {"hello": taken})[0] == []
     call, note = give_back("north", taken)
     assert note is not None

@@ -94,6 +94,12 @@ async def test_what_a_grant_shows_is_a_token_elsewhere_and_makes_a_link_once(clu
             assert "cost: 7" in link["data"]["resource.yaml"]
             done = await south.until(TOKENS, "north", lambda v: v and (v.get("status") or {}).get("redeemed"))
             assert (done["status"]["status"], done["status"]["link"]) == ("Ready", "north")
+            await south.put(link["data"]["resource.yaml"].replace("cost: 7", "cost: 9"))
+            await token(south, "twin", **as_token(shown))
+            twin = await south.until(TOKENS, "twin", lambda v: v and (v.get("status") or {}).get("redeemed"))
+            link = await south.get(CONFIG_MAPS, "van.link.north")
+            assert link is not None
+            assert (twin["status"]["link"], "cost: 9" in link["data"]["resource.yaml"]) == ("north", True), "it is as somebody wants it"
             used = await north.until(GRANTS, "for-south", lambda v: v["status"]["redemptions"] == 1)
             assert condition(used, "Redeemable")["reason"] == "Used"
             await south.client.call(delete(CONFIG_MAPS, south.name, "van.link.north"))

@@ -15,7 +15,7 @@ import trio.testing
 
 from vanrouter.controller.shared import Door
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, RemoteProtocolError
-from vanrouter.kube.channel import Channel, Leaf, Served, one_error, serve_channels, serve_sites
+from vanrouter.kube.channel import MAX_HANDSHAKES, Channel, Leaf, Served, one_error, serve_channels, serve_sites
 from vanrouter.kube.controller_link import ControllerLink
 from vanrouter.kube.conversation import MAX_LINE, MAX_UNANSWERED, Answered, Asked, Conversation, Told
 from vanrouter.kube.plan import most_connections
@@ -210,6 +210,19 @@ async def door(find: Callable[[str], Served | None]) -> AsyncIterator[int]:
         nursery.start_soon(serve_sites, listeners, find)
         yield listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
+
+
+async def test_who_connects_and_says_nothing_keeps_no_router_out() -> None:
+    site = Site()
+    async with serving(site) as (port, _), contextlib.AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port)) for _ in range(MAX_HANDSHAKES + 20)]
+        async with trio.open_nursery() as nursery:
+            link = _link(port, site.client)
+            nursery.start_soon(link.run)
+            assert await link.ask("x", {"n": 1}, seconds=2.0) == {"n": 1}
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(2.0), contextlib.suppress(trio.BrokenResourceError):
+            assert await silent[0].receive_some() == b"", "it gave way"
 
 
 async def test_what_fails_at_one_connection_does_not_end_the_others() -> None:

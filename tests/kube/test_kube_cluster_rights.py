@@ -73,6 +73,7 @@ async def everything(world: World, north: str, shop: str) -> None:
         await world.site(north, settings={"routers": "2"})
         await here.until(POD_DISRUPTION_BUDGETS, "van-router", bool)
         await here.until(SECRETS, "van-router-keys", bool)
+        await here.until(SERVICE_ACCOUNTS, "van-router", bool)
         nobodys = {"metadata": {"ownerReferences": None}}
         await world.client.call(merge_patch(SERVICE_ACCOUNTS, north, "van-router", nobodys))
         await here.until(SERVICE_ACCOUNTS, "van-router", lambda v: v and v["metadata"].get("ownerReferences"))

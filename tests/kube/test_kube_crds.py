@@ -44,7 +44,7 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         {"roles": [{"name": "edge", "port": 45671}], "bindHost": "", "subjectAlternativeNames": ["a.b", "::1"], "admit": ["*.example"]},
         {"roles": [{"port": 1}], "admit": None, "tlsCredentials": "t", "generateTlsCredentials": True, "issuer": "", "accessType": "local"},
     ],
-    "AccessGrant": [{}, {"redemptionsAllowed": 10_000, "expirationWindow": "1h30m", "code": "c", "issuer": "i"}],
+    "AccessGrant": [{}, {"redemptionsAllowed": 1_000, "expirationWindow": "1h30m", "code": "c", "issuer": "i"}],
     "AccessToken": [{"url": "https://a:1/b", "code": "c", "ca": "x"}, {"url": "https://", "code": "", "ca": "", "linkCost": 3}],
     "Listener": [
         {"routingKey": "web", "host": "web", "port": 65535},
@@ -91,7 +91,7 @@ BAD: list[tuple[str, int, str, Any]] = [
     ("RouterAccess", 0, "bindHost", "a/b"),
     ("RouterAccess", 0, "subjectAlternativeNames", ["a b"]),
     ("AccessGrant", 0, "redemptionsAllowed", 0),
-    ("AccessGrant", 0, "redemptionsAllowed", 10_001),
+    ("AccessGrant", 0, "redemptionsAllowed", 1_001),
     ("AccessGrant", 0, "expirationWindow", "soon"),
     ("AccessToken", 0, "url", "http://a"),
     ("Listener", 0, "routingKey", ""),

@@ -157,11 +157,33 @@ async def test_an_access_token_among_the_resources_is_redeemed_and_one_that_was_
     text = access_token(shown_by(issuing.joining.issuer()), cost=7)
     edited = text.replace("name: from-north", "name: edited").replace("site=north", "site=nowhere")
     (south.resources.directory / "edited.yaml").write_text(edited)
+    (south.resources.directory / "made-up.yaml").write_text(edited.replace("edited", "made-up").replace("check=", "check=%C3%A9"))
     (south.resources.directory / "from-north.yaml").write_text(text)
     await world.until_linked(north, south)
     status = await world.status(south)
-    assert [(p["path"], "do not belong together" in p["message"]) for p in status["problems"]] == [("AccessToken/edited", True)]
+    assert [(p["path"], "do not belong together" in p["message"]) for p in status["problems"]] == [
+        ("AccessToken/edited", True),
+        ("AccessToken/made-up", True),
+    ]
     assert [(link["name"], link["cost"]) for link in status["links"]] == [("from-north", 7)]
+
+
+async def test_a_link_of_an_access_token_stays_deleted_also_over_a_start_anew(world: World) -> None:
+    """Or the token, which may be used by several sites, would be used again and again."""
+    north = world.home("north", linkAccess=f"127.0.0.1:{free_port()}")
+    south = world.home("south")
+    issuing = await world.start(north)
+    async with trio.open_nursery() as nursery:
+        running = await World(world.root, nursery, world.plane).start(south)
+        text = access_token(shown_by(issuing.joining.issuer(), uses=3))
+        (south.resources.directory / "from-north.yaml").write_text(text)
+        await world.until_linked(north, south)
+        await world.call(south, "link.delete", name="from-north")
+        running.stop(drain=0.0)
+    await world.start(south)
+    await trio.sleep(1.0)
+    assert (await world.status(south))["links"] == []
+    assert [grant["used"] for grant in (await world.status(north))["grants"]] == [1]
 
 
 async def test_the_health_of_a_site_is_asked_on_its_one_port(world: World) -> None:

@@ -12,7 +12,7 @@ from token_parts import AUTHORITY, NORTH, NOW, MemoryLedger, ask_for, make_issue
 from vanrouter.errors import TokenError
 from vanrouter.pki import CertificateAuthority
 from vanrouter.tokens import AccessToken, Endpoint, Issuer
-from vanrouter.tokens.declared import check_code, declared_id, parse_any, read_declared
+from vanrouter.tokens.declared import _check, check_code, declared_id, parse_any, read_declared
 from vanrouter.tokens.files import read_token, write_private_new
 from vanrouter.tokens.issuer import KEEP_ENDED, Shown
 from vanrouter.tokens.ledger import AccessGrant
@@ -122,6 +122,26 @@ def test_a_token_of_which_anything_was_changed_says_so_before_anybody_is_asked()
             read(shown, **change)
         assert (what, raised.value.reason, raised.value.retryable) == (what, "malformed", False)
         assert shown.code not in f"{raised.value} {raised.value.hint}"
+
+
+@pytest.mark.parametrize("until", ["1" + "0" * 400, "-5", "\u0661"], ids=["long", "early", "digits"])
+@pytest.mark.parametrize("check", ["aaaa", "%C3%A9\u00e9", "\ud800"], ids=["other", "letters", "half"])
+def test_a_url_that_somebody_made_up_is_refused_and_breaks_nothing_of_whoever_reads_it(until: str, check: str) -> None:
+    """Its check is for anybody to make: a host reads such a resource when it starts."""
+    shown = shown_by(make_issuer(MemoryLedger()))
+    made_up = f"{shown.url.partition('&until')[0]}&until={until}&check={check}"
+    for url in (made_up, f"{shown.url.partition('&check')[0]}&check={check}"):
+        with pytest.raises(TokenError) as raised:
+            read(shown, url=url)
+        assert raised.value.reason == "malformed"
+
+
+@pytest.mark.parametrize("until", [10**400, 253_402_300_800], ids=["long", "year 10000"])
+def test_a_time_that_no_calendar_has_is_refused_also_with_a_check(until: int) -> None:
+    shown = shown_by(make_issuer(MemoryLedger()))
+    check = _check(NORTH.site_id, ID, "north", int(NOW), until, shown.code, shown.ca)
+    with pytest.raises(TokenError, match="a time that is none"):
+        read(shown, url=f"{shown.url.partition('&until')[0]}&until={until}&check={check}")
 
 
 def test_a_file_with_an_access_token_is_a_token_file(tmp_path: Path) -> None:

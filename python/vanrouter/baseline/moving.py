@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from vanrouter.baseline.moves import PARKED_FOR
-from vanrouter.baseline.transit import is_crossing
 from vanrouter.model import StreamClass
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ __all__ = ["end_parked", "leave_asked"]
 
 def leave_asked(plane: BaselinePlane, trunk: Trunk, lane: Lane, stream: Stream, name: int) -> None:
     """Let it go where it may, else say no."""
-    may_go = not stream.early_stored and not is_crossing(stream.owner) and plane.is_running and trunk.parking.has_room(name)
+    may_go = not stream.early_stored and plane.is_running and trunk.parking.has_room(name)
     if may_go:
         lane.mux.let_go(stream, name)
         trunk.parking.put(name, stream, lane)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vanrouter.baseline.plane import BaselinePlane
     from vanrouter.plane import Counters
 
-__all__ = ["forward", "is_crossing"]
+__all__ = ["forward"]
 
 SMALL: Final = 4_096  # a smaller piece is copied and sent with others: it would hold its whole TLS record
 
@@ -52,11 +52,6 @@ def forward(plane: BaselinePlane, lane: Lane, near: LaneFar, open_: Open) -> tup
     near.owner = sides[0]
     onward.answer = Crossing(plane.totals.counters, sides[0], sides[1], near, onward)
     return None
-
-
-def is_crossing(far: LaneFar) -> bool:
-    """Whether the stream crosses this router."""
-    return isinstance(far.owner, _Side)
 
 
 class Crossing:

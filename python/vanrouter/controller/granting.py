@@ -39,6 +39,7 @@ from vanrouter.tokens.token import format_time
 __all__ = ["Granting", "grant_status", "tokens_in_maps"]
 
 _MAP: Final = "ConfigMap/"
+_SHOWN: Final = "van-token."
 
 
 class Granting:
@@ -62,12 +63,13 @@ class Granting:
         wanted: set[str] = set()
         failed: StoreError | None = None
         seen = stamps() if grants else {}
+        customs = self._copies.customs.objects
         for located, resource in grants:
             where = located.file
             uid = seen[where.partition(": ")[0]][0]
             grant_id = declared_id(self._site_id, uid, resource.ref, _spec(resource))
             wanted.add(grant_secret(grant_id))
-            value = self._copies.customs.objects.get(where)
+            value = customs.get(where)
             grant: Grant | None = None
             try:
                 grant = await self._grant(grant_id, resource, where)
@@ -150,7 +152,7 @@ class Granting:
             if name in wanted or kind not in (GRANT, TOKEN):
                 continue
             source = (metadata.get("annotations") or {}).get(MADE_FROM, "")
-            if kind == TOKEN and not any(where.startswith(_MAP) for where in broken):
+            if kind == TOKEN and name.startswith(_SHOWN) and not any(where.startswith(_MAP) for where in broken):
                 await copies.remove(SECRETS, name)
             elif kind == GRANT and source and source not in broken:
                 await self._issuing.withdraw(name.removeprefix("van-grant."))

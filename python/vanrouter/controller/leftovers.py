@@ -19,7 +19,7 @@ from vanrouter.controller.services import give_back, is_taken
 from vanrouter.errors import VanrouterError
 from vanrouter.kube.calls import list_page
 from vanrouter.kube.crds import CUSTOM_KINDS
-from vanrouter.kube.errors import Conflict, NoSuchKind, NotFound
+from vanrouter.kube.errors import Conflict, Denied, Invalid, KubeError, NoSuchKind, NotFound
 from vanrouter.kube.kinds import CONFIG_MAPS, SERVICES
 from vanrouter.kube.listwatch import Change, Changed
 from vanrouter.kube.names import RESOURCE, TYPE
@@ -119,19 +119,30 @@ class Leftovers:
             log.warning("Services that were taken over are not given back yet", extra=fields)
 
     async def _give_back(self, namespace: str, names: Sequence[str]) -> None:
+        """Raises the first failure, when all were tried that the server would take."""
         if await self._has_site(namespace):
             return
+        failed: Exception | None = None
         for name in names:
             packed = self._share.objects.get((namespace, name))
-            call, note = give_back(namespace, msgspec.json.decode(packed)) if packed is not None else (None, None)
-            if call is None or self._is_served(namespace):
+            if packed is None or self._is_served(namespace):
                 continue
             try:
+                call, note = give_back(namespace, msgspec.json.decode(packed))
+                if call is None:
+                    continue
                 await self._client.call(call)
             except (Conflict, NotFound):  # somebody writes it just now: the watch brings it
                 continue
+            except Exception as error:
+                if isinstance(error, KubeError) and not isinstance(error, Denied | Invalid):
+                    raise
+                failed = failed or error  # of this one alone: also what its annotation says is for anybody to write
+                continue
             reason = note.message if note is not None else ""
             log.info("gave back what was taken over", extra={"namespace": namespace, "service": name, "reason": reason})
+        if failed is not None:
+            raise failed
 
     async def _has_site(self, namespace: str) -> bool:
         """Of any kind: also that of a controller of the namespace which is not there at the moment."""

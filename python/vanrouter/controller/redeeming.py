@@ -27,7 +27,7 @@ from vanrouter.errors import StoreError, TokenError, VanrouterError
 from vanrouter.kube.calls import Object
 from vanrouter.kube.crds import CUSTOM_KINDS
 from vanrouter.kube.kinds import CONFIG_MAPS, SECRETS
-from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret
+from vanrouter.kube.names import CREDENTIAL, PENDING, TYPE, credential_secret, pending_secret, resource_map
 from vanrouter.kube.records import resource_object
 from vanrouter.kube.state import NAME, files_in, secret_of
 from vanrouter.pki import Renewal, renew_at, renewal_state
@@ -47,6 +47,7 @@ AGAIN: Final = 1.0
 AGAIN_CAP: Final = 30.0
 RENEW_AGAIN: Final = 300.0
 UNUSED: Final = 30.0
+AT_A_TIME: Final = 8  # tokens say whom to dial: each of these holds sockets of a controller that may serve many namespaces
 KEEP_PENDING: Final = 600.0  # after the token has expired: so long the same key is answered
 
 
@@ -59,6 +60,7 @@ class Redeeming:
         self._copies, self._keys, self._site_name, self._rng, self._clock = copies, keys, site_name, rng, clock
         self._busy: set[str] = set()
         self._turns: dict[str, trio.Lock] = {}  # token id: the same one may stand in a Secret and in an AccessToken
+        self._few = trio.CapacityLimiter(AT_A_TIME)
         self._failed: dict[str, str] = {}  # offer -> its version that failed for good
         self.said: dict[str, Doc] = {}  # of AccessTokens, by where they stand
         self._renew_at: dict[str, tuple[str, float]] = {}  # credential -> (version of the Secret, when)
@@ -91,11 +93,12 @@ class Redeeming:
     def _offers(self, tokens: Mapping[str, Secret], secrets: Mapping[str, Object], resources: Iterable[Located]) -> list[Offer]:
         """By name; those of Secrets first."""
         found: list[Offer] = [SecretOffer(token, secrets[name], self._copies) for name, token in sorted(tokens.items()) if name in secrets]
+        customs = self._copies.customs.objects
         for located in resources:
             token = located.resource
             if not isinstance(token, AccessToken):
                 continue
-            value = self._copies.customs.objects.get(located.file)
+            value = customs.get(located.file)
             if value is not None:
                 found.append(ResourceOffer(located.file, token, value, self._copies, said=self.said, clock=self._clock))
         return found
@@ -141,13 +144,15 @@ class Redeeming:
                 token: Token | None = None
                 try:
                     token = offer.token()
-                    async with self._turn(token.id):
+                    async with self._turn(token.id), self._few:
+                        if not offer.is_there():
+                            return
                         await self._redeem(offer, token, owners)
                 except VanrouterError as exc:
-                    error = offer.explained(exc, token)
+                    error = offer.explained(self._given_up(exc, token), token)
                     self.problems[offer.ref] = Problem(offer.ref, str(error), error.hint)
                     log.warning("token not redeemed", extra={"token": offer.ref, "reason": str(error), "hint": error.hint})
-                    for_good = not (isinstance(exc, StoreError) or (isinstance(exc, TokenError) and exc.retryable))
+                    for_good = not (isinstance(error, StoreError) or (isinstance(error, TokenError) and error.retryable))
                     await offer.say_failed(error, for_good=for_good)
                     self._copies.wake()
                     if for_good:
@@ -166,6 +171,15 @@ class Redeeming:
             self._busy.discard(offer.key)
             self._copies.wake()
 
+    def _given_up(self, error: VanrouterError, token: Token | None) -> VanrouterError:
+        """No answer can bring what expired so long ago: else its issuer is dialled for ever, and nothing is cleaned away meanwhile."""
+        if token is None or not isinstance(error, TokenError) or not error.retryable or error.reason == "clock":
+            return error
+        if self._clock() < token.expires + KEEP_PENDING:
+            return error
+        text = f"it expired at {format_time(token.expires)} by the clock of this site's controller, and is not tried again: {error}"
+        return TokenError(text, reason="expired", hint=f"make a new one at {token.issuer_name}")
+
     @contextlib.asynccontextmanager
     async def _turn(self, token_id: str) -> AsyncIterator[None]:
         """One after the other: whoever comes second finds the credential, and asks nobody."""
@@ -174,7 +188,7 @@ class Redeeming:
             async with lock:
                 yield
         finally:
-            if not lock.statistics().tasks_waiting:
+            if not lock.locked():  # nobody has it, and nobody waits
                 self._turns.pop(token_id, None)
 
     async def _redeem(self, offer: Offer, token: Token, owners: tuple[Object, ...]) -> None:
@@ -198,7 +212,8 @@ class Redeeming:
             done = link
         else:
             credential = LinkCredential.from_files(_credentials(secrets)[done][1])
-        await self._copies.ensure(CONFIG_MAPS, resource_object(_link(done, credential), owners=owners))
+        if self._copies.get(CONFIG_MAPS, resource_map("Link", done)) is None:  # else somebody may have changed it since
+            await self._copies.ensure(CONFIG_MAPS, resource_object(_link(done, credential), owners=owners))
         await offer.say_redeemed(done)
         if holder in self._copies.of(SECRETS):
             await self._copies.remove(SECRETS, holder)
@@ -211,6 +226,8 @@ class Redeeming:
 
     def _free_name(self, name: str, secrets: Mapping[str, Object]) -> str:
         taken = set(_credentials(secrets)) | {n.removeprefix("van.link.") for n in self._copies.of(CONFIG_MAPS)}
+        customs = (where.partition("/") for where in self._copies.customs.objects)
+        taken |= {name for kind, _, name in customs if kind == CUSTOM_KINDS["Link"].resource}  # a ConfigMap would count before it
         return next(n for n in (name, *(f"{name[:58]}-{i}" for i in range(2, 10_000))) if n not in taken)
 
     # ---- Renewing ------------------------------------------------------------------------------------------------------------------------

@@ -229,7 +229,8 @@ def _same(shape: Object, wish: Any) -> bool:
 
 def _essence(ports: Any) -> list[tuple[Any, ...]]:
     found = [p for p in ports if isinstance(p, dict)] if isinstance(ports, list) else []
-    return sorted((p.get("port"), p.get("protocol", "TCP"), str(p.get("targetPort", p.get("port"))), p.get("name", "")) for p in found)
+    shapes = ((p.get("port"), p.get("protocol", "TCP"), str(p.get("targetPort", p.get("port"))), p.get("name", "")) for p in found)
+    return sorted(shapes, key=repr)
 
 
 def _replacing(old: Any, new: Mapping[str, str]) -> dict[str, str | None]:
@@ -243,7 +244,15 @@ def _saved(service: Object) -> dict[str, Any] | None:
         value = json.loads(service["metadata"]["annotations"][SAVED])
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and _is_shape(value) and _is_shape(value.get("set") or {}) else None
+
+
+def _is_shape(value: Any) -> bool:
+    """Annotations are for anybody to write."""
+    if not isinstance(value, dict):
+        return False
+    selector, ports = value.get("selector") or {}, value.get("ports") or []
+    return isinstance(selector, dict) and isinstance(ports, list) and all(isinstance(port, dict) for port in ports)
 
 
 def _compact(value: Object) -> str:

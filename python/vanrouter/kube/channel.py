@@ -281,22 +281,15 @@ async def serve_sites(
 
     ``refused`` is told of those that named none.
     """
-    shaking, room = trio.CapacityLimiter(MAX_HANDSHAKES), room_of_all()
+    shaking, room = dict[trio.SocketStream, trio.CancelScope](), room_of_all()
 
     async def serve(sock: trio.SocketStream) -> None:
         address, chosen, is_router = peer_address(sock), _Chosen(find), False
         try:
-            shaking.acquire_on_behalf_of_nowait(sock)
-        except trio.WouldBlock:
-            await trio.aclose_forcefully(sock)
-            return
-        try:
-            try:
+            with _one_of_many(shaking, sock):
                 stream = trio.SSLStream(sock, chosen.context(), server_side=True, https_compatible=True)
                 await shake_hands(stream, lambda: chosen.site)
-                is_router = True
-            finally:
-                shaking.release_on_behalf_of(sock)
+            is_router = True
             await _serve_router(stream, chosen.served, address, room)
         except Knock as exc:
             log.debug("somebody only knocked", extra={"from": address, "reason": str(exc)})  # probes come each second
@@ -314,6 +307,21 @@ async def serve_sites(
 
     async with trio.open_nursery() as nursery:
         await trio.serve_listeners(serve, list(listeners), handler_nursery=nursery)
+
+
+@contextlib.contextmanager
+def _one_of_many(shaking: dict[trio.SocketStream, trio.CancelScope], sock: trio.SocketStream) -> Iterator[None]:
+    """Of too many the oldest gives way: who connects and says nothing keeps no router out. Raises Knock where it is this one."""
+    if len(shaking) >= MAX_HANDSHAKES:
+        shaking.pop(next(iter(shaking))).cancel()
+    with trio.CancelScope() as scope:
+        shaking[sock] = scope
+        try:
+            yield
+        finally:
+            shaking.pop(sock, None)
+    if scope.cancelled_caught:
+        raise Knock(f"{MAX_HANDSHAKES} others came before it said who it is")
 
 
 async def _serve_router(stream: trio.SSLStream[trio.SocketStream], site: Served, address: str, room: Room) -> None:

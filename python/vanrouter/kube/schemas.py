@@ -48,7 +48,7 @@ _FORMS: Final[dict[tuple[str, str], Object]] = {
     ("RouterAccessSpec", "roles"): {"minItems": 1},
     ("RouterAccessSpec", "bindHost"): _whole(_HOST, empty=True),
     ("RouterAccessSpec", "subjectAlternativeNames"): {"items": {"type": "string", **_NEEDED_HOST}},
-    ("AccessGrantSpec", "redemptionsAllowed"): {"minimum": 1, "maximum": 10_000},
+    ("AccessGrantSpec", "redemptionsAllowed"): {"minimum": 1, "maximum": 1_000},
     ("AccessGrantSpec", "expirationWindow"): _whole(_DURATION),
     ("AccessTokenSpec", "url"): {"pattern": "^https://"},
     ("ListenerSpec", "routingKey"): _KEY,

@@ -61,7 +61,7 @@ FIELDS: Final[dict[tuple[str, str], str]] = {
     ("RouterAccessSpec", "settings"): _SETTINGS,
     ("AccessRole", "name"): "inter-router, edge or normal. Default: inter-router.",
     ("AccessRole", "port"): "1 to 65535. Default: 55671.",
-    ("AccessGrantSpec", "redemptionsAllowed"): "How many sites may link with it: 1 to 10000. Default: 1.",
+    ("AccessGrantSpec", "redemptionsAllowed"): "How many sites may link with it: 1 to 1000. Default: 1.",
     ("AccessGrantSpec", "expirationWindow"): "For how long, like 15m, 1h30m or 90s. Default: 15m.",
     ("AccessGrantSpec", "code"): "The secret of the token: 20 characters or more. Default: one is made.",
     ("AccessGrantSpec", "issuer"): "Kept for those who come from the incumbent; not used.",

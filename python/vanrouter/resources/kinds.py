@@ -219,8 +219,8 @@ class AccessGrant(Resource, frozen=True, kw_only=True):
         return f"AccessGrant({self.name!r}, ***)"
 
     def check(self) -> Iterator[Fault]:
-        if not 1 <= self.spec.redemptions_allowed <= 10_000:
-            yield "spec.redemptionsAllowed", f"is {self.spec.redemptions_allowed}; it must be 1 to 10000", ""
+        if not 1 <= self.spec.redemptions_allowed <= 1_000:
+            yield "spec.redemptionsAllowed", f"is {self.spec.redemptions_allowed}; it must be 1 to 1000", "make several grants"
         yield from _fault("spec.expirationWindow", lambda: parse_duration(self.spec.expiration_window))
 
 

@@ -73,6 +73,7 @@ class Joining:
         self.refused_sites: frozenset[str] = frozenset()  # they get no certificate, and renew none
         self.problems: dict[str, Problem] = {}  # of tokens among the resources
         self.redeemed: dict[str, str] = {}  # token id -> credential
+        self._of_resources: set[str] = set()  # ids of tokens that stand, or stood, among the resources
 
     def start(self) -> None:
         """Read what the state has. A credential that is unusable is its link's trouble, not ours."""
@@ -269,18 +270,22 @@ class Joining:
         """A token among the resources: redeemed once; what fails is shown."""
         try:
             token = parse_token(text, ref)
-            if token.id not in self.redeemed:
+            self._of_resources.add(token.id)
+            if token.id not in self.redeemed and not self._spent_path(token.id).exists():
                 await self.redeem(token)
             self.problems.pop(ref, None)
         except VanrouterError as exc:
             self.problems[ref] = Problem(ref, str(exc), exc.hint)
 
     def forget(self, link: str) -> None:
-        """The link is deleted: its credential goes too."""
+        """The link is deleted: its credential goes too. A token of it that stands among the resources makes no other one."""
         self._context.home.state.delete_credential(link)
         self._dues.pop(link, None)
         for token_id in [t for t, name in self.redeemed.items() if name == link]:
             del self.redeemed[token_id]
+            if token_id in self._of_resources:
+                make_private_directory(self._pending)
+                write_atomic(self._spent_path(token_id), link.encode())
 
     def _save_pending(self, pending: Pending, name: str) -> None:
         make_private_directory(self._pending)
@@ -308,6 +313,9 @@ class Joining:
 
     def _name_path(self, token_id: str) -> Path:
         return self._pending / f"{token_id}.link"
+
+    def _spent_path(self, token_id: str) -> Path:
+        return self._pending / f"{token_id}.spent"
 
     # ---- Renewing ------------------------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from vanrouter.checks import Check
-from vanrouter.errors import ConfigError, TokenError
+from vanrouter.errors import ConfigError, VanrouterError
 from vanrouter.kube.names import SIBLING
 from vanrouter.kube.pods import Pod, labels_that_exist, selected
 from vanrouter.messages import ServicePort
@@ -390,7 +390,7 @@ def _access_token(wanted: Wanted, token: AccessToken) -> None:
 
     try:
         wanted.tokens[token.ref] = as_secret(token)
-    except TokenError as exc:
+    except VanrouterError as exc:
         wanted.problems.append(Problem(token.ref, str(exc), exc.hint))
 
 

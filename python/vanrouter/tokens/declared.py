@@ -40,6 +40,8 @@ LONGEST_CODE: Final = 256
 DIFFERENT: Final = 10
 """Characters of a code that a person chose. Wrong ones lock the grant for a minute after ten tries."""
 
+LATEST: Final = 253_402_300_799  # the year 9999
+
 _CHECK: Final = 4
 """Characters of the check: an edit passes it once in a million, and who sees the url alone learns 20 bits of no use from it."""
 
@@ -101,14 +103,16 @@ def read_declared(name: str, url: str, code: str, ca: str, *, cost: int = 1, end
         )
     try:
         asked = dict(urllib.parse.parse_qsl(parts.query, strict_parsing=True))
-        made, until = int(asked["made"]), int(asked["until"])
+        made, until = _seconds(asked["made"]), _seconds(asked["until"])
         site, site_name = parse_site_id(found[1]), parse_name(asked["site"], "the issuer's name")
         check = _check(site, found[2], site_name, made, until, code, ca)
         first = Endpoint.parse(parts.netloc)
         more = [Endpoint.parse(word) for word in endpoints.replace(",", " ").split()]
-    except (KeyError, ValueError, ConfigError) as err:
+    except KeyError as err:
+        raise _changed(f"spec.url is not whole: it has no {err.args[0]}") from None
+    except (ValueError, ConfigError) as err:
         raise _changed(f"spec is not whole: {err}") from None
-    if not hmac.compare_digest(check, asked.get("check", "")):
+    if not hmac.compare_digest(check.encode(), asked.get("check", "").encode(errors="replace")):
         raise _changed("spec.url, spec.code and spec.ca do not belong together: one of them was changed on the way, or is of another grant")
     return AccessToken(
         name=name,
@@ -148,6 +152,13 @@ def parse_any(raw: bytes, where: str) -> AccessToken:
     if len(found) != 1 or not isinstance(found[0], TokenResource):
         raise TokenError(f"{where} holds more than an AccessToken", reason="malformed", hint="van apply -f takes any number of resources")
     return read_resource(found[0])
+
+
+def _seconds(text: str) -> int:
+    """Raises ValueError for what is no time that a calendar has."""
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(LATEST)) or int(text) > LATEST:
+        raise ValueError("spec.url has a time that is none")
+    return int(text)
 
 
 def _first(first: Endpoint, more: Sequence[Endpoint]) -> tuple[Endpoint, ...]:

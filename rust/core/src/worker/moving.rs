@@ -12,7 +12,8 @@ use slab::Slab;
 use super::conn::{Conn, Stage};
 use super::lane::Lane;
 use super::parking::Parking;
-use super::transit::is_hop;
+use super::transit::crossing::Crossing;
+use super::transit::{Hop, has_opened, is_hop};
 use super::{Job, Shared, Source, Worker, token};
 use crate::classes;
 use crate::mux::{Detached, EPOCH, Key};
@@ -28,8 +29,16 @@ const MOST_TRIES: u8 = 4;
 /// A stream between two lanes.
 #[derive(Debug)]
 pub struct Between {
-    conn: Box<Conn>,
+    rider: Rider,
     stream: Detached,
+}
+
+/// Whom it belongs to.
+#[derive(Debug)]
+enum Rider {
+    Conn(Box<Conn>),
+    /// A side of a stream that crosses this router.
+    Hop(Arc<Crossing>, usize),
 }
 
 /// A stream on its way to the worker of its new lane.
@@ -44,11 +53,12 @@ pub struct Settling {
     tries: u8,
 }
 
-/// Whether a stream is one of an application here, and its bytes flow.
-pub(super) fn flows(conns: &Slab<Conn>, owner: u32) -> bool {
-    let conn = (!is_hop(owner))
-        .then(|| conns.get(owner as usize))
-        .flatten();
+/// Whether the bytes of a stream flow: of one that crosses, the mux says the rest.
+pub(super) fn flows(conns: &Slab<Conn>, hops: &Slab<Hop>, owner: u32) -> bool {
+    if is_hop(owner) {
+        return has_opened(hops, owner);
+    }
+    let conn = conns.get(owner as usize);
     conn.is_some_and(|c| matches!(c.stage, Stage::Streaming { .. }))
 }
 
@@ -110,15 +120,11 @@ impl Worker {
             let Some(Some(lane)) = self.lanes.get_mut(lane_key) else {
                 continue;
             };
-            let conns = &self.conns;
-            let owned: Vec<Key> = conns
-                .iter()
-                .filter_map(|(_, conn)| match conn.stage {
-                    Stage::Streaming { lane, key } if lane == lane_key => Some(key),
-                    _ => None,
-                })
-                .collect();
-            for key in owned {
+            let (conns, hops) = (&self.conns, &self.hops);
+            let movable = lane.mux.leavers();
+            let movable = movable.filter(|&(_, owner)| flows(conns, hops, owner));
+            let chosen: Vec<Key> = movable.map(|(key, _)| key).collect();
+            for key in chosen {
                 let name = self.shared.next_move.fetch_add(1, Ordering::Relaxed);
                 lane.mux.ask_to_leave(key, name);
             }
@@ -138,8 +144,9 @@ impl Worker {
         if errand == classes::Errand::default() {
             return;
         }
-        let conns = &self.conns;
-        let flows = |&(key, owner): &(Key, u32)| lane.mux.may_leave(key) && flows(conns, owner);
+        let (conns, hops) = (&self.conns, &self.hops);
+        let flows =
+            |&(key, owner): &(Key, u32)| lane.mux.may_leave(key) && flows(conns, hops, owner);
         let bulky = lane.mux.bulky().filter(flows).take(errand.bulky);
         let dialogues = lane.mux.dialogues().filter(flows).take(errand.dialogues);
         let chosen: Vec<(Key, u32)> = bulky.chain(dialogues).collect();
@@ -157,7 +164,7 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let mut parking = shared.parking();
         let has_room = parking.has_room(router, name);
-        let stream = (flows(&self.conns, owner) && !self.stopping && has_room)
+        let stream = (flows(&self.conns, &self.hops, owner) && !self.stopping && has_room)
             .then(|| lane.mux.let_go(key, name))
             .flatten();
         let Some(stream) = stream else {
@@ -166,11 +173,11 @@ impl Worker {
         };
         lane.count_stream(-1);
         let was = (lane.reference.id, stream.id());
-        let Some(conn) = self.take_out(owner) else {
+        let Some(rider) = self.take_out(owner) else {
             stream.close(&self.shared.budget);
             return;
         };
-        let between = Between { conn, stream };
+        let between = Between { rider, stream };
         let former = parking.put(router, name, was, between, self.now);
         drop(parking);
         if let Some(former) = former {
@@ -184,12 +191,12 @@ impl Worker {
             return;
         };
         lane.count_stream(-1);
-        let Some(conn) = self.take_out(owner) else {
+        let Some(rider) = self.take_out(owner) else {
             stream.close(&self.shared.budget);
             return;
         };
         self.settle_on_best(Settling {
-            between: Between { conn, stream },
+            between: Between { rider, stream },
             name,
             lane: 0,
             trunk: Arc::clone(&lane.trunk),
@@ -245,7 +252,7 @@ impl Worker {
         match opened {
             Ok(key) => {
                 self.shared.streams_moved.fetch_add(1, Ordering::Relaxed);
-                self.take_in(&mut lane, lane_key, key, *between.conn);
+                self.take_in(&mut lane, lane_key, key, between.rider);
                 if let Some(place) = self.lanes.get_mut(lane_key) {
                     *place = Some(lane);
                 }
@@ -255,9 +262,9 @@ impl Worker {
                 if let Some(place) = self.lanes.get_mut(lane_key) {
                     *place = Some(lane);
                 }
-                let conn = between.conn;
+                let rider = between.rider;
                 self.settle_on_best(Settling {
-                    between: Between { conn, stream },
+                    between: Between { rider, stream },
                     ..settling
                 });
             }
@@ -279,7 +286,7 @@ impl Worker {
             parking.take_back(router, name, self.now);
         }
         drop(parking);
-        let Some(Between { conn, stream }) = found else {
+        let Some(Between { rider, stream }) = found else {
             return lane
                 .mux
                 .refuse_moved(id)
@@ -287,12 +294,12 @@ impl Worker {
         };
         if stream.received() != total {
             let reason = "MOVE: its total is not what was received";
-            self.end_between(Between { conn, stream }, Class::Link, reason);
+            self.end_between(Between { rider, stream }, Class::Link, reason);
             return Err((Some(GoAway::Protocol), reason.to_owned()));
         }
         let owner = self.conns.vacant_key() as u32;
         let key = lane.mux.adopt(id, stream, owner);
-        self.take_in(lane, lane_key, key, *conn);
+        self.take_in(lane, lane_key, key, rider);
         Ok(())
     }
 
@@ -352,19 +359,39 @@ impl Worker {
 
     pub(super) fn end_between(&mut self, between: Between, class: Class, reason: &str) {
         between.stream.close(&self.shared.budget);
-        let index = self.conns.insert(*between.conn) as u32;
-        self.forget(index, Some((class, reason)));
+        match between.rider {
+            Rider::Conn(conn) => {
+                let index = self.conns.insert(*conn) as u32;
+                self.forget(index, Some((class, reason)));
+            }
+            Rider::Hop(crossing, side) => self.end_crossing(&crossing, side, class, reason),
+        }
     }
 
-    /// A connection that goes to another worker.
-    fn take_out(&mut self, owner: u32) -> Option<Box<Conn>> {
+    /// What goes to another worker with its stream.
+    fn take_out(&mut self, owner: u32) -> Option<Rider> {
+        if is_hop(owner) {
+            let (crossing, side) = self.take_out_hop(owner)?;
+            return Some(Rider::Hop(crossing, side));
+        }
         let mut conn = self.conns.try_remove(owner as usize)?;
         let _ = conn.socket.deregister(self.poll.registry());
-        Some(Box::new(conn))
+        Some(Rider::Conn(Box::new(conn)))
     }
 
-    /// Own a connection whose stream is on this lane now, at the next free place.
-    fn take_in(&mut self, lane: &mut Lane, lane_key: usize, key: Key, mut conn: Conn) {
+    /// Own what has its stream on this lane now; a connection at the next free place.
+    fn take_in(&mut self, lane: &mut Lane, lane_key: usize, key: Key, rider: Rider) {
+        lane.count_stream(1);
+        if lane.mux.is_bulky(key) {
+            lane.reference.bulky.fetch_add(1, Ordering::Relaxed);
+        }
+        match rider {
+            Rider::Conn(conn) => self.take_in_conn(lane, lane_key, key, *conn),
+            Rider::Hop(crossing, side) => self.take_in_hop(lane, lane_key, key, (crossing, side)),
+        }
+    }
+
+    fn take_in_conn(&mut self, lane: &mut Lane, lane_key: usize, key: Key, mut conn: Conn) {
         conn.generation = self.next_generation();
         conn.stage = Stage::Streaming {
             lane: lane_key,
@@ -374,10 +401,6 @@ impl Worker {
         // The poll says what is true of it anew.
         conn.readable = true;
         conn.writable = true;
-        lane.count_stream(1);
-        if lane.mux.is_bulky(key) {
-            lane.reference.bulky.fetch_add(1, Ordering::Relaxed);
-        }
         let mark = token(Source::Conn, self.conns.vacant_key(), conn.generation);
         let registered = conn.socket.register(self.poll.registry(), mark).is_ok();
         let index = self.conns.insert(conn) as u32;

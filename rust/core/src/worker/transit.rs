@@ -72,6 +72,12 @@ pub(super) const fn is_hop(owner: u32) -> bool {
     owner & HOP != 0
 }
 
+/// Whether this hop is still there, and its OPEN was sent.
+pub(super) fn has_opened(hops: &Slab<Hop>, owner: u32) -> bool {
+    hops.get((owner & !HOP) as usize)
+        .is_some_and(|hop| hop.opening.is_none())
+}
+
 /// Whether this hop is still there and waits for its lane's permission to open.
 pub(super) fn waits_to_open(hops: &Slab<Hop>, (owner, generation): ConnId) -> bool {
     hops.get((owner & !HOP) as usize)
@@ -138,6 +144,42 @@ impl Worker {
         let id = (index as u32, generation);
         crossing.set_hop(side, id);
         id
+    }
+
+    /// A hop whose stream leaves its lane: what is left of it is the mailbox.
+    pub(super) fn take_out_hop(&mut self, owner: u32) -> Option<(Arc<Crossing>, usize)> {
+        let hop = self.remove_hop(owner & !HOP)?;
+        let side = hop.side();
+        hop.crossing.take_out(side);
+        Some((hop.crossing, side))
+    }
+
+    /// Its stream is on this lane now, which is out of its place. What came for it meanwhile is read next.
+    pub(super) fn take_in_hop(
+        &mut self,
+        lane: &mut Lane,
+        lane_key: usize,
+        key: Key,
+        (crossing, side): (Arc<Crossing>, usize),
+    ) {
+        crossing.set_worker(side, self.index);
+        let (index, _) = self.add_hop(lane_key, key, side, &crossing);
+        lane.mux.set_owner(key, index | HOP);
+        self.hop_news.push((crossing, side));
+    }
+
+    /// The stream of a side that is between two lanes is over.
+    pub(super) fn end_crossing(
+        &mut self,
+        crossing: &Arc<Crossing>,
+        side: usize,
+        class: Class,
+        reason: &str,
+    ) {
+        let other = 1 - side;
+        if crossing.post(other, |mail| mail.end(false, class, reason)) {
+            self.tell(crossing, other);
+        }
     }
 
     fn remove_hop(&mut self, index: u32) -> Option<Hop> {
@@ -444,6 +486,11 @@ impl Worker {
         let Some(id) = crossing.hop(side) else {
             return;
         };
+        // The worker is asked for after the hop, which is set last: so it is this hop's, or that of a later one.
+        if crossing.worker(side) != self.index {
+            self.tell(crossing, side);
+            return;
+        }
         let Some(hop) = self.hop(id) else { return };
         let (key, lane_key) = (hop.key, hop.lane as usize);
         let waits = hop.opening.is_some();

@@ -45,7 +45,7 @@ impl Worker {
         }
     }
 
-    /// An epoch is over: some more streams of such lanes may go. Those that cross this router stay to their end.
+    /// An epoch is over: some more streams of such lanes may go.
     pub(in crate::worker) fn empty_leaving(&mut self) {
         for lane_key in self.lane_indices() {
             let Some(Some(lane)) = self.lanes.get_mut(lane_key) else {
@@ -61,8 +61,9 @@ impl Worker {
                 continue;
             }
             let most = share(places.iter().filter(|place| !place.open).count());
-            let conns = &self.conns;
-            let movable = lane.mux.leavers().filter(|&(_, owner)| flows(conns, owner));
+            let (conns, hops) = (&self.conns, &self.hops);
+            let movable = lane.mux.leavers();
+            let movable = movable.filter(|&(_, owner)| flows(conns, hops, owner));
             let chosen: Vec<Key> = movable.map(|(key, _)| key).take(most).collect();
             for key in chosen {
                 let name = self.shared.next_move.fetch_add(1, Ordering::Relaxed);

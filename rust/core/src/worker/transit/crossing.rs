@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::frame::{HEADER, MAX_FRAME, MAX_PAYLOAD};
@@ -199,8 +199,8 @@ pub struct Crossing {
     mail: [Mutex<Mail>; 2],
     /// Which hop of its worker each side is.
     hops: [AtomicU64; 2],
-    /// Whose lane each side is on.
-    pub workers: [u32; 2],
+    /// Whose lane each side is on, or was on last.
+    workers: [AtomicU32; 2],
     shared: Arc<Shared>,
 }
 
@@ -225,7 +225,7 @@ impl Crossing {
         Arc::new(Self {
             mail: [mail(), mail()],
             hops: [const { AtomicU64::new(NOWHERE) }; 2],
-            workers,
+            workers: workers.map(AtomicU32::new),
             shared: Arc::clone(shared),
         })
     }
@@ -237,8 +237,23 @@ impl Crossing {
     }
 
     pub fn worker(&self, side: usize) -> usize {
-        let [near, onward] = self.workers;
-        (if side == NEAR { near } else { onward }) as usize
+        let [near, onward] = &self.workers;
+        let worker = if side == NEAR { near } else { onward };
+        worker.load(Ordering::Acquire) as usize
+    }
+
+    /// A side goes on on a lane of this worker; its hop is set after it.
+    pub fn set_worker(&self, side: usize, worker: usize) {
+        let [near, onward] = &self.workers;
+        let place = if side == NEAR { near } else { onward };
+        place.store(worker as u32, Ordering::Release);
+    }
+
+    /// A side is between two lanes: what comes for it is read when it has come to one.
+    pub fn take_out(&self, side: usize) {
+        let [near, onward] = &self.hops;
+        let hop = if side == NEAR { near } else { onward };
+        hop.store(NOWHERE, Ordering::Release);
     }
 
     pub fn hop(&self, side: usize) -> Option<ConnId> {
