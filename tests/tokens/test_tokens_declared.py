@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 from declared_tokens import access_token
 from token_parts import AUTHORITY, NORTH, NOW, MemoryLedger, ask_for, make_issuer
 
@@ -149,6 +151,7 @@ def test_a_file_with_an_access_token_is_a_token_file(tmp_path: Path) -> None:
     file = tmp_path / "t.yaml"
     write_private_new(file, access_token(shown, name="t").encode())
     assert read_token(file) == (read(shown, endpoints=""), [])
+    assert parse_any(json.dumps(yaml.safe_load(file.read_text())).encode(), "stdin") == read(shown, endpoints="")
     for text, said in (
         (THEIRS, "by its own sites only"),
         (f"{THEIRS}---\n{THEIRS}", "more than an AccessToken"),

@@ -46,7 +46,7 @@ _CHECK: Final = 4
 """Characters of the check: an edit passes it once in a million, and who sees the url alone learns 20 bits of no use from it."""
 
 _PATH: Final = re.compile(r"/([a-z2-7]{52})/([a-z2-7]{26})")
-_KIND: Final = re.compile(rb"^\s*['\"]?kind['\"]?:\s*['\"]?AccessToken\b", re.MULTILINE)
+_KIND: Final = re.compile(rb"(?:^|[{,])\s*['\"]?kind['\"]?\s*:\s*['\"]?AccessToken\b", re.MULTILINE)
 _AGAIN: Final = "copy url, code and ca again, all three from the status of one AccessGrant"
 
 
