@@ -96,6 +96,30 @@ async def test_a_core_moves_the_streams_of_a_retired_lane_and_it_closes_while_th
     assert sum(moved) >= 2, moved
 
 
+async def test_a_retired_lane_closes_behind_the_answer_to_the_move_of_its_last_stream(kind: str, nursery: trio.Nursery) -> None:
+    """Else the other end takes the stream for lost with the lane."""
+    authority, mover = Authority("one"), Site("mover")
+    router = Router(kind, Site("north"))
+    await router.start(nursery)
+    router.put(router.site.credential(authority), Link(name="link", credential="main"))
+    async with served(echo) as target, waiting_for_a_dial(mover, authority) as (port, peers):
+        router.add_connector(target.port)
+        with trio.fail_after(5):
+            async with trio.open_nursery() as dialling:
+                dialling.start_soon(router.dial, port)
+                peer = await peers.receive()
+                await peer.greet({11: u64(1)})
+        await peer.send(peer.open(2))
+        await peer.until(wire.OPEN_OK, 2)
+        router.plane.retire("link", "127.0.0.1", port)
+        await peer.until(wire.GOAWAY)
+        await peer.send(frame(2, wire.MOVE, u64(5) + u64(0)))
+        code, frames = await peer.the_end(within=5)
+        assert code == SHUTDOWN
+        said = [(stream, kind_) for stream, kind_, _ in frames if kind_ in (wire.MOVE, wire.GOAWAY)]
+        assert said == [(2, wire.MOVE), (0, wire.GOAWAY)]
+
+
 @pytest.mark.parametrize("kinds", [kinds for kinds in TRIPLES if "core" in kinds.split("-")[:2]])
 async def test_streams_that_cross_a_router_leave_retired_lanes_on_both_of_its_sides_at_once(kinds: str, nursery: trio.Nursery) -> None:
     """Each lane that a core dialled; a baseline only answers."""
@@ -137,30 +161,6 @@ async def test_streams_that_cross_a_router_leave_retired_lanes_on_both_of_its_si
             assert await silent.receive_some() == b"after"
         await silent.send_eof()
         await line.nothing_is_left()
-
-
-async def test_a_retired_lane_closes_behind_the_answer_to_the_move_of_its_last_stream(kind: str, nursery: trio.Nursery) -> None:
-    """Else the other end takes the stream for lost with the lane."""
-    authority, mover = Authority("one"), Site("mover")
-    router = Router(kind, Site("north"))
-    await router.start(nursery)
-    router.put(router.site.credential(authority), Link(name="link", credential="main"))
-    async with served(echo) as target, waiting_for_a_dial(mover, authority) as (port, peers):
-        router.add_connector(target.port)
-        with trio.fail_after(5):
-            async with trio.open_nursery() as dialling:
-                dialling.start_soon(router.dial, port)
-                peer = await peers.receive()
-                await peer.greet({11: u64(1)})
-        await peer.send(peer.open(2))
-        await peer.until(wire.OPEN_OK, 2)
-        router.plane.retire("link", "127.0.0.1", port)
-        await peer.until(wire.GOAWAY)
-        await peer.send(frame(2, wire.MOVE, u64(5) + u64(0)))
-        code, frames = await peer.the_end(within=5)
-        assert code == SHUTDOWN
-        said = [(stream, kind_) for stream, kind_, _ in frames if kind_ in (wire.MOVE, wire.GOAWAY)]
-        assert said == [(2, wire.MOVE), (0, wire.GOAWAY)]
 
 
 async def test_of_another_link_or_address_nothing_is_retired(pair: Pair) -> None:

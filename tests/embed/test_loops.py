@@ -149,13 +149,12 @@ def test_a_second_task_in_one_direction_is_told(directory: Path, plane: Any, run
     async def main() -> None:
         async with network(directory, plane) as (hub, leaf, tasks):
             await tasks.start(hub.serve, "echo", echo)
-            async with await leaf.connect("echo") as stream:
-                tasks.start_soon(stream.receive)
+            async with await leaf.connect("echo") as stream, anyio.create_task_group() as first:
+                first.start_soon(stream.receive)
                 await anyio.sleep(0.1)
                 with pytest.raises(StreamBusy):
                     await stream.receive()
                 await stream.send(b"for the first")
-                await anyio.sleep(0.1)
 
     run(main)
 

@@ -44,10 +44,27 @@ def run_process(
 ) -> int:
     """Run the site until a signal ends it. Raises ConfigError and StoreError before anything is started."""
     set_up()
-    return 0 if trio.run(_main, directory, plane, timing, within) else 1
+    ending = _Ending()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, ending.handle)
+    return 0 if trio.run(_main, directory, plane, timing, within, ending) else 1
 
 
-async def _main(directory: Path | str, plane: PlaneName | None, timing: Timing | None, within: Within | None) -> bool:
+class _Ending:
+    """
+    Signals that nobody listens to: as ever before the site listens; afterwards they ask for what is done already. Those among them that
+    came before the end and were not read are raised again when the receiver is closed, and would make a clean end one by a signal.
+    """
+
+    is_over = False
+
+    def handle(self, number: int, _frame: object) -> None:
+        if not self.is_over:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+
+async def _main(directory: Path | str, plane: PlaneName | None, timing: Timing | None, within: Within | None, ending: _Ending) -> bool:
     whole, failure = False, None
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
@@ -59,6 +76,7 @@ async def _main(directory: Path | str, plane: PlaneName | None, timing: Timing |
             except Exception as error:  # it leaves as itself and not in the nursery's group: the command line has words for it
                 failure = error
             nursery.cancel_scope.cancel()
+        ending.is_over = True
     if failure is not None:
         raise failure
     return whole

@@ -305,6 +305,8 @@ impl Mux {
         self.moves.asked.remove(&key);
         let mut stream = self.streams.try_remove(key as usize)?;
         self.ids.remove(&stream.id);
+        // The other end has it: it let it go here, or asked for it.
+        self.moves.landed.retain(|landed| landed.id != stream.id);
         stream.keep_only(
             Flags::FIN_SENT
                 | Flags::FIN_RECEIVED

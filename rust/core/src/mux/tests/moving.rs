@@ -510,6 +510,26 @@ fn moves_that_nobody_knows_are_answered_and_bounded() {
     assert_eq!((reset.stream, reset.kind), (3, Some(Kind::Reset)));
 }
 
+#[test]
+fn of_a_stream_that_went_on_and_left_again_no_move_is_in_doubt() {
+    let now = Instant::now();
+    let (mut old, budget, key) = with_stream(now);
+    old.ask_to_leave(key, 7);
+    old.put_urgent(&mut Vec::new(), &budget);
+    ask(&mut old, 1, 7, 0, &budget).expect("an answer");
+    let (stream, name) = old.take_left(key).expect("it left");
+    let mut new = Mux::new(config(false), now);
+    let key = new.open_moved(stream, name, 0, now).expect("room");
+    new.put_urgent(&mut Vec::new(), &budget);
+    assert_eq!(new.moves_in_doubt(now), [(7, 0)]);
+    new.ask_to_leave(key, 8);
+    new.put_urgent(&mut Vec::new(), &budget);
+    ask(&mut new, 2, 8, 0, &budget).expect("an answer");
+    let (stream, _) = new.take_left(key).expect("it left again");
+    assert_eq!(new.moves_in_doubt(now), []);
+    stream.close(&budget);
+}
+
 /// Lanes of one way are lost together, and the one that is left has to bear what all of them asked for.
 #[test]
 fn moves_of_many_lost_lanes_that_are_taken_back_on_one_do_not_close_it() {
