@@ -354,9 +354,10 @@ fn by_hand() -> ByHand {
     router.route_to(&peer.id());
     let entrance = router.open_listener();
     let mut client = TcpStream::connect(entrance).expect("it listens");
-    let found = lanes.iter_mut().enumerate().find_map(|(n, lane)| {
-        let open = lane.find(Kind::Open, Duration::from_secs(1))?;
-        Some((n, open.stream))
+    // Each in turn for a moment: an OPEN that is not answered for long goes to the other one.
+    let found = (0..400).find_map(|turn| {
+        let open = lanes[turn % 2].find(Kind::Open, Duration::from_millis(25))?;
+        Some((turn % 2, open.stream))
     });
     let (n, stream) = found.expect("an OPEN");
     let mut old = lanes.swap_remove(n);
