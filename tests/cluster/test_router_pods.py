@@ -111,7 +111,7 @@ def test_targets_follow_a_deployment_that_is_scaled(linked: tuple[Namespace, Nam
     load.join()
     assert json.loads(said[0])["bad"] == []
     south.kubectl("scale", "deployment/hello", "--replicas=0")
-    until("the connector has no target", lambda: "matches no pod" in van(south, "connector", "status", "hello", "-o", "json"))
+    until("the connector has no target", lambda: "is scaled to 0" in van(south, "connector", "status", "hello", "-o", "json"))
     assert "hello" in north.get("services")["items"][0]["metadata"]["name"]
     south.kubectl("scale", "deployment/hello", "--replicas=1")
     until("hello answers again", lambda: "Hello" in north.exec("client", *pods.get("http://hello/")))
