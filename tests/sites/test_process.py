@@ -110,6 +110,19 @@ def test_sigterm_before_the_first_link_and_twice(tmp_path: Path, processes: Proc
     assert process.wait(10) == 0
 
 
+def test_signals_that_come_until_the_very_end_do_not_make_it_an_end_by_a_signal(tmp_path: Path, processes: Processes) -> None:
+    home = make_home(tmp_path, "north")
+    process = processes.start(home)
+    processes.ready(home, process)
+    deadline = time.monotonic() + 10
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.0005)
+    assert process.returncode == 0
+
+
 def test_after_kill_9_the_next_start_is_the_same_site_with_the_same_links(tmp_path: Path, processes: Processes, backend: int) -> None:
     port = free_port()
     north = make_home(tmp_path, "north", linkAccess=f"127.0.0.1:{free_port()}")

@@ -47,7 +47,10 @@ def run_process(
     ending = _Ending()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, ending.handle)
-    return 0 if trio.run(_main, directory, plane, timing, within, ending) else 1
+    whole = trio.run(_main, directory, plane, timing, within, ending)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the interpreter takes back every other handler while it ends
+    return 0 if whole else 1
 
 
 class _Ending:
