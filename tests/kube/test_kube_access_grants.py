@@ -239,3 +239,19 @@ async def test_a_grant_in_a_config_map_shows_its_token_in_a_secret_and_nowhere_e
         await north.client.call(delete(CONFIG_MAPS, north.name, "van.accessgrant.for-south"))
         await north.until(SECRETS, "van-token.for-south", lambda v: v is None)
         assert await grants_of(north) == []
+
+
+@pytest.mark.usefixtures("defined")
+async def test_what_a_grant_in_a_config_map_showed_stays_while_nobody_can_reach_the_site(cluster: Any) -> None:
+    async with two(cluster) as (north, _south):
+        await north.site(spec="{linkAccess: local}")
+        await north.put(IN_A_MAP % "")
+        async with north.controller() as controller, north.router(controller):
+            shown = await north.until(SECRETS, "van-token.in-a-map", bool)
+        await north.site(spec="{linkAccess: loadbalancer}")  # nobody gives it an address, and the former one is forgotten
+        await north.client.call(delete(CONFIG_MAPS, north.name, "van-router"))
+        async with north.controller() as controller, north.router(controller):
+            await north.until(CONFIG_MAPS, "van-status.site.north", lambda m: m and "nobody can reach this site now" in site_text(m))
+            await trio.sleep(0.5)
+        kept = await north.until(SECRETS, "van-token.in-a-map", bool)
+        assert kept["metadata"]["uid"] == shown["metadata"]["uid"]

@@ -83,9 +83,12 @@ class Granting:
                     self.deadline = min(self.deadline, grant.expires)
             except StoreError as exc:
                 failed = exc
+                wanted.add(token_secret(resource.name))
                 if where in self.said:
                     said[where] = self.said[where]
             except VanrouterError as exc:
+                if isinstance(exc, NotReady):  # it passes: what was shown is good for whoever has it
+                    wanted.add(token_secret(resource.name))
                 problems.append(Problem(resource.ref, str(exc), exc.hint))
                 if value is not None:
                     said[where] = _refused(value, exc, grant, self._clock())
