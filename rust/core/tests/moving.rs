@@ -10,6 +10,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use common::Ca;
+use common::applications::{self, Flood, byte, check, send, shuffled, speak};
 use common::peer::{Got, Peer, Wire};
 use common::planes::{Network, Router, loopback};
 use common::scripts::storm;
@@ -17,38 +18,13 @@ use socket2::SockRef;
 use van_core::classes::Place;
 use van_core::frame::Kind;
 use van_core::payload::Class;
-use van_core::plane::Plane;
 
 const MIB: usize = 1 << 20;
 
 /// While `work` runs, both ends send every stream to another lane again and again.
 fn while_shuffled<T>(network: &Network, pause: Duration, work: impl FnOnce() -> T) -> T {
-    let planes = [&network.north.plane, &network.south.plane];
-    shuffled(planes, pause, work)
-}
-
-fn shuffled<T>(planes: [&Plane; 2], pause: Duration, work: impl FnOnce() -> T) -> T {
-    /// Ends the shuffling also when `work` panics.
-    struct Over<'a>(&'a AtomicBool);
-    impl Drop for Over<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for (plane, part) in planes.into_iter().zip([1, 2]) {
-            let over = &over;
-            scope.spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    plane.shuffle();
-                    std::thread::sleep(pause * part);
-                }
-            });
-        }
-        let _over = Over(&over);
-        work()
-    })
+    let (north, south) = (&network.north.plane, &network.south.plane);
+    shuffled(&[(north, pause), (south, pause * 2)], work)
 }
 
 fn moved(network: &Network) -> u64 {
@@ -58,50 +34,8 @@ fn moved(network: &Network) -> u64 {
         .sum()
 }
 
-/// The byte at each place differs from its neighbours, also a frame or a window away.
-fn byte(seed: usize, at: usize) -> u8 {
-    ((at ^ (at >> 8) ^ (at >> 16)).wrapping_mul(167) >> 3 ^ seed) as u8
-}
-
-fn send(mut socket: &TcpStream, seed: usize, len: usize) -> std::io::Result<()> {
-    let mut at = 0;
-    while at < len {
-        let end = (at + 65_536).min(len);
-        let bytes: Vec<u8> = (at..end).map(|at| byte(seed, at)).collect();
-        socket.write_all(&bytes)?;
-        at = end;
-    }
-    Ok(())
-}
-
-/// Read to the end and check every byte; says how many there were, and how it ended.
-fn check(mut socket: &TcpStream, seed: usize, pause: Duration) -> (usize, std::io::Result<()>) {
-    let mut buffer = vec![0; 65_536];
-    let mut at = 0;
-    loop {
-        match socket.read(&mut buffer) {
-            Ok(0) => return (at, Ok(())),
-            Ok(count) => {
-                for (offset, got) in buffer[..count].iter().enumerate() {
-                    assert_eq!(*got, byte(seed, at + offset), "at {}", at + offset);
-                }
-                at += count;
-                std::thread::sleep(pause);
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return (at, Err(error)),
-        }
-    }
-}
-
 fn connect(network: &Network) -> (TcpStream, TcpStream) {
-    let client = TcpStream::connect(network.entrance).expect("it listens");
-    let (server, _) = network.backend.accept().expect("it arrives");
-    for socket in [&client, &server] {
-        let patience = Some(Duration::from_secs(30));
-        socket.set_read_timeout(patience).expect("an option");
-    }
-    (client, server)
+    applications::connect(network.entrance, &network.backend)
 }
 
 /// Both ends send at once, end, and read to the end.
@@ -430,49 +364,6 @@ fn a_move_whose_stream_goes_on_is_not_taken_back_when_its_new_lane_is_lost() {
     assert_eq!(back, None);
 }
 
-/// A stream of which one end reads and the other sends without end, until it is dropped.
-struct Flood {
-    client: TcpStream,
-    threads: Vec<std::thread::JoinHandle<()>>,
-}
-
-impl Flood {
-    fn new(network: &Network) -> Self {
-        let (client, mut server) = connect(network);
-        let mut reader = client.try_clone().expect("a descriptor");
-        Self {
-            client,
-            threads: vec![
-                std::thread::spawn(move || while server.write_all(&[7; 65_536]).is_ok() {}),
-                std::thread::spawn(move || {
-                    let mut buffer = vec![0; 262_144];
-                    while reader.read(&mut buffer).is_ok_and(|count| count > 0) {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                }),
-            ],
-        }
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        let _ = self.client.shutdown(Shutdown::Both);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Ask and answer once.
-fn speak(client: &mut TcpStream, server: &mut TcpStream) {
-    let mut word = [0; 5];
-    client.write_all(b"hello").expect("sent");
-    server.read_exact(&mut word).expect("heard");
-    server.write_all(&word).expect("answered");
-    client.read_exact(&mut word).expect("heard");
-}
-
 #[test]
 fn bulk_leaves_the_lane_of_a_dialogue_and_new_streams_avoid_it_and_it_spreads_when_nobody_speaks() {
     let mut network = Network::new(2, |_| {});
@@ -484,7 +375,7 @@ fn bulk_leaves_the_lane_of_a_dialogue_and_new_streams_avoid_it_and_it_spreads_wh
     };
     let bulky =
         |network: &Network| -> Vec<u32> { lanes(network).iter().map(|l| l.bulky).collect() };
-    let floods: Vec<Flood> = (0..4).map(|_| Flood::new(&network)).collect();
+    let floods: Vec<Flood> = (0..4).map(|_| Flood::new(connect(&network))).collect();
     let (mut client, mut server) = connect(&network);
     let deadline = Instant::now() + Duration::from_secs(60);
     let streams =
@@ -529,7 +420,7 @@ fn bulk_leaves_the_lane_of_a_dialogue_and_new_streams_avoid_it_and_it_spreads_wh
 #[test]
 fn with_one_lane_nothing_moves() {
     let network = Network::new(1, |_| {});
-    let _flood = Flood::new(&network);
+    let _flood = Flood::new(connect(&network));
     let (mut client, mut server) = connect(&network);
     for _ in 0..60 {
         speak(&mut client, &mut server);

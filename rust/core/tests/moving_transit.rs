@@ -4,9 +4,9 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use common::applications::{Flood, check, connect, send, shuffled, speak};
 use common::planes::Line;
 use common::scripts::storm;
 use socket2::SockRef;
@@ -20,71 +20,13 @@ fn line() -> Line {
 
 /// While `work` runs, all three routers send every stream to another lane again and again, each at its own pace.
 fn while_shuffled<T>(line: &Line, pause: Duration, work: impl FnOnce() -> T) -> T {
-    /// Ends the shuffling also when `work` panics.
-    struct Over<'a>(&'a AtomicBool);
-    impl Drop for Over<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let planes: [&Plane; 3] = [&line.west, &line.middle, &line.east].map(|r| &r.plane);
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for (plane, part) in planes.into_iter().zip([2, 3, 5]) {
-            let over = &over;
-            scope.spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    plane.shuffle();
-                    std::thread::sleep(pause * part);
-                }
-            });
-        }
-        let _over = Over(&over);
-        work()
-    })
+    let (west, middle, east) = (&line.west.plane, &line.middle.plane, &line.east.plane);
+    let paces = [(west, pause * 2), (middle, pause * 3), (east, pause * 5)];
+    shuffled(&paces, work)
 }
 
 fn stream(line: &Line) -> (TcpStream, TcpStream) {
-    let client = TcpStream::connect(line.entrance).expect("it listens");
-    let (server, _) = line.backend.accept().expect("it arrives");
-    for socket in [&client, &server] {
-        let patience = Some(Duration::from_secs(30));
-        socket.set_read_timeout(patience).expect("an option");
-    }
-    (client, server)
-}
-
-fn byte(seed: usize, at: usize) -> u8 {
-    ((at ^ (at >> 8) ^ (at >> 16)).wrapping_mul(167) >> 3 ^ seed) as u8
-}
-
-fn send(mut socket: &TcpStream, seed: usize, len: usize) -> std::io::Result<()> {
-    for at in (0..len).step_by(65_536) {
-        let bytes: Vec<u8> = (at..(at + 65_536).min(len))
-            .map(|at| byte(seed, at))
-            .collect();
-        socket.write_all(&bytes)?;
-    }
-    Ok(())
-}
-
-/// Read to the end and check every byte; says how many there were, and how it ended.
-fn check(mut socket: &TcpStream, seed: usize) -> (usize, std::io::Result<()>) {
-    let mut buffer = vec![0; 65_536];
-    let mut at = 0;
-    loop {
-        match socket.read(&mut buffer) {
-            Ok(0) => return (at, Ok(())),
-            Ok(count) => {
-                for (offset, got) in buffer[..count].iter().enumerate() {
-                    assert_eq!(*got, byte(seed, at + offset), "at {}", at + offset);
-                }
-                at += count;
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return (at, Err(error)),
-        }
-    }
+    connect(line.entrance, &line.backend)
 }
 
 fn moved_in_the_middle(line: &Line) -> u64 {
@@ -104,7 +46,7 @@ fn streams_that_cross_and_move_all_the_time_carry_every_byte_both_ways_and_end_b
                         from.shutdown(Shutdown::Write).expect("ended");
                     });
                     scope.spawn(move || {
-                        let (got, end) = check(to, seed);
+                        let (got, end) = check(to, seed, Duration::ZERO);
                         assert_eq!((got, end.is_ok()), (12 * MIB, true), "{end:?}");
                     });
                 }
@@ -140,7 +82,7 @@ fn an_abort_while_a_stream_that_crosses_moves_is_an_abort_at_the_other_end() {
                         .expect("an option");
                     drop(leaves);
                 });
-                let (got, end) = check(&stays, 1);
+                let (got, end) = check(&stays, 1, Duration::ZERO);
                 assert!(end.is_err(), "round {round}: a clean end after {got} bytes");
             });
         }
@@ -196,7 +138,7 @@ fn when_a_link_is_cut_while_its_streams_move_both_applications_see_a_reset() {
             line.middle.plane.cut(&far.id(), "cut").expect("an id");
             for (client, server) in &streams {
                 for socket in [client, server] {
-                    let (_, end) = check(socket, 0);
+                    let (_, end) = check(socket, 0, Duration::ZERO);
                     let error = end.expect_err("a clean end");
                     assert_ne!(error.kind(), ErrorKind::WouldBlock, "it hangs");
                 }
@@ -209,46 +151,12 @@ fn when_a_link_is_cut_while_its_streams_move_both_applications_see_a_reset() {
     }
 }
 
-/// A download without end over the line, until it is dropped.
-struct Flood {
-    client: TcpStream,
-    threads: Vec<std::thread::JoinHandle<()>>,
-}
-
-impl Flood {
-    fn new(line: &Line) -> Self {
-        let (client, mut server) = stream(line);
-        let mut reader = client.try_clone().expect("a descriptor");
-        Self {
-            client,
-            threads: vec![
-                std::thread::spawn(move || while server.write_all(&[7; 65_536]).is_ok() {}),
-                std::thread::spawn(move || {
-                    let mut buffer = vec![0; 262_144];
-                    while reader.read(&mut buffer).is_ok_and(|count| count > 0) {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                }),
-            ],
-        }
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        let _ = self.client.shutdown(Shutdown::Both);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
 /// The router in the middle leads on the lanes that it accepted, of streams that are not its own.
 #[test]
 fn bulk_that_crosses_a_router_leaves_the_lane_of_a_dialogue_there() {
     let mut line = Line::new(2, |config| config.workers = 2);
     let (west, middle) = (line.west.id(), line.middle.id());
-    let floods: Vec<Flood> = (0..4).map(|_| Flood::new(&line)).collect();
+    let floods: Vec<Flood> = (0..4).map(|_| Flood::new(stream(&line))).collect();
     let (mut client, mut server) = stream(&line);
     let bulky = |plane: &Plane, peer: &str| -> Vec<u32> {
         let mut lanes = plane.lanes(peer).expect("an id");
@@ -263,11 +171,7 @@ fn bulk_that_crosses_a_router_leaves_the_lane_of_a_dialogue_there() {
             break;
         }
         assert!(Instant::now() < deadline, "{first:?} {second:?}");
-        let mut word = [0; 5];
-        client.write_all(b"hello").expect("sent");
-        server.read_exact(&mut word).expect("heard");
-        server.write_all(&word).expect("answered");
-        client.read_exact(&mut word).expect("heard");
+        speak(&mut client, &mut server);
         std::thread::sleep(Duration::from_millis(20));
     }
     drop((floods, client, server));

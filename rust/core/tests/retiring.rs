@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use common::applications::{self, byte};
 use common::planes::{Network, loopback};
 use van_core::contract::{AccessEntry, Entry};
 
@@ -26,17 +27,13 @@ fn second_access(network: &mut Network) -> SocketAddr {
 }
 
 fn connect(network: &Network) -> (TcpStream, TcpStream) {
-    let client = TcpStream::connect(network.entrance).expect("it listens");
-    let (server, _) = network.backend.accept().expect("it arrives");
-    for socket in [&client, &server] {
-        let patience = Some(Duration::from_secs(20));
-        socket.set_read_timeout(patience).expect("an option");
-    }
-    (client, server)
+    applications::connect(network.entrance, &network.backend)
 }
 
-fn byte(seed: usize, at: usize) -> u8 {
-    (at.wrapping_mul(167) >> 5 ^ seed) as u8
+fn retire_first(network: &Network) {
+    let (host, port) = (network.access.ip().to_string(), network.access.port());
+    let plane = &network.north.plane;
+    plane.retire("west", &host, port).expect("a name");
 }
 
 /// So much from one to the other; the reader takes its time.
@@ -93,12 +90,7 @@ fn streams_of_lanes_that_are_retired_go_on_on_others_and_those_lanes_close_befor
             })
             .collect();
         std::thread::sleep(Duration::from_millis(50));
-        let (host, port) = (network.access.ip().to_string(), network.access.port());
-        network
-            .north
-            .plane
-            .retire("west", &host, port)
-            .expect("a name");
+        retire_first(&network);
         lanes(&mut network, 2);
         for work in working {
             work.join().expect("carried");
@@ -119,12 +111,7 @@ fn streams_of_lanes_that_are_retired_go_on_on_others_and_those_lanes_close_befor
 fn without_another_lane_streams_stay_where_they_are() {
     let mut network = Network::new(1, |_| {});
     let (client, server) = connect(&network);
-    let (host, port) = (network.access.ip().to_string(), network.access.port());
-    network
-        .north
-        .plane
-        .retire("west", &host, port)
-        .expect("a name");
+    retire_first(&network);
     std::thread::sleep(Duration::from_millis(600));
     carry(&client, &server, 1, MIB);
     assert_eq!(network.north.plane.counters().streams_moved, 0);

@@ -1,6 +1,7 @@
 //! Sites, CAs and certificates for tests, good ones and bad ones.
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
+pub mod applications;
 pub mod peer;
 pub mod planes;
 pub mod scripts;
