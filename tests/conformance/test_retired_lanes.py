@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import scripted_peer as wire
 import trio
@@ -14,6 +16,31 @@ from site_credentials import Authority, Site
 from vanrouter.plane import Access, BindStatus, Link
 
 SHUTDOWN = 5
+
+
+async def all_comes_back(echoing: trio.SocketStream, meanwhile: Callable[[], None]) -> None:
+    """4 MiB that take a third of a second and more, and what happens when the first of it is back."""
+    content, got = body(4 << 20), bytearray()
+
+    async def send() -> None:
+        for at in range(0, len(content), 1 << 16):
+            await echoing.send_all(content[at : at + (1 << 16)])
+            await trio.sleep(0.005)
+        await echoing.send_eof()
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as carrying:
+            carrying.start_soon(send)
+            got += await echoing.receive_some()
+            meanwhile()
+            async for data in echoing:
+                got += data
+    assert got == content
+
+
+async def until_lanes(near: Router, far: Router, count: int) -> None:
+    await near.until(lambda: near.links[far.id].lanes == count)
+    await far.until(lambda: far.links[near.id].lanes == count)
 
 
 async def test_streams_of_a_retired_lane_end_by_themselves_and_new_ones_take_another(pair: Pair) -> None:
@@ -58,7 +85,6 @@ async def test_a_core_moves_the_streams_of_a_retired_lane_and_it_closes_while_th
     pair = Pair(kinds)
     await pair.start(nursery)
     ingress, egress = pair.ingress, pair.egress
-    content = body(4 << 20)
     async with served(echo) as target:
         port = await pair.expose(target.port)
         busy, silent = [await connect(port) for _ in range(2)]
@@ -69,24 +95,8 @@ async def test_a_core_moves_the_streams_of_a_retired_lane_and_it_closes_while_th
         await egress.until(lambda: "second" in egress.accesses and egress.accesses["second"].status is BindStatus.LISTENING)
         await pair.link(egress.accesses["second"].port)
         await ingress.until(lambda: ingress.links[egress.id].lanes == 2)
-        got = bytearray()
-
-        async def send() -> None:
-            for at in range(0, len(content), 1 << 16):
-                await busy.send_all(content[at : at + (1 << 16)])
-                await trio.sleep(0.005)
-            await busy.send_eof()
-
-        with trio.fail_after(20):
-            async with trio.open_nursery() as carrying:
-                carrying.start_soon(send)
-                got += await busy.receive_some()
-                ingress.plane.retire("link", "127.0.0.1", pair.access_port)
-                async for data in busy:
-                    got += data
-        assert got == content
-        await ingress.until(lambda: ingress.links[egress.id].lanes == 1)
-        await egress.until(lambda: egress.links[ingress.id].lanes == 1)
+        await all_comes_back(busy, lambda: ingress.plane.retire("link", "127.0.0.1", pair.access_port))
+        await until_lanes(ingress, egress, 1)
         await silent.send_all(b"after")
         with trio.fail_after(5):
             assert await silent.receive_some() == b"after"
@@ -125,7 +135,6 @@ async def test_streams_that_cross_a_router_leave_retired_lanes_on_both_of_its_si
     """Each lane that a core dialled; a baseline only answers."""
     line = Line(kinds)
     await line.start(nursery)
-    content = body(4 << 20)
     async with served(echo) as target:
         port = await line.expose(target.port)
         busy, silent = [await connect(port) for _ in range(2)]
@@ -136,26 +145,14 @@ async def test_streams_that_cross_a_router_leave_retired_lanes_on_both_of_its_si
         leading = [(near, far) for (near, far), kind in zip(hops, line.kinds, strict=False) if kind == "core"]
         for near, far in leading:
             await line.link(near, far, port=await far.add_access(name="second"))
-        got = bytearray()
 
-        async def send() -> None:
-            for at in range(0, len(content), 1 << 16):
-                await busy.send_all(content[at : at + (1 << 16)])
-                await trio.sleep(0.005)
-            await busy.send_eof()
+        def retire() -> None:
+            for near, far in leading:
+                near.plane.retire(f"to-{far.site.name}", "127.0.0.1", line.ports[far.id])
 
-        with trio.fail_after(20):
-            async with trio.open_nursery() as carrying:
-                carrying.start_soon(send)
-                got += await busy.receive_some()
-                for near, far in leading:
-                    near.plane.retire(f"to-{far.site.name}", "127.0.0.1", line.ports[far.id])
-                async for data in busy:
-                    got += data
-        assert got == content
+        await all_comes_back(busy, retire)
         for near, far in leading:
-            await near.until(lambda near=near, far=far: near.links[far.id].lanes == 1)  # type: ignore[misc]
-            await far.until(lambda near=near, far=far: far.links[near.id].lanes == 1)  # type: ignore[misc]
+            await until_lanes(near, far, 1)
         await silent.send_all(b"after")
         with trio.fail_after(5):
             assert await silent.receive_some() == b"after"
