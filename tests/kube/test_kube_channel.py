@@ -17,7 +17,7 @@ from vanrouter.controller.shared import Door
 from vanrouter.errors import ConfigError, DeadlineExceeded, NotReady, RemoteProtocolError
 from vanrouter.kube.channel import MAX_HANDSHAKES, Channel, Leaf, Served, one_error, serve_channels, serve_sites
 from vanrouter.kube.controller_link import ControllerLink
-from vanrouter.kube.conversation import MAX_LINE, MAX_UNANSWERED, Answered, Asked, Conversation, Told
+from vanrouter.kube.conversation import MAX_LINE, MAX_UNANSWERED, Answered, Asked, Conversation, Size, Told
 from vanrouter.kube.plan import most_connections
 from vanrouter.kube.room import LINE_SECONDS, SHORT, WAIT, Full, Held, Room
 from vanrouter.model import SiteId
@@ -35,7 +35,7 @@ def test_how_bytes_are_chunked_never_changes_what_is_said() -> None:
     told = here.tell("status", {"document": {"n": 1}})
     wire = asked + told
     heard = [event for index in range(len(wire)) for event in there.receive_untrusted(wire[index : index + 1], now=1.0)]
-    assert heard == [Asked(number, "join", {"visitor": "10.0.0.1"}), Told("status", {"document": {"n": 1}}, len(told) - 1)]
+    assert heard == [Asked(number, "join", {"visitor": "10.0.0.1"}), Told("status", {"document": {"n": 1}}, Size(len(told) - 1, 4))]
     assert here.receive_untrusted(there.answer(number, {"status": 200}), now=2.0) == [Answered(number, {"status": 200})]
 
 

@@ -17,6 +17,7 @@ from vanrouter.controller.report import merge_documents, slots_of
 from vanrouter.controller.routers import Routers
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
 from vanrouter.kube.channel import Channel
+from vanrouter.kube.conversation import Conversation, Size
 from vanrouter.kube.status_parts import BY_NAME, MAX_STATUS, SLICE, difference, heard_untrusted, slices
 
 Doc = dict[str, Any]
@@ -69,7 +70,7 @@ def test_a_status_above_four_mebibytes_goes_in_messages_of_half_a_mebibyte_and_o
     cut = slices({"document": document})
     assert sum(len(json.dumps(message)) for message in cut) > 5 << 20
     assert max(len(msgspec.json.encode(message)) for message in cut) <= SLICE + 1024
-    with pytest.raises(LocalProtocolError, match="a controller is told 16777216 at most"):
+    with pytest.raises(LocalProtocolError, match="a controller is told 16777216 bytes and 1048576 values at most"):
         slices({"document": {**document, "problems": [{"path": "p" * 20_000}] * 1000}})
     with pytest.raises(LocalProtocolError, match="in one piece"):
         slices({"document": {"site": {"name": "x" * (4 << 20)}}})
@@ -108,7 +109,7 @@ async def test_what_a_router_says_has_a_bound_however_it_comes() -> None:
     part = MAX_STATUS // 8
 
     async def tell(params: Doc) -> None:
-        channel.told_bytes = len(json.dumps(params))
+        channel.told = Size.of(json.dumps(params).encode())
         await routers.handle(channel, "status", params)
 
     def put(name: str, why: str) -> Doc:
@@ -119,8 +120,54 @@ async def test_what_a_router_says_has_a_bound_however_it_comes() -> None:
         await tell(put("one", str(number % 10) * part))
     for number in range(6):
         await tell(put(f"svc-{number}", "x" * part) | {"more": number % 2 == 0})
-    with pytest.raises(RemoteProtocolError, match="at most 16777216 are read"):
+    with pytest.raises(RemoteProtocolError, match="at most 16777216 bytes"):
         await tell(put("svc-7", "x" * part))
+
+
+async def test_short_values_and_many_routers_of_a_site_are_bounded_as_long_ones_are() -> None:
+    """A value takes a hundred bytes in memory, however short it is written; and a controller serves many sites."""
+    routers = Routers(wake=lambda: None, hello=dict)
+
+    async def tell(params: Doc, channel: Channel) -> None:
+        channel.told = Size.of(json.dumps(params).encode())
+        await routers.handle(channel, "status", params)
+
+    def come() -> Channel:
+        channel = Channel(None, routers.handle)  # type: ignore[arg-type] - nothing is sent on it
+        routers.changed(channel, True)
+        return channel
+
+    def odd(count: int) -> Doc:
+        return {"document": {"site": {}, "odd": [[] for _ in range(count)]}}
+
+    first = come()
+    with pytest.raises(RemoteProtocolError, match="at most 16777216 bytes and 1048576 values are read"):
+        await tell(odd(600_000), first)
+    routers.changed(first, False)
+    whole = [come() for _ in range(2)]
+    for channel in whole:
+        await tell(odd(500_000), channel)
+    last = come()
+    await tell(odd(40_000), last)
+    for turn in range(20):  # it changes all the time, and says no more
+        await tell({"changed": {"odd": [[turn] for _ in range(30_000)]}, "lists": {}}, last)
+    with pytest.raises(RemoteProtocolError, match="that the routers of this site say"):
+        await tell(odd(60_000), last)
+    for channel in whole:
+        routers.changed(channel, False)
+    await tell(odd(500_000), last)
+
+
+def test_a_status_of_more_values_than_a_controller_keeps_is_not_told() -> None:
+    with pytest.raises(LocalProtocolError, match="1048576 values at most"):
+        slices({"document": {"odd": [[] for _ in range(600_000)]}})
+
+
+async def test_a_line_of_too_many_values_is_not_read() -> None:
+    conversation = Conversation(now=0.0)
+    line = b'{"method":"status","params":{"document":{"odd":[' + b"[]," * 600_000 + b"0]}}}\n"
+    with pytest.raises(RemoteProtocolError, match="at most 524288 are read"):
+        conversation.receive_untrusted(line, now=0.0)
 
 
 def test_of_five_hundred_services_one_change_is_told_in_a_few_hundred_bytes() -> None:

@@ -6,8 +6,9 @@ While no router is connected, what they said last counts: nothing is concluded f
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +17,8 @@ import trio
 from vanrouter.controller.report import Doc, merge_documents, slots_by_resources, slots_of
 from vanrouter.errors import ConfigError, NotReady, RemoteProtocolError
 from vanrouter.kube.channel import Channel
-from vanrouter.kube.status_parts import MAX_STATUS, heard_untrusted
+from vanrouter.kube.conversation import Size
+from vanrouter.kube.status_parts import MAX_STATUS, MAX_VALUES, heard_untrusted
 
 __all__ = ["Routers"]
 
@@ -25,6 +27,8 @@ Params = dict[str, Any]
 SILENT: Final = 15.0  # so long after the last router left, the site's status says that there is none
 REFUSED_FOR: Final = 60.0  # so long one refusal stands for all
 ASK_SECONDS: Final = 10.0
+MOST: Final = Size(MAX_STATUS, MAX_VALUES)  # of a router's status: 100 MiB in memory at worst
+MOST_OF_SITE: Final = Size(2 * MAX_STATUS, 2 * MAX_VALUES)  # of all its routers, which say much the same: many sites may share a controller
 ASKABLE: Final = ("network", "trace", "simulate", "status")
 
 
@@ -35,7 +39,7 @@ class Routers:
         self._wake, self._hello = wake, hello
         self._channels: dict[Channel, Doc | None] = {}
         self._begun: dict[Channel, Doc] = {}  # statuses of which more comes
-        self._told_bytes: dict[Channel, int] = {}  # of which the status of each was made: more than it has
+        self._told: dict[Channel, Size] = {}  # of which the status of each was made: more than it has
         self._last: dict[str, Doc] = {}
         self._alone_since = trio.current_time()
         self._merged: Doc | None = None
@@ -94,7 +98,7 @@ class Routers:
             self._last = self._documents()
             self._channels.pop(channel, None)
             self._begun.pop(channel, None)
-            self._told_bytes.pop(channel, None)
+            self._told.pop(channel, None)
             self._alone_since = trio.current_time()
         self._merged = None
         self._wake()
@@ -122,10 +126,17 @@ class Routers:
     def _hear(self, channel: Channel, params: Params) -> None:
         """Of a status in slices nothing counts before the last one came. Raises RemoteProtocolError."""
         document = heard_untrusted(self._begun.pop(channel, self._channels[channel]), params)
-        told = channel.told_bytes + (0 if "document" in params else self._told_bytes.get(channel, 0))
-        if told > MAX_STATUS and (told := len(msgspec.json.encode(document))) > MAX_STATUS:
-            raise RemoteProtocolError(f"a status of {told} bytes; at most {MAX_STATUS} are read")
-        self._told_bytes[channel] = told
+        before = Size() if "document" in params else self._told.get(channel, Size())
+        self._told[channel] = told = before.plus(channel.told)
+        if told.exceeds(MOST):
+            self._told[channel] = told = _size(document)
+        if told.exceeds(MOST):
+            raise RemoteProtocolError(f"a status of {told}; at most {MOST} are read")
+        if _together(self._told.values()).exceeds(MOST_OF_SITE):
+            all_known = {**self._channels, **self._begun, channel: document}
+            self._told = {one: _size(known) for one, known in all_known.items() if known is not None}
+            if (site := _together(self._told.values())).exceeds(MOST_OF_SITE):
+                raise RemoteProtocolError(f"{told} of {site} that the routers of this site say; at most {MOST_OF_SITE} are read")
         if params.get("more") is True:
             self._begun[channel] = document
             return
@@ -142,6 +153,14 @@ class Routers:
         if not order:
             raise NotReady("no router of this site is connected to its controller", hint="look at the pods: kubectl get pods")
         return await order[0].ask(method, params, seconds=ASK_SECONDS)
+
+
+def _together(sizes: Iterable[Size]) -> Size:
+    return functools.reduce(Size.plus, sizes, Size())
+
+
+def _size(document: Doc) -> Size:
+    return Size.of(msgspec.json.encode(document))
 
 
 def _pod(channel: Channel) -> str:

@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from vanrouter.errors import ConfigError, DeadlineExceeded, LinkError, NotReady, PeerRejected, RemoteProtocolError, VanrouterError
-from vanrouter.kube.conversation import Answered, Asked, Conversation, Told
+from vanrouter.kube.conversation import Answered, Asked, Conversation, Size, Told
 from vanrouter.kube.room import SHORT, Full, Held, Room, room_of_all, room_of_site
 
 __all__ = [
@@ -92,7 +92,7 @@ class Channel:
     ) -> None:
         self.address, self._held = address, Held(rooms)
         self.peer: Params = {}  # what the other end said in ``hello``: the handler keeps it here
-        self.told_bytes = 0  # of what the handler is told at the moment
+        self.told = Size()  # of what the handler is told at the moment
         self._stream, self._handler = stream, handler
         self._conversation = Conversation(now=trio.current_time())
         self._waiting: dict[int, tuple[trio.Event, list[Answered]]] = {}
@@ -197,7 +197,7 @@ class Channel:
         """In order, and before what comes after it is read."""
         if told.method == "ping":
             return
-        self.told_bytes = told.size
+        self.told = told.size
         try:
             await self._handler(self, told.method, told.params)
         except RemoteProtocolError:

@@ -1,30 +1,52 @@
 """
 What router and controller of a site say to each other, as bytes. Sans-IO: matches answers with questions, for either end.
 
-JSON lines of at most 4 MiB. Either end may ask: ``{"id": N, "method", "params"}`` is answered by ``{"id": N, "result"}`` or
-``{"id": N, "error": {"code", "message", "hint"}}``, in any order; without ``id`` no answer is wanted. Ids belong to who asks; at most
-64 are unanswered. Silence of 15 s is a reason to ask ``ping``, silence of 30 s the end. What is none of this raises
-RemoteProtocolError: the connection is beyond repair then.
+JSON lines of at most 4 MiB and half a million values. Either end may ask: ``{"id": N, "method", "params"}`` is answered by
+``{"id": N, "result"}`` or ``{"id": N, "error": {"code", "message", "hint"}}``, in any order; without ``id`` no answer is wanted. Ids
+belong to who asks; at most 64 are unanswered. Silence of 15 s is a reason to ask ``ping``, silence of 30 s the end. What is none of
+this raises RemoteProtocolError: the connection is beyond repair then.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from vanrouter.admin.protocol import decode_reply, encode_error
 from vanrouter.errors import LocalProtocolError, NotReady, RemoteProtocolError, VanrouterError
 
-__all__ = ["MAX_LINE", "MAX_UNANSWERED", "Answered", "Asked", "Conversation", "Told"]
+__all__ = ["MAX_LINE", "MAX_UNANSWERED", "Answered", "Asked", "Conversation", "Size", "Told"]
 
 MAX_LINE: Final = 4 << 20
+MAX_VALUES: Final = 1 << 19  # of a line; three times what the longest status has
 MAX_UNANSWERED: Final = 64
 PING_AFTER: Final = 15.0
 DEAD_AFTER: Final = 30.0
 
 Params = dict[str, Any]
+
+
+class Size(NamedTuple):
+    """Of JSON. Each value takes a hundred bytes or so once it is read, however short it is written."""
+
+    length: int = 0
+    values: int = 0
+
+    @classmethod
+    def of(cls, raw: bytes) -> Size:
+        """Values: those that begin with ``{`` or ``[``, or are followed by ``,``; commas in texts count too."""
+        return cls(len(raw), raw.count(b",") + raw.count(b"[") + raw.count(b"{"))
+
+    def plus(self, other: Size) -> Size:
+        return Size(self.length + other.length, self.values + other.values)
+
+    def __str__(self) -> str:
+        return f"{self.length} bytes and {self.values} values"
+
+    def exceeds(self, most: Size) -> bool:
+        return self.length > most.length or self.values > most.values
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -36,11 +58,11 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True):
-    """The other end says something and wants no answer. ``size``: the bytes of its line."""
+    """The other end says something and wants no answer. ``size``: of its line."""
 
     method: str
     params: Params
-    size: int
+    size: Size
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -144,6 +166,9 @@ class Conversation:
         return _line({"id": number, **json.loads(encode_error(error))})
 
     def _event_untrusted(self, line: bytes) -> Asked | Told | Answered:
+        size = Size.of(line)
+        if size.values > MAX_VALUES:
+            raise RemoteProtocolError(f"a line of {size.values} values; at most {MAX_VALUES} are read")
         try:
             value = msgspec.json.decode(line)
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -154,7 +179,7 @@ class Conversation:
         if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
             raise RemoteProtocolError("an id that is no whole number")
         if "method" in value:
-            return self._question_untrusted(number, value["method"], value.get("params", {}), size=len(line))
+            return self._question_untrusted(number, value["method"], value.get("params", {}), size=size)
         if number not in self._unanswered:
             raise RemoteProtocolError(f"an answer to a question that was not asked ({number})")
         self._unanswered.remove(number)
@@ -167,14 +192,14 @@ class Conversation:
             raise RemoteProtocolError("an answer with neither a result nor an error")
         return Answered(number, value["result"])
 
-    def _question_untrusted(self, number: int | None, method: object, params: object, *, size: int) -> Asked | Told:
+    def _question_untrusted(self, number: int | None, method: object, params: object, *, size: Size) -> Asked | Told:
         if not isinstance(method, str) or not isinstance(params, dict):
             raise RemoteProtocolError("a question without a method, or whose params are no object")
         if number is None:
             return Told(method[:64], params, size)
         if number in self._owed or len(self._owed) >= MAX_UNANSWERED:
             raise RemoteProtocolError(f"question {number} is open already, or {MAX_UNANSWERED} are")
-        self._owed[number] = size
+        self._owed[number] = size.length
         return Asked(number, method[:64], params)
 
 

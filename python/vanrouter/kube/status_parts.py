@@ -19,8 +19,9 @@ from typing import Any, Final
 import msgspec
 
 from vanrouter.errors import LocalProtocolError, RemoteProtocolError
+from vanrouter.kube.conversation import Size
 
-__all__ = ["MAX_STATUS", "SLICE", "difference", "heard_untrusted", "slices"]
+__all__ = ["MAX_STATUS", "MAX_VALUES", "SLICE", "difference", "heard_untrusted", "slices"]
 
 Doc = dict[str, Any]
 
@@ -29,6 +30,7 @@ NAMED: Final = (*BY_NAME, "links")
 SLICE: Final = 512 << 10  # of a message: many sites share a controller, which reads long ones in turn
 UNCUT: Final = (4 << 20) - SLICE - 1024  # a line of a conversation has 4 MiB
 MAX_STATUS: Final = 16 << 20  # about 25,000 services: ten times that in memory, which a controller may have once
+MAX_VALUES: Final = 1 << 20  # of it: half as many again as such a one has
 
 
 def difference(before: Doc, after: Doc) -> Doc:
@@ -50,11 +52,11 @@ def difference(before: Doc, after: Doc) -> Doc:
 
 def slices(params: Doc, *, size: int = SLICE, most: int = MAX_STATUS) -> list[Doc]:
     """What to tell, in messages of about ``size`` bytes. Raises LocalProtocolError for more than ``most``, or what cannot be cut."""
-    total = len(msgspec.json.encode(params))
-    if total <= size:
+    total = Size.of(msgspec.json.encode(params))
+    if total.length <= size:
         return [params]
-    if total > most:
-        raise LocalProtocolError(f"a status of {total} bytes; a controller is told {most} at most")
+    if total.exceeds(bound := Size(most, MAX_VALUES)):
+        raise LocalProtocolError(f"a status of {total}; a controller is told {bound} at most")
     is_whole = "document" in params
     messages, left = [_empty(is_whole=is_whole)], size
     for part, key, value in _atoms(params):
