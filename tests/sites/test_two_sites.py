@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import urllib.error
 from typing import Any
 
@@ -10,7 +11,7 @@ import trio
 from declared_tokens import access_token, shown_by
 from site_world import World, condition, free_port, resource
 
-from vanrouter.errors import ConfigError, TokenError
+from vanrouter.errors import ConfigError, StoreError, TokenError
 
 
 async def test_a_service_of_one_site_answers_at_the_other(world: World, backend: int) -> None:
@@ -181,6 +182,27 @@ async def test_a_link_of_an_access_token_stays_deleted_also_over_a_start_anew(wo
         await world.call(south, "link.delete", name="from-north")
         running.stop(drain=0.0)
     await world.start(south)
+    await trio.sleep(1.0)
+    assert (await world.status(south))["links"] == []
+    assert [grant["used"] for grant in (await world.status(north))["grants"]] == [1]
+
+
+async def test_a_link_of_an_access_token_that_cannot_be_forgotten_is_made_anew_by_nobody_and_can_be_deleted_again(world: World) -> None:
+    """As on a full disk."""
+    north = world.home("north", linkAccess=f"127.0.0.1:{free_port()}")
+    south = world.home("south")
+    issuing = await world.start(north)
+    await world.start(south)
+    (south.resources.directory / "from-north.yaml").write_text(access_token(shown_by(issuing.joining.issuer(), uses=3)))
+    await world.until_linked(north, south)
+    pending = south.state.directory / "pending"
+    shutil.rmtree(pending)
+    pending.write_text("no directory")
+    with pytest.raises(StoreError):
+        await world.call(south, "link.delete", name="from-north")
+    await trio.sleep(1.0)
+    pending.unlink()
+    await world.call(south, "link.delete", name="from-north")
     await trio.sleep(1.0)
     assert (await world.status(south))["links"] == []
     assert [grant["used"] for grant in (await world.status(north))["grants"]] == [1]

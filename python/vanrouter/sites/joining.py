@@ -278,14 +278,19 @@ class Joining:
             self.problems[ref] = Problem(ref, str(exc), exc.hint)
 
     def forget(self, link: str) -> None:
-        """The link is deleted: its credential goes too. A token of it that stands among the resources makes no other one."""
-        self._context.home.state.delete_credential(link)
-        self._dues.pop(link, None)
-        for token_id in [t for t, name in self.redeemed.items() if name == link]:
-            del self.redeemed[token_id]
+        """The link is deleted: its credential goes too. A token of it that stands among the resources makes no other one.
+
+        Raises StoreError, and then nothing is forgotten.
+        """
+        of_link = [token_id for token_id, name in self.redeemed.items() if name == link]
+        for token_id in of_link:
             if token_id in self._of_resources:
                 make_private_directory(self._pending)
                 write_atomic(self._spent_path(token_id), link.encode())
+        self._context.home.state.delete_credential(link)
+        self._dues.pop(link, None)
+        for token_id in of_link:
+            del self.redeemed[token_id]
 
     def _save_pending(self, pending: Pending, name: str) -> None:
         make_private_directory(self._pending)
